@@ -1,0 +1,83 @@
+"""A corpus made ready for one Config, and the order in which its pairs are seen."""
+
+import numpy as np
+import torch
+
+from ssb import text
+from ssb.config import Config
+from ssb.corpus import Corpus, CorpusError
+from ssb.model import Batch
+
+
+class Data:
+    """Fused features in memory, token ids or kept text states, and labels of a corpus, for one Config."""
+
+    def __init__(self, config: Config, corpus: Corpus, device="cpu"):
+        self.config, self.corpus, self.device = config, corpus, device
+        captions = corpus.captions["text"].tolist()
+        self.clip_of = corpus.captions["clip"].to_numpy()  # of each caption
+        self.train = corpus.split("train")
+        if len(self.train) < 2:
+            raise CorpusError(f"{corpus.name}: one training clip; a contrastive loss needs at least 2")
+        video, mask = corpus.features(config.streams, config.max_steps)
+        self.video, self.video_mask = torch.from_numpy(video), torch.from_numpy(mask)  # (N, M, D), (N, M)
+
+        known = corpus.captions_of(self.train)["text"].tolist()  # a fitted tokenizer sees no other captions
+        self.tokenizer = text.tokenizer(config.text_encoder, known, config.vocabulary)
+        self.encoder = text.build_encoder(config, len(self.tokenizer))
+        self.text_width = self.encoder.config.hidden_size
+        self.text = text.Ragged.of(text.token_ids(self.tokenizer, captions, config.max_tokens))
+        if config.freeze_text:
+            self.text = text.kept_states(config.text_encoder, self.encoder, self.text, device)
+        self.label_tokenizer = text.tokenizer(config.decoder, known, config.vocabulary)
+        self.labels = text.Ragged.of(text.token_ids(self.label_tokenizer, captions, config.max_tokens))
+
+        # captions grouped by clip: those of clip c are by_clip[first[c] : first[c] + count[c]]
+        self.by_clip = np.argsort(self.clip_of, kind="stable")
+        self.count = np.bincount(self.clip_of)
+        self.first = np.cumsum(self.count) - self.count
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation (D,) of each feature over the steps of the training clips."""
+        steps = self.video[self.train][self.video_mask[self.train]]
+        return steps.mean(0), steps.std(0).clamp(min=1e-6)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Captions of an epoch's batches, (steps, B): a function of Config.seed and the epoch alone, so that a resumed
+        run sees what an unbroken one would. What does not fill a batch is left out: the support set is the batch."""
+        rng = np.random.default_rng((self.config.seed, epoch))
+        if self.config.epoch == "clips":
+            clips = rng.permutation(self.train)
+            rows = self.by_clip[self.first[clips] + rng.integers(self.count[clips])]
+        else:
+            rows = rng.permutation(np.flatnonzero(np.isin(self.clip_of, self.train)))
+        size = min(self.config.batch, len(rows))
+        return rows[: len(rows) // size * size].reshape(-1, size)
+
+    def batch(self, captions: np.ndarray) -> Batch:
+        """The pairs of these captions, padded to the longest of them."""
+        words, words_mask = self.text.padded(captions)
+        clips = torch.from_numpy(self.clip_of[captions])
+        labels, labels_mask = self.labels.padded(captions)
+        labels = labels.masked_fill(~labels_mask, -100)
+        parts = words, words_mask, self.video[clips], self.video_mask[clips], labels
+        return Batch(*(x.to(self.device) for x in parts))
+
+    @torch.inference_mode()
+    def embed(self, model, split: str, size: int = 512) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """c_t (Q, d) of every caption of a split, c_v (C, d) of its clips, and each caption's clip (Q,) among those."""
+        model.eval()
+        clips = self.corpus.split(split)
+        rows = self.corpus.captions_of(clips)
+        captions = rows["caption"].to_numpy()
+        order = np.argsort(self.text.lengths[captions], kind="stable")  # captions of a length together: little padding
+        c_t = None
+        for part in np.array_split(order, max(1, -(-len(order) // size))):
+            values, mask = self.text.padded(captions[part])
+            out = model.embed_text(values.to(self.device), mask.to(self.device)).float().cpu()
+            c_t = out.new_empty(len(captions), out.shape[1]) if c_t is None else c_t
+            c_t[part] = out
+        parts = torch.from_numpy(clips).split(size)
+        c_v = [model.embed_video(self.video[i].to(self.device), self.video_mask[i].to(self.device)) for i in parts]
+        place = {clip: i for i, clip in enumerate(clips)}
+        return c_t, torch.cat(c_v).float().cpu(), rows["clip"].map(place).to_numpy()

@@ -1,0 +1,182 @@
+"""Config: every setting of one run. The defaults are the paper's; each preset states what it changes and why."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ssb.files import digest
+
+# Part of every run's name. Raise it when a change of the library changes the numbers of an unchanged Config.
+VERSION = 1
+
+Objective = Literal["none", "identity", "full", "hybrid", "cross"]
+OBJECTIVES: tuple[str, ...] = Objective.__args__
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range; the message names it and what it may be."""
+
+
+class Config(BaseModel):
+    """The settings of one run, checked when made and frozen after. Symbols and numbers are those of Patrick et al.
+    (2021), section 4.1, unless a comment says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    # data
+    corpus: str = "shapes"
+    corpus_options: dict[str, int | float | str] = {}  # arguments of the corpus, e.g. false_negatives of shapes
+    streams: tuple[str, ...] = ()  # feature streams to concatenate; (): all the corpus has
+    standardise: bool = False  # each feature to mean 0, deviation 1 over the training clips; the paper does not say
+    max_steps: int = Field(32, ge=1)  # M; MSR-VTT: at most 32 seconds
+    max_tokens: int = Field(100, ge=2)  # per caption, the end mark included
+    epoch: Literal["pairs", "clips"] = "pairs"  # every caption once, or every clip once with a random caption of its
+
+    # text encoder Φ' and decoder: "scratch" or anything transformers loads, by hub name or folder
+    text_encoder: str = "t5-base"
+    freeze_text: bool = False  # True: states are computed once and kept on disk
+    decoder: str = "t5-base"
+    vocabulary: int = Field(4000, ge=64)  # of a tokenizer fitted on the training captions, where a model is "scratch"
+    scratch_width: int = Field(128, ge=8)  # d_model of a "scratch" T5 ...
+    scratch_layers: int = Field(2, ge=1)
+    scratch_heads: int = Field(4, ge=1)  # ... its heads have scratch_width / scratch_heads channels each
+
+    # joint space and pooling heads Ψ'', Φ''
+    dim: int = Field(1024, ge=2)  # d
+    video_pooling: Literal["mean", "max", "conv", "transformer"] = "transformer"
+    text_pooling: Literal["mean", "max", "conv", "transformer"] = "transformer"
+    pool_layers: int = Field(2, ge=1)
+    pool_heads: int = Field(4, ge=1)
+    pool_ffn: int = Field(2048, ge=1)
+    pre_encoder: bool = True  # f of the transformer head: 1-D convolutions on video, a bidirectional GRU on text
+    dropout: float = Field(0.3, ge=0, lt=1)  # of the heads
+    decoder_dropout: float = Field(0.3, ge=0, lt=1)
+
+    # L = L_contrast + λ L_cross
+    contrast: str = "triplet"  # or "info_nce", or a loss of your own as "package.module:function"
+    margin: float = Field(0.2, gt=0)  # α
+    negatives: Literal["hardest", "mean", "scheduled"] = "hardest"  # scheduled: violating mean → hardest
+    schedule: tuple[float, float] = (0.2, 0.8)  # shares of the epochs where the scheduled change begins and ends
+    info_nce_temperature: float = Field(0.05, gt=0)
+    objective: Objective = "cross"
+    captioning: float = Field(10.0, ge=0)  # λ
+    temperature: float = Field(0.1, gt=0)  # T, of the support-set weights
+
+    # optimisation
+    batch: int = Field(64, ge=2)  # B
+    epochs: int = Field(20, ge=1)
+    lr: float = Field(5e-5, gt=0)  # Adam
+    decoder_lr: float = Field(5e-5, gt=0)  # of the decoder and the layer before it
+    lr_schedule: Literal["decay", "constant", "cosine"] = "decay"  # decay: ×0.95 per epoch, as MMT; the paper is silent
+    clip: float = Field(0.2, gt=0)  # largest norm of the gradient
+    validate_every: int = Field(1, ge=1)  # epochs; the best of the validated epochs is the result
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    threads: int = Field(1, ge=1)  # of one run on a CPU; sums depend on it, so it belongs to the run
+    seed: int = Field(0, ge=0)
+
+    def __init__(self, **settings):
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self).model_fields)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, settings):
+        # JSON and notebooks have lists where a frozen setting is a tuple
+        return {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
+
+    @model_validator(mode="after")
+    def _together(self):
+        if self.dim % self.pool_heads or self.dim % 4:
+            raise ValueError(f"dim {self.dim} must be divisible by 4 and by pool_heads {self.pool_heads}")
+        if self.scratch_width % self.scratch_heads:
+            raise ValueError(f"scratch_width {self.scratch_width} must be divisible by scratch_heads")
+        if self.freeze_text and self.text_encoder == "scratch":
+            raise ValueError("freeze_text needs a pretrained text_encoder; one from scratch has nothing worth freezing")
+        if not 0 <= self.schedule[0] <= self.schedule[1] <= 1:
+            raise ValueError(f"schedule {self.schedule} must be two shares of the epochs, ascending, from 0 to 1")
+        return self
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> "Config":
+        """A preset with some settings changed: `Config.preset("laptop", objective="none", seed=3)`."""
+        if name not in PRESETS:
+            raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **changes})
+
+    def replace(self, **changes) -> "Config":
+        return type(self)(**{**self.model_dump(), **changes})
+
+    @property
+    def sha(self) -> str:
+        """Twelve hex digits of all settings but the seed: rows that share it differ by chance alone."""
+        return digest(self.model_dump_json(exclude={"seed"}), str(VERSION))
+
+
+def explain(error: ValidationError, fields) -> str:
+    """One line for each wrong setting; an unknown one gets the nearest name."""
+    import difflib
+
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(fields)}"
+            lines.append(f"unknown setting {name!r}{hint}")
+        elif not name:
+            lines.append(item["msg"].removeprefix("Value error, "))
+        else:
+            lines.append(f"{name} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+    return "\n".join(lines)
+
+
+PRESETS: dict[str, dict] = {
+    "paper": {},
+    # A run of about a minute on one core: the text encoder is a frozen 22.7 M-parameter sentence encoder whose states
+    # are kept on disk, the decoder is small and trained from scratch.
+    "laptop": dict(
+        text_encoder="sentence-transformers/all-MiniLM-L6-v2",
+        freeze_text=True,
+        decoder="scratch",
+        vocabulary=1500,
+        scratch_width=96,
+        scratch_layers=1,
+        decoder_dropout=0.0,  # a decoder of 0.3 M weights has minutes to learn a language in
+        decoder_lr=5e-3,
+        standardise=True,
+        max_steps=16,
+        max_tokens=24,
+        epoch="clips",
+        dim=256,
+        video_pooling="conv",
+        text_pooling="mean",
+        contrast="info_nce",  # the hardest negative from step one collapses on a thousand clips
+        epochs=60,
+        lr=1e-3,
+        lr_schedule="cosine",
+        clip=1.0,
+        validate_every=5,
+    ),
+    # Seconds: does everything run?
+    "smoke": dict(
+        text_encoder="scratch",
+        decoder="scratch",
+        vocabulary=512,
+        scratch_width=32,
+        scratch_layers=1,
+        scratch_heads=2,
+        standardise=True,
+        max_steps=8,
+        epoch="clips",
+        dim=32,
+        video_pooling="mean",
+        text_pooling="mean",
+        contrast="info_nce",
+        epochs=2,
+        lr=1e-3,
+        decoder_lr=5e-3,
+        clip=1.0,
+    ),
+}

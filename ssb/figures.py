@@ -1,0 +1,195 @@
+"""The study's figures. Every function returns a matplotlib Figure; `save` writes it as PNG and PDF."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from IPython.display import Image
+from matplotlib.colors import PowerNorm
+
+from ssb import files, losses
+from ssb.train import Run
+
+COLUMN = 3.3  # inches; a page is two columns wide
+PAGE = 6.9
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "figure.dpi": 150,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # text stays text
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+    "savefig.bbox": "tight",
+}
+COLOURS = sns.color_palette("colorblind")
+HEAT = "mako_r"  # one hue scale, light to dark: readable in grey and by the colour-blind
+
+
+def styled(draw):
+    """Draw in the study's style without changing the style of the reader's own plots."""
+
+    def inner(*args, **kwargs):
+        with plt.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    inner.__name__, inner.__doc__, inner.__wrapped__ = draw.__name__, draw.__doc__, draw
+    return inner
+
+
+def save(figure: plt.Figure, folder: Path, name: str, alt: str) -> Image:
+    """Write folder/name.png and .pdf, close the figure, and return the picture for the notebook to show.
+
+    alt: one sentence for those who cannot see it; kept in the files too.
+    """
+    folder = Path(folder)
+    # no dates and versions in the files: the same figure has the same bits
+    kept = {".png": {"Software": None, "Description": alt}, ".pdf": {"CreationDate": None, "Subject": alt}}
+    for suffix, metadata in kept.items():
+        with files.written(folder / f"{name}{suffix}") as draft, plt.rc_context(STYLE):
+            figure.savefig(draft, metadata=metadata)
+    plt.close(figure)
+    path = folder / f"{name}.png"
+    print(f"wrote {path.relative_to(files.root())} and .pdf")
+    return Image(filename=str(path), alt=alt, width=round(96 * figure.get_figwidth()))
+
+
+@styled
+def settings(rows: pd.DataFrame, summary: pd.DataFrame, title: str, metric: str = "R@1", baseline: str = "none"):
+    """A table as a plot: each seed a dot, the mean a bar of its own with the 95 % interval over queries.
+
+    rows, summary: of `Study.rows` and `Study.summary`. The dashed line is the baseline's mean.
+    """
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.35 * len(summary) + 1.1))
+    for y, (setting, row) in enumerate(summary.iterrows()):
+        seeds = rows.loc[rows["setting"] == setting, f"t2v {metric}"].astype(float)
+        axis.errorbar(
+            row[metric], y, xerr=[[row[metric] - row[f"{metric} low"]], [row[f"{metric} high"] - row[metric]]],
+            fmt="D", ms=5, color=COLOURS[0], elinewidth=1.5, capsize=3, label="mean of seeds, 95 % over queries",
+        )
+        offsets = np.linspace(-0.22, 0.22, len(seeds)) if len(seeds) > 1 else [0.2]
+        axis.scatter(seeds, y + np.asarray(offsets), s=9, color=COLOURS[1], zorder=3, label="one seed")
+    axis.axvline(summary.loc[baseline, metric], color="0.5", lw=0.8, ls="--", zorder=0)
+    axis.set(yticks=range(len(summary)), yticklabels=summary.index, xlabel=f"text→video {metric} (%)", title=title)
+    axis.invert_yaxis()
+    handles, labels = axis.get_legend_handles_labels()
+    unique = dict(zip(labels, handles))
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+    return figure
+
+
+def support_weights(run: Run, size: int, objective: str | None = None) -> tuple[np.ndarray, pd.DataFrame]:
+    """Weights w (B, B) of a batch of test clips, each with its first caption, as the run's objective gives them; and
+    the batch: clip (position in the corpus), id and text. All zero for "none"."""
+    model, data = run.load()
+    c_t, c_v, place = data.embed(model, "test")
+    captions = data.corpus.captions_of(data.corpus.split("test"))
+    first = np.unique(place, return_index=True)[1][:size]
+    batch = captions.loc[first, ["clip", "text"]].reset_index(drop=True)
+    batch["id"] = [data.corpus.clips[i] for i in batch["clip"]]
+    objective = objective or run.config.objective
+    if objective == "none":
+        return np.zeros((len(batch), len(batch))), batch
+    rows = torch.from_numpy(first)
+    weights = losses.support_set_weights(c_t[rows], c_v[: len(rows)], objective, run.config.temperature)
+    return weights.numpy(), batch
+
+
+@styled
+def weight_matrices(runs: Mapping[str, Run], title: str, size: int = 16):
+    """Figure 2b: the weights w of one batch under each objective, each from its own trained run (`runs`: objective →
+    run). Rows are captions, columns the clips they are reconstructed from."""
+    figure, axes = plt.subplots(1, len(runs), figsize=(PAGE, 1.95), sharey=True, squeeze=False)
+    for axis, (objective, run) in zip(axes[0], runs.items()):
+        weights, batch = support_weights(run, size)
+        image = axis.imshow(weights, cmap=HEAT, norm=PowerNorm(0.5, 0, 1))  # small weights must show beside 1
+        axis.set(title=objective, xlabel="clip j", xticks=[0, len(batch) - 1], yticks=[0, len(batch) - 1])
+        axis.set(xticklabels=[1, len(batch)], yticklabels=[1, len(batch)])
+        axis.spines[:].set_visible(True)
+    axes[0, 0].set_ylabel("caption i")
+    bar = figure.colorbar(image, ax=axes[0], shrink=0.75, label="weight $w_{ij}$", ticks=[0, 0.1, 0.5, 1])
+    bar.ax.tick_params(labelsize=6)
+    figure.suptitle(title, fontsize=8)
+    return figure
+
+
+@styled
+def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, objective: str = "cross"):
+    """Figure 3: the support-set weights of a batch of test clips, and what its strongest rows attend to.
+
+    For each of the `strongest` rows (largest weight on one other clip): the caption to be reconstructed, and the clip
+    it is reconstructed from, by frames where the corpus has them and by that clip's own caption.
+    """
+    weights, batch = support_weights(run, size, objective)
+    frames = run.load()[1].corpus.frames
+    rows = np.argsort(-weights.max(axis=1), kind="stable")[:strongest]
+    figure = plt.figure(figsize=(PAGE, 3.9))
+    grid = figure.add_gridspec(strongest, 2, width_ratios=[1.1, 1])
+    axis = figure.add_subplot(grid[:, 0])
+    image = axis.imshow(weights, cmap=HEAT, vmin=0)
+    axis.set(xlabel="clip j of the support set", ylabel="caption i", title=title)
+    ticks = sorted({0, len(batch) - 1})
+    axis.set(xticks=ticks, xticklabels=[t + 1 for t in ticks], yticks=ticks, yticklabels=[t + 1 for t in ticks])
+    axis.spines[:].set_visible(True)
+    figure.colorbar(image, ax=axis, shrink=0.7, label="weight $w_{ij}$")
+    for k, row in enumerate(rows):
+        column = int(weights[row].argmax())
+        axis.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=1.2))
+        axis.annotate("ABCDEFGH"[k], (column, row), (4, 4), textcoords="offset points", color=COLOURS[1], fontsize=8,
+                      fontweight="bold")
+        panel = figure.add_subplot(grid[k, 1])
+        panel.axis("off")
+        _attended(panel, "ABCDEFGH"[k], row, column, weights[row, column], batch, frames)
+    return figure
+
+
+def _attended(panel: plt.Axes, letter: str, row: int, column: int, weight: float, batch: pd.DataFrame, frames):
+    """One strong row in words and, where the corpus has pixels, in frames of the attended clip."""
+    caption, other = batch["text"][row], batch["text"][column]
+    wide = 44 if frames else 52
+    lines = textwrap.wrap(f"{letter}  caption {row + 1}: “{caption}”", wide)[:3]
+    lines += textwrap.wrap(f"from clip {column + 1} (w = {weight:.2f}): “{other}”", wide)[:3]
+    panel.text(0, 1, "\n".join(lines), va="top", fontsize=7, transform=panel.transAxes, linespacing=1.15)
+    if frames:
+        film = frames(int(batch["clip"][column]))
+        shown = film[np.linspace(0, len(film) - 1, 4).astype(int)]
+        strip = panel.inset_axes([0, -0.02, 0.9, 0.42])
+        strip.imshow(np.concatenate(list(shown), axis=1))
+        strip.axis("off")
+        strip.set_anchor("SW")
+
+
+@styled
+def retrieved(run: Run, title: str, queries: int = 3, best: int = 3, seed: int = 0):
+    """Text → video: the `best` most similar test clips for some captions drawn at random, the right one marked."""
+    model, data = run.load()
+    c_t, c_v, place = data.embed(model, "test")
+    corpus, clips = data.corpus, data.corpus.split("test")
+    captions = corpus.captions_of(clips)["text"]
+    drawn = np.random.default_rng(seed).choice(len(captions), queries, replace=False)
+    figure, axes = plt.subplots(queries, best, figsize=(PAGE, 1.25 * queries + 0.3), squeeze=False)
+    similarity = losses.cosine(c_t[drawn], c_v)
+    for line, query, scores in zip(axes, drawn, similarity):
+        for axis, found in zip(line, scores.argsort(descending=True)[:best].tolist()):
+            right = found == place[query]
+            axis.set_title(f"{'right: ' if right else ''}s = {scores[found]:.2f}", fontsize=7,
+                           color=COLOURS[2] if right else "0.3", fontweight="bold" if right else None)
+            axis.axis("off")
+            if corpus.frames:
+                film = corpus.frames(int(clips[found]))
+                axis.imshow(np.concatenate(list(film[np.linspace(0, len(film) - 1, 4).astype(int)]), axis=1))
+            else:
+                own = corpus.captions_of(clips[[found]])["text"].iloc[0]
+                axis.text(0.5, 0.5, "\n".join(textwrap.wrap(own, 34)), ha="center", va="center", fontsize=7)
+        line[0].annotate(f"“{captions[query]}”", (0, 1.32), xycoords="axes fraction", fontsize=8, va="bottom")
+    figure.suptitle(title, fontsize=8)
+    return figure

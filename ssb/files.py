@@ -1,0 +1,70 @@
+"""Where things are kept, and how a file is written so that a killed process never leaves half of one."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+
+def root() -> Path:
+    """The study's folder: `$SSB_HOME`, else the nearest parent of the working directory that holds `notebooks/` and
+    `pyproject.toml`, else the working directory. Notebooks thus write to the same place from the root, from
+    `notebooks/` and in JupyterLab."""
+    if home := os.environ.get("SSB_HOME"):
+        return Path(home).expanduser().resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return here
+
+
+def data() -> Path:
+    """The folder of corpora: `$SSB_DATA`, else `data/` under the root. A relative `$SSB_DATA` is looked up from the
+    working directory first, then from the root, so that it means the same in JupyterLab and in a terminal."""
+    given = Path(os.environ.get("SSB_DATA", "data")).expanduser()
+    if given.is_absolute() or given.exists():
+        return given.resolve()
+    return (root() / given).resolve()
+
+
+def runs() -> Path:
+    return root() / "results" / "runs"
+
+
+def cache() -> Path:
+    return root() / "results" / "cache"
+
+
+@contextlib.contextmanager
+def written(path):
+    """Yield a path beside `path` to write a file or fill a folder at; rename it to `path` once the block has ended
+    well. On an error the unfinished one is removed and what stood at `path` stays as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(3)}{path.suffix}")
+    try:
+        yield draft
+        try:
+            os.replace(draft, path)
+        except OSError:
+            if not (draft.is_dir() and path.is_dir()):  # another process has finished the same folder: it is as good
+                raise
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def digest(*parts: str | bytes) -> str:
+    """Twelve hex digits of the SHA-256 of the parts, in order. Each part is preceded by its length, so that parts
+    cannot run into one another."""
+    sha = hashlib.sha256()
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        sha.update(len(part).to_bytes(8, "little"))
+        sha.update(part)
+    return sha.hexdigest()[:12]

@@ -1,0 +1,123 @@
+"""The objectives of Patrick et al. (2021): contrastive losses, support-set weights, cross-captioning.
+
+text and video are the joint embeddings c_t and c_v, (B, d), row i of both from pair i. They need not be normalised:
+s(a, b) is the cosine similarity throughout.
+"""
+
+import importlib
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssb.config import OBJECTIVES, Config, ConfigError
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """s(a_i, b_j): (A, d), (B, d) → (A, B) in [-1, 1]."""
+    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+
+
+def triplet(text: Tensor, video: Tensor, margin: float = 0.2, negatives: str | float = "hardest") -> Tensor:
+    """Hinge loss in both directions, mean over the batch (eq. 1).
+
+    negatives: "hardest": the hardest other clip (caption) of the batch, as the paper; "mean": the mean over all of
+        them; a number h in [0, 1]: (1 - h) × the mean over the violating ones + h × the hardest, the way of a schedule
+        that begins where gradients are many and ends at eq. 1.
+    Returns a scalar; at exactly 2 × margin all embeddings have become one point (collapse).
+    """
+    if len(text) < 2:
+        raise ValueError(f"triplet needs at least 2 pairs in a batch, got {len(text)}")
+    if isinstance(negatives, str) and negatives not in ("hardest", "mean"):
+        raise ValueError(f"negatives={negatives!r}; wanted 'hardest', 'mean' or a number from 0 to 1")
+    if not isinstance(negatives, str) and not 0 <= negatives <= 1:
+        raise ValueError(f"negatives={negatives!r}; a number must be from 0 (violating mean) to 1 (hardest)")
+    s = cosine(text, video)  # (B, B)
+    own = torch.eye(len(s), dtype=torch.bool, device=s.device)
+    loss = s.new_zeros(())
+    for scores in (s, s.T):  # each caption against other clips; each clip against other captions
+        hinge = (margin - s.diagonal()[:, None] + scores).clamp(min=0).masked_fill(own, 0)
+        hardest = hinge.max(dim=1).values
+        if negatives == "hardest":
+            loss = loss + hardest.mean()
+        elif negatives == "mean":
+            loss = loss + (hinge.sum(dim=1) / (len(s) - 1)).mean()
+        else:
+            violating = hinge.sum(dim=1) / (hinge > 0).sum(dim=1).clamp(min=1)
+            loss = loss + ((1 - negatives) * violating + negatives * hardest).mean()
+    return loss
+
+
+def info_nce(text: Tensor, video: Tensor, temperature: float = 0.05) -> Tensor:
+    """Symmetric cross-entropy of s / temperature with the own clip (caption) as the class (Table 2e), mean of both
+    directions. Returns a scalar."""
+    s = cosine(text, video) / temperature
+    target = torch.arange(len(s), device=s.device)
+    return (F.cross_entropy(s, target) + F.cross_entropy(s.T, target)) / 2
+
+
+def support_set_weights(text: Tensor, video: Tensor, objective: str = "cross", temperature: float = 0.1) -> Tensor:
+    """w_ij = softmax over j in S_i of s(c_t^i, c_v^j) / T (eq. 3): how much of clip j goes into captioning i.
+
+    objective: "identity" S_i = {i}; "full" S_i = {1..B}; "hybrid" the mean of the two; "cross" all j ≠ i.
+    Returns (B, B), each row non-negative with sum 1. Gradient flows to both embeddings (but for "identity", a
+    constant): since Ψ' is frozen, this is the only way the captioning loss reaches the pooling heads.
+    """
+    if objective not in OBJECTIVES[1:]:
+        raise ValueError(f"objective={objective!r}; wanted one of {', '.join(OBJECTIVES[1:])}")
+    own = torch.eye(len(text), dtype=torch.bool, device=text.device)
+    if objective == "identity":
+        return own.to(text.dtype)
+    s = cosine(text, video) / temperature
+    if objective == "cross":
+        if len(text) < 2:
+            raise ValueError("objective 'cross' needs at least 2 pairs in a batch: nobody is in its own support set")
+        return s.masked_fill(own, -math.inf).softmax(dim=1)
+    w = s.softmax(dim=1)
+    return w if objective == "full" else (w + own) / 2
+
+
+def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """ē_v^i = Σ_j w_ij e_v^j (eq. 3) of sequences of different lengths.
+
+    weights (B, S), sequences (S, M, D), mask (S, M) true at real steps. The mean at a step is over the members that
+    have that step, their weights renormalised; a step that no member of positive weight has is masked.
+    Returns (B, M, D) and its mask (B, M).
+    """
+    present = weights @ mask.to(weights.dtype)  # (B, M): the weight of the members that have the step
+    filled = sequences.masked_fill(~mask[..., None], 0)
+    total = torch.einsum("bs,smd->bmd", weights, filled)
+    some = present > 0
+    return total / present.where(some, torch.ones_like(present))[..., None], some
+
+
+
+def contrastive(config: Config, progress: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+    """L_contrast of a Config, a function of (text, video).
+
+    progress: share of the training steps done, for negatives = "scheduled".
+    A loss of your own is named "package.module:function" and called with (text, video).
+    """
+    if config.contrast == "info_nce":
+        return partial(info_nce, temperature=config.info_nce_temperature)
+    if config.contrast == "triplet":
+        begin, end = config.schedule
+        hardness = min(max((progress - begin) / max(end - begin, 1e-9), 0.0), 1.0)
+        return partial(
+            triplet, margin=config.margin, negatives=hardness if config.negatives == "scheduled" else config.negatives
+        )
+    return imported(config.contrast)
+
+
+def imported(name: str) -> Callable:
+    """The function that "package.module:function" names; ConfigError where there is none."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"contrast = {name!r}: wanted 'triplet', 'info_nce' or 'package.module:function' ({error})"
+        ) from None

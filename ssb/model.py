@@ -1,0 +1,212 @@
+"""The model of Figure 2: two pooling heads into a joint space, and a decoder that captions from a support set."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssb import losses, text
+from ssb.config import Config
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch norm over the real steps only: padding must not move the statistics. (B, M, d) → (B, M, d), 0 at padding."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        out[mask] = super().forward(x[mask]).to(x.dtype)
+        return out
+
+
+class Convolutions(nn.Module):
+    """f on video (section 4.1): a linear layer to d, then 1-D convolutions over time with kernels 2, 3, 4 and 6 side by
+    side, d / 4 channels each. (B, M, D) → (B, M, d)."""
+
+    def __init__(self, width: int, dim: int):
+        super().__init__()
+        self.linear = nn.Linear(width, dim)
+        self.convs = nn.ModuleList(nn.Conv1d(dim, dim // 4, k, padding="same") for k in (2, 3, 4, 6))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.linear(x).masked_fill(~mask[..., None], 0).transpose(1, 2)
+        return torch.cat([conv(x) for conv in self.convs], dim=1).transpose(1, 2)
+
+
+class Recurrence(nn.Module):
+    """f on text: a bidirectional GRU, d / 2 each way. (B, L, D) → (B, L, d)."""
+
+    def __init__(self, width: int, dim: int):
+        super().__init__()
+        self.gru = nn.GRU(width, dim // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+
+
+class Linear(nn.Linear):
+    """f without a pre-encoder, and of the mean and max heads."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class TransformerLayer(nn.Module):
+    """e_attn = BN(MHA(f(e)) + f(e));  ψ(e) = BN(FFN(e_attn) + e_attn)  (section 4.1). (B, M, D) → (B, M, d)."""
+
+    def __init__(self, f: nn.Module, dim: int, heads: int, ffn: int, dropout: float):
+        super().__init__()
+        self.f = f
+        self.attention = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn, dim))
+        self.norm_attention = MaskedBatchNorm(dim)
+        self.norm_ffn = MaskedBatchNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, e: Tensor, mask: Tensor) -> Tensor:
+        x = self.f(e, mask)
+        attended, _ = self.attention(x, x, x, key_padding_mask=~mask, need_weights=False)
+        x = self.norm_attention(self.dropout(attended) + x, mask)
+        return self.norm_ffn(self.dropout(self.ffn(x)) + x, mask)
+
+
+class Head(nn.Module):
+    """Ψ'' or Φ'': a sequence (B, M, D) with its mask (B, M) → one embedding (B, d).
+
+    "transformer": the paper's layers; the embedding is the first output vector. "mean", "max": over time, of a linear
+    layer. "conv": the mean of one layer of the convolutions f, a small head for a few hundred clips.
+    """
+
+    def __init__(self, pooling: str, pre_encoder: type[nn.Module], width: int, config: Config):
+        super().__init__()
+        self.pooling = pooling
+        self.dropout = nn.Dropout(config.dropout)
+        dim = config.dim
+        if pooling == "transformer":
+            f = pre_encoder if config.pre_encoder else Linear
+            widths = [width] + [dim] * (config.pool_layers - 1)
+            self.layers = nn.ModuleList(
+                TransformerLayer(f(w, dim), dim, config.pool_heads, config.pool_ffn, config.dropout) for w in widths
+            )
+        else:
+            self.f = Convolutions(width, dim) if pooling == "conv" else Linear(width, dim)
+
+    def forward(self, e: Tensor, mask: Tensor) -> Tensor:
+        if self.pooling == "mean":  # before the linear layer, with which it commutes
+            return self.f(self.dropout(masked_mean(e, mask)), mask)
+        e = self.dropout(e)
+        if self.pooling == "transformer":
+            for layer in self.layers:
+                e = layer(e, mask)
+            return e[:, 0]
+        x = self.f(e, mask)
+        if self.pooling == "max":
+            return x.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
+        return masked_mean(x.relu(), mask)
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """(B, M, D), (B, M) → (B, D), the mean over real steps."""
+    return x.masked_fill(~mask[..., None], 0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+@dataclass
+class Batch:
+    """Pairs (t_i, v_i): captions for the text encoder and for the decoder, and the clips' features."""
+
+    text: Tensor  # (B, L) ids, or (B, L, W) states of a frozen encoder
+    text_mask: Tensor  # (B, L)
+    video: Tensor  # (B, M, D) e_v
+    video_mask: Tensor  # (B, M)
+    labels: Tensor  # (B, L') ids for the decoder, -100 at padding
+
+
+class SupportSetModel(nn.Module):
+    """c_t = Φ''(Φ'(t)), c_v = Ψ''(e_v), and p(t | ē_v).
+
+    video_width: D, of the early-fused frozen features. text_width: of the text encoder's states.
+    encoder: Φ', or None where its states are given. vocabulary: of the decoder's tokenizer.
+    """
+
+    def __init__(
+        self, config: Config, video_width: int, text_width: int, vocabulary: int, encoder: nn.Module | None = None
+    ):
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.text_head = Head(config.text_pooling, Recurrence, text_width, config)
+        self.video_head = Head(config.video_pooling, Convolutions, video_width, config)
+        # The features' mean and deviation over the training clips; `train` fills them in where Config asks for it.
+        self.register_buffer("shift", torch.zeros(video_width))
+        self.register_buffer("scale", torch.ones(video_width))
+        # Built last, so that all objectives of one seed begin with the same heads.
+        if config.objective != "none":
+            self.decoder = text.build_decoder(config, vocabulary)
+            width = self.decoder.config.d_model
+            self.to_decoder = nn.Sequential(nn.Linear(video_width, width), nn.LayerNorm(width))
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """What captioning alone trains: the decoder and the layer before it."""
+        return [p for name, p in self.named_parameters() if name.startswith(("decoder.", "to_decoder."))]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The rest: both pooling heads and, where it is fine-tuned, the text encoder."""
+        return [p for name, p in self.named_parameters() if not name.startswith(("decoder.", "to_decoder."))]
+
+    def embed_text(self, values: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) ids or (B, L, W) states → c_t (B, d)."""
+        if self.encoder is not None:
+            values = self.encoder(input_ids=values, attention_mask=mask.long()).last_hidden_state
+        return self.text_head(values.float(), mask)
+
+    def normalise(self, values: Tensor, mask: Tensor) -> Tensor:
+        return ((values - self.shift) / self.scale).masked_fill(~mask[..., None], 0)
+
+    def embed_video(self, values: Tensor, mask: Tensor) -> Tensor:
+        """e_v (B, M, D) → c_v (B, d)."""
+        return self.video_head(self.normalise(values, mask), mask)
+
+    def support(self, weights: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What the decoder sees of each support set: ē_v at the decoder's width, (B, M, W), and its mask (B, M).
+
+        weights (B, S), values (S, M, D), mask (S, M). The layer to the decoder's width is applied before the mean, to
+        S sequences.
+        """
+        steps = self.to_decoder(self.normalise(values, mask))
+        return losses.weighted_mean(weights, steps, mask)
+
+    def caption_loss(self, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """-log p(t | ē_v) (eq. 2), mean over the tokens that are not -100. labels (B, L).
+
+        The decoder's own loss, but that the vocabulary is scored at real tokens only: half the work at a caption's
+        usual length.
+        """
+        states = self.decoder.decoder(
+            input_ids=self.decoder.prepare_decoder_input_ids_from_labels(labels),
+            encoder_hidden_states=support,
+            encoder_attention_mask=mask.long(),
+            use_cache=False,
+        ).last_hidden_state
+        real = labels != -100
+        states = states[real]
+        if self.decoder.config.scale_decoder_outputs:
+            states = states * self.decoder.config.d_model**-0.5
+        return F.cross_entropy(self.decoder.lm_head(states).float(), labels[real])
+
+    def forward(self, batch: Batch, progress: float = 1.0) -> dict[str, Tensor]:
+        """The terms of L = L_contrast + λ L_cross (eq. 3), and the cosine similarities (B, B) behind them.
+
+        progress: share of the training steps done (see `losses.contrastive`).
+        """
+        config = self.config
+        c_t = self.embed_text(batch.text, batch.text_mask)
+        c_v = self.embed_video(batch.video, batch.video_mask)
+        contrast = losses.contrastive(config, progress)(c_t, c_v)
+        terms = {"loss": contrast, "contrast": contrast.detach(), "similarity": losses.cosine(c_t, c_v).detach()}
+        if config.objective != "none":
+            weights = losses.support_set_weights(c_t, c_v, config.objective, config.temperature)
+            captioning = self.caption_loss(*self.support(weights, batch.video, batch.video_mask), batch.labels)
+            terms["loss"] = contrast + config.captioning * captioning
+            terms["captioning"] = captioning.detach()
+        return terms

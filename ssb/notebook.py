@@ -1,0 +1,100 @@
+"""The parameters of a notebook, checked in the cell right after the one that declares them."""
+
+import ast
+import difflib
+import io
+import json
+import sys
+import tokenize
+import typing
+from types import SimpleNamespace
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+
+class Parameters(SimpleNamespace):
+    """The checked values of a notebook's parameters as attributes; `vars(settings)` is a dict of them."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"{name} cannot be changed here; edit the parameters cell, run it and the next one again")
+
+    def __delattr__(self, name):
+        setattr(self, name, None)  # refuses
+
+
+class Declared(NamedTuple):
+    wanted: str  # the annotation as written
+    comment: str  # what stands behind the line
+
+
+def parameters() -> Parameters:
+    """Read the parameters cell: the last cell run that holds nothing but lines such as
+    `seeds: list[int] = [0, 1]  # one run each`. Call it in the next cell.
+
+    papermill puts a cell of plain assignments between the two. It lets a misspelt name pass with a warning, and lists,
+    "false" and what follows `-r` arrive as strings. Here a string is read as a number, bool or list where one is
+    wanted; then every value must be of its annotated type (an int may be a float, nothing else is converted).
+
+    Raises ValueError for a name that is not declared, with the parameters there are, and for a value of another type;
+    RuntimeError outside a notebook.
+    """
+    ipython = sys.modules.get("IPython")  # loaded in every notebook; elsewhere there is no need to load it
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None:
+        raise RuntimeError("parameters() reads the cells of a running notebook, and this is none; in a script make an "
+                           "ssb.Config instead")
+    space, declared, given = shell.user_ns, {}, set()
+    for cell in space["In"]:
+        body = _statements(cell)
+        if body and all(isinstance(line, ast.AnnAssign) and line.simple and line.value for line in body):
+            declared, given = _declared(cell, body), set()
+        elif cell.split("\n")[0].strip() == "# Parameters":  # as papermill begins its cell
+            if not declared:
+                raise ValueError("papermill's values came before the parameters, which then hide them; give the cell "
+                                 "that declares the parameters the tag `parameters`")
+            given |= {ast.unparse(line.targets[0]) for line in body if isinstance(line, ast.Assign)}
+    if not declared:
+        raise ValueError("no parameters cell was run: one of nothing but `name: type = value  # meaning` lines")
+    if unknown := sorted(given - set(declared)):
+        raise ValueError("\n".join([*(_unknown(name, declared) for name in unknown), "The parameters are:",
+                                    *(f"  {name}: {d.wanted}  # {d.comment}" for name, d in declared.items())]))
+    return Parameters(**{name: _checked(name, d, space) for name, d in declared.items()})
+
+
+def _statements(cell: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(cell).body
+    except SyntaxError:  # the cell failed when it was run and declared nothing
+        return []
+
+
+def _declared(cell: str, body: list[ast.AnnAssign]) -> dict[str, Declared]:
+    tokens = tokenize.generate_tokens(io.StringIO(cell).readline)
+    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    return {line.target.id: Declared(ast.unparse(line.annotation), comments.get(line.end_lineno, "")) for line in body}
+
+
+def _unknown(name: str, declared: dict[str, Declared]) -> str:
+    near = difflib.get_close_matches(name, declared, n=1)
+    return f"{name} is not a parameter of this notebook." + "".join(f" Did you mean {n}?" for n in near)
+
+
+def _checked(name: str, declared: Declared, space: dict):
+    kind = TypeAdapter(eval(declared.wanted, {**vars(typing), **space}))
+    for value in (space[name], _parsed(space[name])):
+        try:
+            return kind.validate_python(value, strict=True)
+        except ValidationError:
+            continue
+    raise ValueError(f"{name} = {space[name]!r} is not of type {declared.wanted}  # {declared.comment}")
+
+
+def _parsed(value):
+    """What a string spells in JSON or Python, such as false, True, 3e-5 or [0, 1]; anything else as it is."""
+    for read in (json.loads, ast.literal_eval) if isinstance(value, str) else ():
+        try:
+            return read(value)
+        except (ValueError, SyntaxError):
+            continue
+    return value

@@ -1,0 +1,323 @@
+"""fit(config) → Run: the one training loop, its checkpoints, and what a finished run leaves behind."""
+
+import contextlib
+import functools
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_model, save_model
+
+from ssb import files, retrieval
+from ssb.batches import Data
+from ssb.config import VERSION, Config, ConfigError
+from ssb.corpus import Corpus, load_corpus
+from ssb.model import SupportSetModel
+
+CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
+STUCK_STEPS = 100  # in a row at 2α before a run counts as collapsed
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to change."""
+
+
+class Collapsed(TrainingError):
+    """All embeddings have become one point, where eq. 1 has no gradient that would part them."""
+
+
+class Run:
+    """A finished run: the folder results/runs/<name>/, read as it is asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def _json(self, name: str) -> dict:
+        return json.loads((self.folder / name).read_text())
+
+    @functools.cached_property
+    def config(self) -> Config:
+        return Config(**self._json("config.json"))
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, float]:
+        """Test metrics, "<protocol> <metric>" → value, of the epoch that was best on validation."""
+        return self._json("metrics.json")
+
+    @functools.cached_property
+    def provenance(self) -> dict:
+        return self._json("provenance.json")
+
+    @functools.cached_property
+    def ranks(self) -> dict[str, np.ndarray]:
+        """Test ranks by protocol, and `clip`, the clip of each text query."""
+        with np.load(self.folder / "ranks.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    @functools.cached_property
+    def log(self) -> pd.DataFrame:
+        """One row for each validated epoch."""
+        return pd.read_csv(self.folder / "log.csv")
+
+    def load(self, corpus: Corpus | None = None) -> tuple[SupportSetModel, Data]:
+        """The trained model in evaluation mode, and the data it was trained on."""
+        data = Data(self.config, corpus or load_corpus(self.config.corpus, **self.config.corpus_options))
+        model = build(data)
+        load_model(model, self.folder / "model.safetensors")
+        return model.eval(), data
+
+    def __repr__(self):
+        return f"Run({self.name}: {self.config.objective}, seed {self.config.seed}, t2v R@1 {self.metrics['t2v R@1']:.1f})"
+
+
+def build(data: Data) -> SupportSetModel:
+    """An untrained model for the data. Its weights are drawn from torch's generator."""
+    config = data.config
+    encoder = None if config.freeze_text else data.encoder
+    width = data.video.shape[-1]
+    model = SupportSetModel(config, width, data.text_width, len(data.label_tokenizer), encoder)
+    if config.standardise:
+        for buffer, value in zip((model.shift, model.scale), data.statistics()):
+            buffer.copy_(value)
+    return model
+
+
+def run_name(config: Config, corpus: Corpus) -> str:
+    return files.digest(config.model_dump_json(), corpus.fingerprint, str(VERSION))
+
+
+def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Run:
+    """Train one run, or return it if it is finished; a run that was killed goes on from its checkpoint.
+
+    The same Config on the same corpus and CPU gives the same bits, whatever else the process does. Errors: ConfigError,
+    CorpusError, ModelError for what is wrong with the input, Collapsed and TrainingError for a run that went wrong.
+    """
+    corpus = corpus or load_corpus(config.corpus, **config.corpus_options)
+    folder = files.runs() / run_name(config, corpus)
+    if (folder / "metrics.json").exists():
+        return Run(folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            Training(config, corpus, folder, quiet).run()
+    finally:
+        torch.set_num_threads(threads)
+    return Run(folder)
+
+
+class Training:
+    """The state of a run between its first step and its last; what `fit` is made of."""
+
+    def __init__(self, config: Config, corpus: Corpus, folder: Path, quiet: bool):
+        self.config, self.folder = config, folder
+        self.partial = folder.with_name(folder.name + ".part")
+        self.say = (lambda line: None) if quiet else functools.partial(print, flush=True)
+        AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+        self.accelerator = Accelerator(mixed_precision=config.precision)
+        device = self.accelerator.device
+        if config.precision == "fp16" and device.type == "cpu":
+            raise ConfigError("precision = 'fp16' needs a GPU; on a CPU take 'no' or 'bf16'")
+        self.data = Data(config, corpus, device)
+        model = build(self.data)
+        optimizer = torch.optim.Adam(
+            [{"params": model.head_parameters(), "initial_lr": config.lr}]
+            + [{"params": model.decoder_parameters(), "initial_lr": config.decoder_lr}] * (config.objective != "none")
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.steps = len(self.data.order(0))  # of an epoch
+        self.epoch = self.step = 0  # the next step to take
+        self.stuck = 0
+        self.sums: dict[str, float] = {}
+        self.log: list[dict] = []
+        self.best: dict = {"score": -math.inf, "epoch": -1, "weights": {}}
+        self.seconds = 0.0
+
+    def run(self):
+        self.resume()
+        self.begun = self.saved = time.perf_counter()
+        for self.epoch in range(self.epoch, self.config.epochs):
+            order = self.data.order(self.epoch)
+            for self.step in range(self.step, self.steps):
+                self.take_step(order[self.step])
+                if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
+                    self.save()
+            self.step = 0
+            if (self.epoch + 1) % self.config.validate_every == 0 or self.epoch + 1 == self.config.epochs:
+                self.validate()
+        self.finish()
+
+    def lr_factor(self, progress: float) -> float:
+        if self.config.lr_schedule == "decay":
+            return 0.95**self.epoch
+        return (1 + math.cos(math.pi * progress)) / 2 if self.config.lr_schedule == "cosine" else 1.0
+
+    def take_step(self, captions: np.ndarray):
+        config = self.config
+        progress = (self.epoch + self.step / self.steps) / config.epochs
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.lr_factor(progress)
+        self.model.train()
+        terms = self.model(self.data.batch(captions), progress)
+        if not torch.isfinite(terms["loss"]):
+            raise TrainingError(f"loss is {terms['loss'].item()} in epoch {self.epoch + 1}; lower lr = {config.lr}")
+        self.accelerator.backward(terms["loss"])
+        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        similarity = terms.pop("similarity")
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.item()
+        self.sums["steps"] = self.sums.get("steps", 0.0) + 1
+        self.watch(terms["contrast"].item(), similarity)
+
+    def watch(self, contrast: float, similarity: torch.Tensor):
+        """Stop a run whose embeddings have become one point: the hinge sits at 2α and all similarities are equal."""
+        config = self.config
+        if config.contrast != "triplet" or abs(contrast - 2 * config.margin) > 1e-3 or similarity.std() > 1e-2:
+            self.stuck = 0
+            return
+        self.stuck += 1
+        if self.stuck == STUCK_STEPS:
+            raise Collapsed(
+                f"collapsed in epoch {self.epoch + 1}: for {STUCK_STEPS} steps the triplet loss has been 2 × margin = "
+                f"{2 * config.margin:g} and all similarities equal. negatives = {config.negatives!r} gives no gradient "
+                f"that would part the clips again; start from negatives = 'mean' or 'scheduled', contrast = 'info_nce', "
+                f"a pretrained text_encoder, or a lower lr = {config.lr:g}. Nothing of this run is reported."
+            )
+
+    def validate(self):
+        """Keep the weights if they are the best so far on the validation clips: R@1 + R@5 + R@10, text to video."""
+        text, video, clip_of = self.data.embed(self.model, "val")
+        metrics = retrieval.metrics(retrieval.search(text, video, clip_of))
+        score = metrics["R@1"] + metrics["R@5"] + metrics["R@10"]
+        steps = self.sums.pop("steps")
+        means = {name: total / steps for name, total in self.sums.items()}
+        self.sums = {}
+        self.log.append({"epoch": self.epoch + 1, **means, **{f"val {k}": v for k, v in metrics.items()}})
+        if score > self.best["score"]:
+            weights = {name: value.detach().cpu().clone() for name, value in self.raw.state_dict().items()}
+            self.best = {"score": score, "epoch": self.epoch + 1, "weights": weights}
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+        self.say(f"epoch {self.epoch + 1:>3}/{self.config.epochs}  {terms}  val R@1 {metrics['R@1']:.1f}  "
+                 f"{self.seconds + time.perf_counter() - self.begun:.0f} s")
+
+    @property
+    def raw(self) -> SupportSetModel:
+        return self.accelerator.unwrap_model(self.model)
+
+    def save(self):
+        """Write a checkpoint from which the next step follows as if nothing had happened."""
+        now = time.perf_counter()
+        self.seconds, self.begun, self.saved = self.seconds + now - self.begun, now, now
+        state = {
+            "model": self.raw.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+            **{name: getattr(self, name) for name in ("stuck", "sums", "log", "best", "seconds")},
+            "next": (self.epoch, self.step + 1),
+        }
+        with files.written(self.partial / "checkpoint.pt") as draft:
+            torch.save(state, draft)
+
+    def resume(self):
+        path = self.partial / "checkpoint.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError) as error:
+            raise TrainingError(f"{path} cannot be read ({error}); delete it to train this run from the start") from None
+        self.raw.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        for name in ("stuck", "sums", "log", "best", "seconds"):
+            setattr(self, name, state[name])
+        self.epoch, self.step = state["next"]
+        self.say(f"goes on from its checkpoint, epoch {self.epoch + 1}")
+
+    def finish(self):
+        """Measure the best epoch's weights on the test clips, write the run's folder whole, drop the checkpoint."""
+        self.raw.load_state_dict(self.best["weights"])
+        text, video, clip_of = self.data.embed(self.model, "test")
+        ranks = {
+            "t2v": retrieval.search(text, video, clip_of),
+            "v2t best-caption": retrieval.video_to_text(video, text, clip_of, protocol="best-caption"),
+            "v2t max-per-video": retrieval.video_to_text(video, text, clip_of, protocol="max-per-video"),
+        }
+        metrics = {f"{way} {name}": x for way, r in ranks.items() for name, x in retrieval.metrics(r).items()}
+        metrics |= {"n_queries": len(text), "best_epoch": self.best["epoch"]}
+        seconds = self.seconds + time.perf_counter() - self.begun
+        with files.written(self.folder) as draft:
+            draft.mkdir()
+            save_model(self.raw, str(draft / "model.safetensors"))
+            np.savez(draft / "ranks.npz", clip=clip_of, **ranks)
+            pd.DataFrame(self.log).to_csv(draft / "log.csv", index=False)
+            (draft / "config.json").write_text(self.config.model_dump_json(indent=1))
+            (draft / "provenance.json").write_text(json.dumps(provenance(self.data.corpus, seconds), indent=1))
+            (draft / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def provenance(corpus: Corpus, seconds: float) -> dict:
+    """Where a number came from: corpus, commit of the library, whether it had uncommitted changes, torch, device."""
+    home = Path(__file__).parent
+    git = functools.partial(subprocess.run, cwd=home, capture_output=True, text=True)
+    commit = dirty = ""
+    with contextlib.suppress(FileNotFoundError):  # no git here
+        commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        dirty = bool(git(["git", "status", "--porcelain", "--", "."]).stdout.strip()) if commit else ""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "corpus_sha": corpus.fingerprint,
+        "commit": commit,
+        "dirty": dirty,
+        "torch": torch.__version__,
+        "device": device,
+        "seconds": round(seconds, 1),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m ssb.train laptop corpus=shapes objective=none seed=1`: a preset and settings to change, as JSON."""
+    if not arguments or "=" in arguments[0]:
+        print("usage: python -m ssb.train PRESET [SETTING=VALUE ...]", file=sys.stderr)
+        return 2
+    settings = {}
+    for argument in arguments[1:]:
+        name, _, value = argument.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    try:
+        run = fit(Config.preset(arguments[0], **settings))
+    except (ValueError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(run, run.folder, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
