@@ -15,7 +15,7 @@ class Data:
     def __init__(self, config: Config, corpus: Corpus, device="cpu"):
         self.config, self.corpus, self.device = config, corpus, device
         captions = corpus.captions["text"].tolist()
-        self.clip_of = corpus.captions["clip"].to_numpy()  # of each caption
+        self.clip_of = corpus.captions["clip"].to_numpy(copy=True)  # of each caption
         self.train = corpus.split("train")
         if len(self.train) < 2:
             raise CorpusError(f"{corpus.name}: one training clip; a contrastive loss needs at least 2")
@@ -69,7 +69,7 @@ class Data:
         model.eval()
         clips = self.corpus.split(split)
         rows = self.corpus.captions_of(clips)
-        captions = rows["caption"].to_numpy()
+        captions = rows["caption"].to_numpy(copy=True)
         order = np.argsort(self.text.lengths[captions], kind="stable")  # captions of a length together: little padding
         c_t = None
         for part in np.array_split(order, max(1, -(-len(order) // size))):
@@ -80,4 +80,4 @@ class Data:
         parts = torch.from_numpy(clips).split(size)
         c_v = [model.embed_video(self.video[i].to(self.device), self.video_mask[i].to(self.device)) for i in parts]
         place = {clip: i for i, clip in enumerate(clips)}
-        return c_t, torch.cat(c_v).float().cpu(), rows["clip"].map(place).to_numpy()
+        return c_t, torch.cat(c_v).float().cpu(), rows["clip"].map(place).to_numpy(copy=True)

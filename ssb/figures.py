@@ -132,7 +132,7 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
     weights, batch = support_weights(run, size, objective)
     frames = run.load()[1].corpus.frames
     rows = np.argsort(-weights.max(axis=1), kind="stable")[:strongest]
-    figure = plt.figure(figsize=(PAGE, 3.9))
+    figure = plt.figure(figsize=(PAGE, 4.2))
     grid = figure.add_gridspec(strongest, 2, width_ratios=[1.1, 1])
     axis = figure.add_subplot(grid[:, 0])
     image = axis.imshow(weights, cmap=HEAT, vmin=0)
@@ -154,18 +154,23 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
 
 def _attended(panel: plt.Axes, letter: str, row: int, column: int, weight: float, batch: pd.DataFrame, frames):
     """One strong row in words and, where the corpus has pixels, in frames of the attended clip."""
-    caption, other = batch["text"][row], batch["text"][column]
-    wide = 44 if frames else 52
-    lines = textwrap.wrap(f"{letter}  caption {row + 1}: “{caption}”", wide)[:3]
-    lines += textwrap.wrap(f"from clip {column + 1} (w = {weight:.2f}): “{other}”", wide)[:3]
+    lines = []
+    for text in (f"{letter}  caption {row + 1}: “{batch['text'][row]}”",
+                 f"from clip {column + 1} (w = {weight:.2f}): “{batch['text'][column]}”"):
+        lines += textwrap.wrap(text, 56, max_lines=2, placeholder=" …”")
     panel.text(0, 1, "\n".join(lines), va="top", fontsize=7, transform=panel.transAxes, linespacing=1.15)
     if frames:
         film = frames(int(batch["clip"][column]))
-        shown = film[np.linspace(0, len(film) - 1, 4).astype(int)]
-        strip = panel.inset_axes([0, -0.02, 0.9, 0.42])
-        strip.imshow(np.concatenate(list(shown), axis=1))
+        strip = panel.inset_axes([0, 0, 1, 0.44])
+        strip.imshow(filmstrip(film))
         strip.axis("off")
         strip.set_anchor("SW")
+
+
+def filmstrip(film: np.ndarray, shown: int = 4) -> np.ndarray:
+    """(frames, height, width, 3) → some frames side by side, a white line between them."""
+    picked = film[np.linspace(0, len(film) - 1, shown).astype(int)]
+    return np.concatenate(list(np.pad(picked, ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=255)), axis=1)
 
 
 @styled
@@ -186,7 +191,7 @@ def retrieved(run: Run, title: str, queries: int = 3, best: int = 3, seed: int =
             axis.axis("off")
             if corpus.frames:
                 film = corpus.frames(int(clips[found]))
-                axis.imshow(np.concatenate(list(film[np.linspace(0, len(film) - 1, 4).astype(int)]), axis=1))
+                axis.imshow(filmstrip(film))
             else:
                 own = corpus.captions_of(clips[[found]])["text"].iloc[0]
                 axis.text(0.5, 0.5, "\n".join(textwrap.wrap(own, 34)), ha="center", va="center", fontsize=7)

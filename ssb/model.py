@@ -26,11 +26,13 @@ class Convolutions(nn.Module):
     def __init__(self, width: int, dim: int):
         super().__init__()
         self.linear = nn.Linear(width, dim)
-        self.convs = nn.ModuleList(nn.Conv1d(dim, dim // 4, k, padding="same") for k in (2, 3, 4, 6))
+        self.convs = nn.ModuleList(nn.Conv1d(dim, dim // 4, k) for k in (2, 3, 4, 6))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = self.linear(x).masked_fill(~mask[..., None], 0).transpose(1, 2)
-        return torch.cat([conv(x) for conv in self.convs], dim=1).transpose(1, 2)
+        sizes = [conv.kernel_size[0] for conv in self.convs]  # as many steps out as in
+        padded = [F.pad(x, ((k - 1) // 2, k // 2)) for k in sizes]
+        return torch.cat([conv(x) for conv, x in zip(self.convs, padded)], dim=1).transpose(1, 2)
 
 
 class Recurrence(nn.Module):

@@ -45,6 +45,7 @@ class Study:
         self.base = Config.preset(preset, **{"corpus": corpus, **changes})
         self.corpus: Corpus = load_corpus(corpus, **self.base.corpus_options)
         self.label = label(self.corpus.name, preset)
+        self.where = f"{self.corpus.name}, {preset} preset"  # for titles
         self.results, self.figures = folder("results", self.label), folder("figures", self.label)
 
     def run(self, grid: Mapping[str, Mapping]) -> dict[str, list[Run]]:
@@ -159,7 +160,7 @@ class Study:
 
 
 def label(corpus: str, preset: str) -> str:
-    """What folders and titles say, for corpora and presets are never mixed: "shapes", or "shapes-smoke"."""
+    """Its folders' name, for corpora and presets are never mixed in one table: "shapes", or "shapes-smoke"."""
     return corpus if preset == "laptop" else f"{corpus}-{preset}"
 
 
