@@ -29,8 +29,11 @@ class Data:
         self.text = text.Ragged.of(text.token_ids(self.tokenizer, captions, config.max_tokens))
         if config.freeze_text:
             self.text = text.kept_states(config.text_encoder, self.encoder, self.text, device)
-        self.label_tokenizer = text.tokenizer(config.decoder, known, config.vocabulary)
-        self.labels = text.Ragged.of(text.token_ids(self.label_tokenizer, captions, config.max_tokens))
+        self.vocabulary, self.labels = 0, None
+        if config.objective != "none":
+            self.label_tokenizer = text.tokenizer(config.decoder, known, config.vocabulary)
+            self.vocabulary = len(self.label_tokenizer)
+            self.labels = text.Ragged.of(text.token_ids(self.label_tokenizer, captions, config.max_tokens))
 
         # captions grouped by clip: those of clip c are by_clip[first[c] : first[c] + count[c]]
         self.by_clip = np.argsort(self.clip_of, kind="stable")
@@ -56,11 +59,11 @@ class Data:
 
     def batch(self, captions: np.ndarray) -> Batch:
         """The pairs of these captions, padded to the longest of them."""
-        words, words_mask = self.text.padded(captions)
         clips = torch.from_numpy(self.clip_of[captions])
-        labels, labels_mask = self.labels.padded(captions)
-        labels = labels.masked_fill(~labels_mask, -100)
-        parts = words, words_mask, self.video[clips], self.video_mask[clips], labels
+        parts = [*self.text.padded(captions), self.video[clips], self.video_mask[clips]]
+        if self.labels is not None:
+            labels, mask = self.labels.padded(captions)
+            parts.append(labels.masked_fill(~mask, -100))
         return Batch(*(x.to(self.device) for x in parts))
 
     @torch.inference_mode()

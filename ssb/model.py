@@ -121,14 +121,14 @@ class Batch:
     text_mask: Tensor  # (B, L)
     video: Tensor  # (B, M, D) e_v
     video_mask: Tensor  # (B, M)
-    labels: Tensor  # (B, L') ids for the decoder, -100 at padding
+    labels: Tensor | None = None  # (B, L') ids for the decoder, -100 at padding; None without captioning
 
 
 class SupportSetModel(nn.Module):
     """c_t = Φ''(Φ'(t)), c_v = Ψ''(e_v), and p(t | ē_v).
 
     video_width: D, of the early-fused frozen features. text_width: of the text encoder's states.
-    encoder: Φ', or None where its states are given. vocabulary: of the decoder's tokenizer.
+    encoder: Φ', or None where its states are given. vocabulary: of the decoder's tokenizer, unused without captioning.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class Study:
         grid: setting → what it changes in the preset. A run that fails does not stop the others: they are finished and
         kept, and TrainingError then says which failed and why.
         """
-        grid = {name: [self.base.replace(**changes, seed=seed) for seed in self.seeds] for name, changes in grid.items()}
+        grid = {name: [self.base.replace(**changes, seed=seed).effective() for seed in self.seeds] for name, changes in grid.items()}
         todo = {}
         for name, configs in grid.items():
             for config in configs:

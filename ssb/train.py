@@ -88,7 +88,7 @@ def build(data: Data) -> SupportSetModel:
     config = data.config
     encoder = None if config.freeze_text else data.encoder
     width = data.video.shape[-1]
-    model = SupportSetModel(config, width, data.text_width, len(data.label_tokenizer), encoder)
+    model = SupportSetModel(config, width, data.text_width, data.vocabulary, encoder)
     if config.standardise:
         for buffer, value in zip((model.shift, model.scale), data.statistics()):
             buffer.copy_(value)
@@ -96,6 +96,7 @@ def build(data: Data) -> SupportSetModel:
 
 
 def run_name(config: Config, corpus: Corpus) -> str:
+    """Twelve hex digits of all that a run's numbers follow from."""
     return files.digest(config.model_dump_json(), corpus.fingerprint, str(VERSION))
 
 
@@ -105,6 +106,7 @@ def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Ru
     The same Config on the same corpus and CPU gives the same bits, whatever else the process does. Errors: ConfigError,
     CorpusError, ModelError for what is wrong with the input, Collapsed and TrainingError for a run that went wrong.
     """
+    config = config.effective()
     corpus = corpus or load_corpus(config.corpus, **config.corpus_options)
     folder = files.runs() / run_name(config, corpus)
     if (folder / "metrics.json").exists():
@@ -139,6 +141,7 @@ class Training:
             + [{"params": model.decoder_parameters(), "initial_lr": config.decoder_lr}] * (config.objective != "none")
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
         self.steps = len(self.data.order(0))  # of an epoch
         self.epoch = self.step = 0  # the next step to take
         self.stuck = 0
@@ -176,7 +179,10 @@ class Training:
         if not torch.isfinite(terms["loss"]):
             raise TrainingError(f"loss is {terms['loss'].item()} in epoch {self.epoch + 1}; lower lr = {config.lr}")
         self.accelerator.backward(terms["loss"])
-        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.accelerator.unscale_gradients()
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        for weights in groups if config.clip_apart else [sum(groups, [])]:
+            torch.nn.utils.clip_grad_norm_(weights, config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         similarity = terms.pop("similarity")
@@ -242,7 +248,7 @@ class Training:
             return
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError) as error:
+        except Exception as error:  # a damaged file makes torch's reader raise nearly anything
             raise TrainingError(f"{path} cannot be read ({error}); delete it to train this run from the start") from None
         self.raw.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -316,3 +316,21 @@ def test_an_unknown_contrast_is_named(wrong):
     with pytest.raises(ConfigError, match="wanted 'triplet', 'info_nce' or 'package.module:function'") as error:
         losses.contrastive(Config(contrast=wrong))
     assert f"contrast = {wrong!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", ["math:pi", ".relative:f"])
+def test_a_contrast_that_cannot_be_called_is_named(wrong):
+    with pytest.raises(ConfigError, match="package.module:function"):
+        losses.contrastive(Config(contrast=wrong))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.02, 0.01])
+def test_gradient_stays_finite_where_weights_underflow(temperature):
+    """A step that only members of vanishing weight have must not divide 0 by 0 on the way back."""
+    for seed in range(60):
+        text, video = tracked(*(x.float() for x in pairs(6, 3, seed)))
+        mask = torch.arange(5) < torch.tensor([1, 2, 3, 4, 5, 1])[:, None]
+        weights = losses.support_set_weights(text, video, "cross", temperature)
+        out, some = losses.weighted_mean(weights, torch.ones(6, 5, 2), mask)
+        out[some].square().sum().backward()
+        assert text.grad.isfinite().all() and video.grad.isfinite().all()

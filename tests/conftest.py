@@ -1,0 +1,85 @@
+"""What all tests share: a home of their own, nothing from the network, and small corpora to read or to damage."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ssb import Config, files
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"  # of the checkout
+DATA = files.data() if os.environ.get("SSB_DATA") else BESIDE
+
+
+def pytest_configure(config):
+    known = {line.partition(":")[0] for line in config.getini("markers")}  # of pyproject.toml, where that is read
+    for name, what in (("slow", "takes more than ten seconds"), ("gpu", "needs a CUDA device")):
+        if name not in known:
+            config.addinivalue_line("markers", f"{name}: {what}")
+
+
+def pytest_collection_modifyitems(items):
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_home(tmp_path_factory):
+    """$SSB_HOME of fixtures that outlive one test. SSB_DATA is not seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSB_HOME", str(tmp_path_factory.mktemp("shared_home")))
+        patch.delenv("SSB_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def home(shared_home, tmp_path_factory, monkeypatch) -> Path:
+    """An empty $SSB_HOME for each test. A module whose tests read what one of them made has its own `home`."""
+    path = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("SSB_HOME", str(path))
+    return path
+
+
+@pytest.fixture
+def msrvtt(monkeypatch) -> Path:
+    """The folder of the real MSR-VTT files, $SSB_DATA pointing at its parent; skips where they are not."""
+    if not (DATA / "msrvtt" / "clips1000_split.json").is_file():
+        pytest.skip(f"no MSR-VTT files in {DATA}; set SSB_DATA to the folder that holds msrvtt/")
+    monkeypatch.setenv("SSB_DATA", str(DATA))
+    return DATA / "msrvtt"
+
+
+@pytest.fixture
+def small_folder(tmp_path) -> Path:
+    """A valid corpus on disk: 12 clips of two captions; streams `look` (12, 5, 6) and `move` (12, 1, 3)."""
+    return write_corpus(tmp_path / "mine")
+
+
+@pytest.fixture
+def tiny(shared_home) -> Config:
+    """A run of seconds."""
+    return Config.preset("smoke", corpus="shapes", corpus_options={"clips": 60, "false_negatives": 0.05}, epochs=1)
+
+
+def write_corpus(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    clips = [f"clip{i:02d}" for i in range(12)]
+    (folder / "features").mkdir(parents=True)
+    rows = [(clip, f"{kind} thing number {clip[-2:]}") for clip in clips for kind in ("a red", "one blue")]
+    pd.DataFrame(rows, columns=["clip", "text"]).to_csv(folder / "captions.csv", index=False)
+    split = {"train": clips[:6], "val": clips[6:9], "test": clips[9:]}
+    (folder / "split.json").write_text(json.dumps(split))
+    for stream, shape in (("look", (12, 5, 6)), ("move", (12, 1, 3))):
+        np.save(folder / "features" / f"{stream}.npy", rng.standard_normal(shape).astype(np.float16))
+        (folder / "features" / f"{stream}.ids.txt").write_text("\n".join(clips))
+    return folder

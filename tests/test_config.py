@@ -1,0 +1,229 @@
+"""Config: the paper's numbers, refusals that help, and a name that changes with every setting."""
+
+import json
+import math
+
+import pytest
+
+from ssb import OBJECTIVES, PRESETS, Config, ConfigError
+
+PAPER = dict(
+    dim=1024,
+    batch=64,
+    lr=5e-5,
+    lr_schedule="decay",
+    clip=0.2,
+    dropout=0.3,
+    captioning=10,
+    margin=0.2,
+    temperature=0.1,
+    pool_heads=4,
+    pool_ffn=2048,
+    pool_layers=2,
+    pre_encoder=True,
+    video_pooling="transformer",
+    text_pooling="transformer",
+    epochs=20,
+    max_steps=32,
+    max_tokens=100,
+    text_encoder="t5-base",
+    freeze_text=False,
+    decoder="t5-base",
+    contrast="triplet",
+    negatives="hardest",
+    objective="cross",
+    info_nce_temperature=0.05,
+)
+# A valid value of every setting that the defaults do not have.
+OTHER = dict(
+    corpus="msrvtt1k",
+    corpus_options={"clips": 60},
+    streams=("appearance",),
+    standardise=True,
+    max_steps=31,
+    max_tokens=99,
+    epoch="clips",
+    text_encoder="t5-small",
+    freeze_text=True,
+    decoder="t5-small",
+    vocabulary=4001,
+    scratch_width=64,
+    scratch_layers=3,
+    scratch_heads=8,
+    dim=512,
+    video_pooling="mean",
+    text_pooling="max",
+    pool_layers=1,
+    pool_heads=8,
+    pool_ffn=1024,
+    pre_encoder=False,
+    dropout=0.0,
+    decoder_dropout=0.0,
+    contrast="info_nce",
+    margin=0.1,
+    negatives="mean",
+    schedule=(0.2, 0.9),
+    info_nce_temperature=0.07,
+    objective="none",
+    captioning=1.0,
+    temperature=0.2,
+    batch=32,
+    epochs=21,
+    lr=1e-4,
+    decoder_lr=1e-4,
+    lr_schedule="constant",
+    clip=1.0,
+    validate_every=2,
+    precision="bf16",
+    threads=2,
+)
+
+
+def refusal(**settings) -> str:
+    with pytest.raises(ConfigError) as caught:
+        Config(**settings)
+    return str(caught.value)
+
+
+def test_the_paper_preset_has_the_papers_numbers():
+    config = Config.preset("paper")
+    assert {name: getattr(config, name) for name in PAPER} == PAPER
+    assert config == Config()
+
+
+def test_objectives_are_those_of_table_1():
+    assert OBJECTIVES == ("none", "identity", "full", "hybrid", "cross")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_their_json_is_the_same_config(preset):
+    config = Config.preset(preset, seed=3, corpus_options={"clips": 60, "false_negatives": 0.1}, streams=["motion"])
+    again = Config(**json.loads(config.model_dump_json(indent=1)))
+    assert again == config and again.sha == config.sha and again.seed == 3 and again.streams == ("motion",)
+
+
+def test_every_setting_but_the_seed_changes_the_sha():
+    assert OTHER.keys() | {"seed"} == Config.model_fields.keys()
+    shas = {"": Config().sha} | {name: Config(**{name: value}).sha for name, value in OTHER.items()}
+    same = [name for name in shas if list(shas.values()).count(shas[name]) > 1]
+    assert not same
+    assert Config(seed=7).sha == Config().sha
+    assert all(len(sha) == 12 and set(sha) <= set("0123456789abcdef") for sha in shas.values())
+
+
+def test_equal_configs_have_one_sha():
+    one, other = (Config(lr=lr, corpus_options=options) for lr, options in (
+        (1, {"clips": 60, "captions": 3}), (1.0, {"captions": 3, "clips": 60})))  # fmt: skip
+    assert one == other and one.sha == other.sha and one.model_dump_json() == other.model_dump_json()
+
+
+def test_replace_changes_and_checks():
+    config = Config.preset("smoke")
+    assert config.replace(seed=4, objective="none") == Config.preset("smoke", seed=4, objective="none")
+    assert config == Config.preset("smoke")
+    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+        config.replace(epoch_s=3)
+
+
+def test_a_config_does_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().lr = 1.0
+    Config().corpus_options["clips"] = 60
+    assert Config().corpus_options == {}
+
+
+@pytest.mark.parametrize(
+    "given, near",
+    [("objectiv", "objective"), ("lrr", "lr"), ("batch_size", "batch"), ("Seed", "seed"), ("epoch_", "epoch")],
+)
+def test_an_unknown_setting_gets_the_nearest_name(given, near):
+    said = refusal(**{given: 1})
+    assert said.startswith(f"unknown setting {given!r}; did you mean ") and f"{near!r}?" in said
+
+
+def test_an_unknown_setting_like_no_other_gets_the_list():
+    said = refusal(zzzz=1)
+    assert said.startswith("unknown setting 'zzzz'; there are ") and all(name in said for name in Config.model_fields)
+
+
+def test_an_unknown_preset_gets_the_list():
+    with pytest.raises(ConfigError, match="no preset 'labtop'; there are paper, laptop, smoke"):
+        Config.preset("labtop")
+
+
+def test_each_wrong_setting_has_its_line():
+    lines = refusal(batch=1, objectve="none", dropout=1.5).splitlines()
+    assert len(lines) == 3
+    assert any(line.startswith("batch = 1: ") for line in lines)
+    assert any(line.startswith("dropout = 1.5: ") for line in lines)
+    assert "unknown setting 'objectve'; did you mean 'objective'?" in lines
+
+
+LOW, TYPE = "should be greater than", "should be a valid"
+NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "captioning", "temperature", "lr",
+           "decoder_lr", "clip")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("corpus", 1, TYPE + " string"),
+        ("streams", "motion", TYPE + " tuple"),
+        ("streams", [1], TYPE + " string"),
+        ("standardise", "yes", TYPE + " boolean"),
+        ("standardise", 1, TYPE + " boolean"),
+        ("max_steps", 0, LOW + " or equal to 1"),
+        ("max_tokens", 1, LOW + " or equal to 2"),
+        ("epoch", "captions", "'pairs' or 'clips'"),
+        ("vocabulary", 63, LOW + " or equal to 64"),
+        ("scratch_width", 4, LOW + " or equal to 8"),
+        ("scratch_layers", 0, LOW + " or equal to 1"),
+        ("scratch_heads", 0, LOW + " or equal to 1"),
+        ("dim", 0, LOW + " or equal to 2"),
+        ("video_pooling", "avg", "'mean', 'max', 'conv' or 'transformer'"),
+        ("text_pooling", "cls", "'mean', 'max', 'conv' or 'transformer'"),
+        ("pool_layers", 0, LOW + " or equal to 1"),
+        ("pool_heads", 0, LOW + " or equal to 1"),
+        ("pool_ffn", 0, LOW + " or equal to 1"),
+        ("dropout", -0.1, LOW + " or equal to 0"),
+        ("dropout", 1.0, "less than 1"),
+        ("decoder_dropout", 1.0, "less than 1"),
+        ("margin", 0.0, LOW + " 0"),
+        ("negatives", "hard", "'hardest', 'mean' or 'scheduled'"),
+        ("schedule", (0.8, 0.2), "schedule (0.8, 0.2) must be two shares of the epochs, ascending, from 0 to 1"),
+        ("schedule", (0.2, 1.1), "schedule (0.2, 1.1) must be two shares of the epochs, ascending, from 0 to 1"),
+        ("schedule", [0.2], "required"),
+        ("info_nce_temperature", 0.0, LOW + " 0"),
+        ("objective", "crss", "'none', 'identity', 'full', 'hybrid' or 'cross'"),
+        ("captioning", -1.0, LOW + " or equal to 0"),
+        ("temperature", 0.0, LOW + " 0"),
+        ("batch", 1, LOW + " or equal to 2"),
+        ("batch", "64", TYPE + " integer"),
+        ("batch", 64.0, TYPE + " integer"),
+        ("batch", True, TYPE + " integer"),
+        ("epochs", 0, LOW + " or equal to 1"),
+        ("lr", 0.0, LOW + " 0"),
+        ("lr", "fast", TYPE + " number"),
+        ("lr", None, TYPE + " number"),
+        ("decoder_lr", -1.0, LOW + " 0"),
+        ("lr_schedule", "step", "'decay', 'constant' or 'cosine'"),
+        ("clip", 0.0, LOW + " 0"),
+        ("validate_every", 0, LOW + " or equal to 1"),
+        ("precision", "fp8", "'no', 'bf16' or 'fp16'"),
+        ("threads", 0, LOW + " or equal to 1"),
+        ("seed", -1, LOW + " or equal to 0"),
+        ("corpus_options", {"clips": [60]}, TYPE),
+        ("corpus_options", {"clips": True}, TYPE),
+        ("pool_heads", 3, "dim 1024 must be divisible by 4 and by pool_heads 3"),
+        ("dim", 1022, "dim 1022 must be divisible by 4"),
+        ("scratch_heads", 3, "scratch_width 128 must be divisible by scratch_heads"),
+        *((name, value, name) for name in NUMBERS for value in (math.inf, math.nan)),
+    ],
+)
+def test_a_bad_value_is_named(name, value, words):
+    said = refusal(**{name: value})
+    assert said.startswith((f"{name} = ", f"{name}.", words)) and words in said
+
+
+def test_freezing_what_is_not_pretrained_is_refused():
+    assert "freeze_text needs a pretrained text_encoder" in refusal(freeze_text=True, text_encoder="scratch")

@@ -1,0 +1,166 @@
+"""Files: whole or untouched, and found from wherever a notebook is run."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssb import files
+
+
+def test_a_file_appears_whole(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    with files.written(path) as draft:
+        draft.write_text("a,b\n")
+        assert not path.exists() and draft.parent == path.parent and draft.suffix == ".csv"
+    assert path.read_text() == "a,b\n" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_replaced(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with files.written(path) as draft:
+        draft.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_on_an_error_the_old_file_stays(tmp_path, error):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(error), files.written(path) as draft:
+        draft.write_text("half")
+        raise error
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_on_an_error_nothing_new_is_left(tmp_path):
+    with pytest.raises(ValueError), files.written(tmp_path / "run") as draft:
+        draft.mkdir()
+        (draft / "log.csv").write_text("half")
+        raise ValueError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with files.written(tmp_path / "run") as draft:
+        draft.mkdir()
+        (draft / "log.csv").write_text("a")
+        assert not (tmp_path / "run").exists()
+    assert (tmp_path / "run" / "log.csv").read_text() == "a" and list(tmp_path.iterdir()) == [tmp_path / "run"]
+
+
+def test_of_two_that_finish_the_same_folder_the_first_stays(tmp_path):
+    path = tmp_path / "run"
+    with files.written(path) as late:
+        late.mkdir()
+        (late / "log.csv").write_text("second")
+        with files.written(path) as early:
+            early.mkdir()
+            (early / "log.csv").write_text("first")
+    assert (path / "log.csv").read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_does_not_replace_a_file(tmp_path):
+    path = tmp_path / "run"
+    path.write_text("old")
+    with pytest.raises(OSError), files.written(path) as draft:
+        draft.mkdir()
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import runpy, sys, time
+written = runpy.run_path(sys.argv[2])["written"]  # the file alone: importing all of ssb takes seconds
+with written(sys.argv[1]) as draft, open(draft, "w") as file:
+    file.write("half")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    command = [sys.executable, "-c", WRITER, path, files.__file__]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "writing\n"
+        assert any(other.read_text() == "half" for other in tmp_path.iterdir())
+        writer.send_signal(signal.SIGKILL)
+    assert writer.returncode == -signal.SIGKILL and path.read_text() == "old"
+    with files.written(path) as draft:  # what it left is in nobody's way
+        draft.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_digest_of_known_parts():
+    parts = (3).to_bytes(8, "little") + b"abc" + (2).to_bytes(8, "little") + "é".encode()
+    assert files.digest(b"abc", "é") == hashlib.sha256(parts).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("other", [("a", "bc"), ("abc",), ("ab", "c", ""), ("", "ab", "c"), ("c", "ab"), ()])
+def test_digest_keeps_parts_apart(other):
+    assert files.digest("ab", "c") == files.digest(b"ab", "c") != files.digest(*other)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A checkout with notebooks, beside it a folder of data; $SSB_HOME is not set."""
+    monkeypatch.delenv("SSB_HOME")
+    checkout = (tmp_path / "study").resolve()
+    for folder in ("notebooks/deep", "results", "data"):
+        (checkout / folder).mkdir(parents=True)
+    (checkout / "pyproject.toml").touch()
+    (tmp_path / "shared" / "data").mkdir(parents=True)
+    return checkout
+
+
+@pytest.mark.parametrize("here", [".", "notebooks", "notebooks/deep", "results"])
+def test_root_is_found_from_any_folder_of_the_study(study, here, monkeypatch):
+    monkeypatch.chdir(study / here)
+    assert files.root() == study
+    assert (files.runs(), files.cache()) == (study / "results/runs", study / "results/cache")
+    assert files.data() == study / "data"
+
+
+def test_root_elsewhere_is_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.delenv("SSB_HOME")
+    (tmp_path / "notebooks").mkdir()  # without a pyproject.toml it is anybody's
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert files.root() == (tmp_path / "notebooks").resolve()
+
+
+def test_ssb_home_wins(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(study / "notebooks")
+    monkeypatch.setenv("SSB_HOME", str(tmp_path / "other"))
+    assert files.root() == (tmp_path / "other").resolve() == files.data().parent
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SSB_HOME", "~/mine")
+    assert files.root() == (tmp_path / "mine").resolve()
+    monkeypatch.setenv("SSB_HOME", "")
+    assert files.root() == study
+
+
+@pytest.mark.parametrize("here", [".", "notebooks"])
+def test_a_relative_ssb_data_means_the_same_from_notebooks(study, here, monkeypatch):
+    monkeypatch.chdir(study / here)
+    for given in ("../shared/data", "data"):
+        monkeypatch.setenv("SSB_DATA", given)
+        assert files.data() == (study / given).resolve()
+    monkeypatch.setenv("SSB_DATA", "not-there-yet")
+    assert files.data() == study / "not-there-yet"
+
+
+def test_ssb_data_from_the_working_directory_absolute_or_empty(study, monkeypatch):
+    monkeypatch.chdir(study / "notebooks")
+    monkeypatch.setenv("SSB_DATA", "deep")
+    assert files.data() == study / "notebooks" / "deep"
+    monkeypatch.setenv("SSB_DATA", "/not/there")
+    assert files.data() == Path("/not/there")
+    monkeypatch.setenv("SSB_DATA", "")  # as good as not set
+    assert files.data() == study / "data"
