@@ -1,6 +1,6 @@
 """Support-Set Bottlenecks for Video-Text Representation Learning (Patrick et al., ICLR 2021), in the open."""
 
-from ssb import figures, losses, retrieval, study
+from ssb import figures, losses, probe, retrieval, study
 from ssb.config import OBJECTIVES, PRESETS, Config, ConfigError
 from ssb.corpus import Corpus, CorpusError, load_corpus
 from ssb.notebook import parameters

@@ -1,13 +1,11 @@
 """python -m ssb.bench: how fast a training step and a ranking are, as ratios within one run on one thread.
 
-A training step of the `laptop` preset is compared with the same model trained the literal way: captions padded to 100
-tokens, states of the frozen text encoder computed again in every step, and the vocabulary scored at padding too. Rows
-between the two take away one of these at a time, so that one sees what each is worth. `retrieval.search` is compared
-with a full sorted matrix and with torchmetrics called once per query.
+Training steps of the `laptop` preset against the same model trained the literal way: captions padded to 100 tokens,
+states of the frozen text encoder computed again in every step, the vocabulary scored at padding too; the rows between
+leave some of this out. `retrieval.search` against a sorted matrix and torchmetrics called once per query.
 """
 
 import argparse
-import math
 import os
 import platform
 import time
@@ -17,19 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from ssb import files, retrieval, text
+from ssb import Config, Corpus, files, load_corpus, retrieval, text
 from ssb.batches import Data
-from ssb.config import Config
-from ssb.corpus import Corpus, load_corpus
 from ssb.model import Batch, SupportSetModel
 from ssb.train import build, provenance
 
 LENGTH = 100  # tokens that the paper pads to
-# What each row does the literal way; the last is the library as it is.
-STEPS = {
+ROUNDS = 5
+STEPS = {  # row → what it does the literal way
     "literal": {"padding", "states", "vocabulary"},
     "states kept": {"padding", "vocabulary"},
     "no padding": {"states", "vocabulary"},
@@ -48,15 +45,17 @@ class Literal(SupportSetModel):
 
 def padded(x: Tensor, value) -> Tensor:
     """(B, L, …) → (B, LENGTH, …)."""
-    tail = x.new_full((len(x), LENGTH - x.shape[1], *x.shape[2:]), value)
-    return torch.cat([x, tail], dim=1)
+    return torch.cat([x, x.new_full((len(x), LENGTH - x.shape[1], *x.shape[2:]), value)], dim=1)
 
 
 class Steps:
-    """One model and its optimizer, and batches made in one of the ways of STEPS."""
+    """A model, its optimizer and its batches, made in one of the ways of STEPS. All begin with the same weights."""
 
-    def __init__(self, data: Data, ids: text.Ragged, way: set[str]):
-        self.data, self.ids, self.way = data, ids, way
+    def __init__(self, data: Data, way: set[str]):
+        self.data, self.way = data, way
+        captions = data.corpus.captions["text"].tolist()
+        self.ids = text.Ragged.of(text.token_ids(data.tokenizer, captions, data.config.max_tokens))
+        self.encoder = data.encoder.eval()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.model = build(data)
@@ -67,128 +66,97 @@ class Steps:
     def batch(self, captions: np.ndarray) -> Batch:
         batch = self.data.batch(captions)
         if "states" in self.way:
-            tokens, mask = self.ids.padded(captions)
-            if "padding" in self.way:
-                tokens, mask = padded(tokens, 0), padded(mask, False)
-            with torch.no_grad():
-                batch.text = self.data.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
-            batch.text_mask = mask
-        elif "padding" in self.way:
-            batch.text, batch.text_mask = padded(batch.text, 0), padded(batch.text_mask, False)
+            batch.text, batch.text_mask = self.ids.padded(captions)
         if "padding" in self.way:
+            batch.text, batch.text_mask = padded(batch.text, 0), padded(batch.text_mask, False)
             batch.labels = padded(batch.labels, -100)
+        if "states" in self.way:
+            with torch.no_grad():
+                batch.text = self.encoder(input_ids=batch.text, attention_mask=batch.text_mask.long()).last_hidden_state
         return batch
-
-    def loss(self, captions: np.ndarray) -> Tensor:
-        return self.model(self.batch(captions))["loss"]
 
     def take(self, captions: np.ndarray):
         self.model.train()
-        self.loss(captions).backward()
+        self.model(self.batch(captions))["loss"].backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.data.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
-def ways_of_stepping(config: Config, corpus: Corpus) -> tuple[dict[str, Steps], np.ndarray]:
-    """One `Steps` for each of STEPS, all with the same weights, and the captions of an epoch's batches."""
+def interleaved(works: dict[str, Callable[[], object]], amount: int, unit: str) -> list[dict]:
+    """Rates of the works, measured A B C A B C … so that a busy minute hits all alike; ratios to the first of them."""
+    rates = np.empty((ROUNDS + 1, len(works)))
+    for i in np.ndindex(rates.shape):
+        begun = time.perf_counter()
+        list(works.values())[i[1]]()
+        rates[i] = amount / (time.perf_counter() - begun)
+    rates = rates[1:]  # the first round is warm-up
+    columns = np.median(rates, axis=0), rates.min(axis=0), rates.max(axis=0), np.median(rates / rates[:, :1], axis=0)
+    rows = zip(works, *(column.round(2) for column in columns))
+    return [dict(zip(("what", "median", "min", "max", "ratio"), row), unit=unit) for row in rows]
+
+
+def training(config: Config, corpus: Corpus, steps: int) -> list[dict]:
     data = Data(config, corpus)
-    data.encoder.eval()
-    ids = text.Ragged.of(text.token_ids(data.tokenizer, corpus.captions["text"].tolist(), config.max_tokens))
-    return {name: Steps(data, ids, way) for name, way in STEPS.items()}, data.order(0)
+    order = data.order(0)
+    chosen = np.resize(order, (max(1, steps // ROUNDS), order.shape[1]))
+    ways = {f"step: {name}": Steps(data, way) for name, way in STEPS.items()}
+    works = {name: lambda way=way: [way.take(captions) for captions in chosen] for name, way in ways.items()}
+    return interleaved(works, len(chosen), "steps/s")
 
 
-def timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
-def interleaved(works: dict[str, Callable[[], object]], repeats: int, amount: int, unit: str) -> list[dict]:
-    """Rates of each work, amount / seconds, measured A B C A B C …, so that a busy minute hits all of them alike.
-    The ratio is the rate over that of the first work, median of the rounds."""
-    for work in works.values():
-        work()  # warm
-    rates = np.array([[amount / timed(work) for work in works.values()] for _ in range(repeats)])
-    ratios = np.median(rates / rates[:, :1], axis=0)
-    return [
-        {"what": name, "unit": unit, "median": np.median(r), "min": r.min(), "max": r.max(), "ratio": ratio, "n": repeats}
-        for name, r, ratio in zip(works, rates.T, ratios)
-    ]
-
-
-def training(config: Config, corpus: Corpus, steps: int, repeats: int) -> list[dict]:
-    """Training steps per second of each of STEPS."""
-    ways, order = ways_of_stepping(config, corpus)
-    chosen = [order[i % len(order)] for i in range(math.ceil(steps / repeats))]
-    works = {f"step: {name}": lambda way=way: [way.take(c) for c in chosen] for name, way in ways.items()}
-    return interleaved(works, repeats, len(chosen), "steps/s")
-
-
-def ranking(queries: int, items: int, repeats: int) -> list[dict]:
-    """Queries per second; ValueError if the three do not find the same share at rank 1."""
+def ranking(queries: int, items: int) -> list[dict]:
+    """Three ways to R@1; ValueError if they do not agree."""
     try:
         from torchmetrics.functional.retrieval import retrieval_recall
     except ImportError:
-        raise SystemExit("the comparison needs torchmetrics: pip install torchmetrics") from None
+        raise SystemExit("the benchmark compares with torchmetrics: pip install torchmetrics") from None
     generator = torch.Generator().manual_seed(0)
-    gallery = torch.randn(items, 256, generator=generator)
-    target = torch.randint(items, (queries,), generator=generator)
-    query = gallery[target] + 3 * torch.randn(queries, 256, generator=generator)
+    gallery, target = torch.randn(items, 256, generator=generator), torch.arange(queries) % items
+    query = gallery[target] + 6 * torch.randn(queries, 256, generator=generator)
 
     def similarity() -> Tensor:
-        return retrieval.unit(query) @ retrieval.unit(gallery).T
-
-    def by_sorting() -> float:
-        order = similarity().argsort(dim=1, descending=True)
-        places = (order == target[:, None]).nonzero()[:, 1]
-        return retrieval.metrics(1 + places)["R@1"]
+        return F.normalize(query) @ F.normalize(gallery).T
 
     def by_torchmetrics() -> float:
         right = torch.arange(items) == target[:, None]
         found = [[retrieval_recall(s, r, top_k=k) for k in (1, 5, 10)] for s, r in zip(similarity(), right)]
-        return 100 * torch.tensor(found).mean(dim=0)[0].item()
+        return 100 * torch.tensor(found)[:, 0].mean().item()
+
+    def by_sorting() -> float:
+        places = (similarity().argsort(dim=1, descending=True) == target[:, None]).nonzero()[:, 1]
+        return 100 * (places == 0).double().mean().item()
 
     def ours() -> float:
         return retrieval.metrics(retrieval.search(query, gallery, target))["R@1"]
 
     works = {"ranks: torchmetrics": by_torchmetrics, "ranks: sorted matrix": by_sorting, "ranks: ours": ours}
-    recalls = {name: round(work(), 3) for name, work in works.items()}
-    if len(set(recalls.values())) > 1:
-        raise ValueError(f"R@1 differs: {recalls}")
-    print(f"R@1 of {queries} queries among {items} items is {recalls['ranks: ours']:.2f} by all three")
-    return interleaved(works, repeats, queries, "queries/s")
+    found = {f"{work():.3f}" for work in works.values()}
+    if len(found) > 1:
+        raise ValueError(f"R@1 differs: {found}")
+    print(f"R@1 of {queries} queries among {items} items: {found.pop()} by all three")
+    return interleaved(works, queries, "queries/s")
 
 
-def processor() -> str:
+def bench(config: Config, corpus: Corpus, out: Path, steps: int = 30, queries: int = 2000, items: int = 500):
+    """Measure, print, and write one row per measurement to `out`; returns the frame."""
+    frame = pd.DataFrame(training(config, corpus, steps) + ranking(queries, items))
+    print(frame.to_string(index=False))
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-
-
-def bench(config: Config, corpus: Corpus, out: Path, steps: int = 30, repeats: int = 5, queries=2000, items=500):
-    """Measure, print, and write a row for each measurement to `out`; returns the frame."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        begun = time.perf_counter()
-        rows = training(config, corpus, steps, repeats) + ranking(queries, items, repeats)
-        frame = pd.DataFrame(rows).round({"median": 2, "min": 2, "max": 2, "ratio": 2})
-        print(frame.to_string(index=False))
-        origin = provenance(corpus, time.perf_counter() - begun)
-    finally:
-        torch.set_num_threads(threads)
-    origin.pop("device")  # all of it ran on the processor
-    frame = frame.assign(corpus=corpus.name, config_sha=config.sha, cpu=processor(), cores=os.cpu_count(), threads=1, **origin)
+    cpu = info.read_text().partition("model name\t: ")[2].partition("\n")[0] if info.exists() else platform.processor()
+    origin = provenance(corpus, 0)
+    origin = {name: origin[name] for name in ("commit", "dirty", "torch")}
+    frame = frame.assign(corpus=corpus.name, **origin, cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads())
     with files.written(out) as draft:
         frame.to_csv(draft, index=False)
     return frame
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m ssb.bench", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m ssb.bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--corpus", default="shapes")
-    parser.add_argument("--steps", type=int, default=30, help="of each way, spread over five rounds")
+    parser.add_argument("--steps", type=int, default=30, help=f"of each way, in {ROUNDS} rounds")
     parser.add_argument("--out", type=Path, default=files.root() / "results" / "bench.csv")
     asked = parser.parse_args()
+    torch.set_num_threads(1)
     bench(Config.preset("laptop", corpus=asked.corpus), load_corpus(asked.corpus), asked.out, asked.steps)

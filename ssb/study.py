@@ -18,8 +18,13 @@ from ssb.train import Run, TrainingError, fit, run_name
 
 WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
 METRICS = tuple(retrieval.metrics(np.ones(1)))
-# The rows of Table 1: what each setting changes in the preset.
+# Rows of tables: what each setting changes in the preset.
 TABLE1 = {objective: {"objective": objective} for objective in OBJECTIVES}
+HEADS = {  # is a run trained at all? without captioning
+    "convolutions on video": {"objective": "none"},
+    "the paper's head on video": {"objective": "none", "video_pooling": "transformer"},
+    "the paper's heads on both": {"objective": "none", "video_pooling": "transformer", "text_pooling": "transformer"},
+}
 
 
 class Study:
@@ -105,7 +110,13 @@ class Study:
         self._write(frame, f"{self.table}.csv")
         return frame
 
-    def summary(self, runs: Mapping[str, list[Run]], baseline: str, way: str = "t2v") -> pd.DataFrame:
+    def summary(
+        self,
+        runs: Mapping[str, list[Run]],
+        baseline: str,
+        way: str = "t2v",
+        fixed: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> pd.DataFrame:
         """One row for each setting; written to results/<corpus>/<table>_summary.csv.
 
         For each metric the mean over seeds; for R@1 also its deviation over seeds and its 95 % interval over queries
@@ -116,19 +127,21 @@ class Study:
           seeds_low, seeds_high          95 % by Student's t over the differences of runs of the same seed
           verdict                        "higher" or "lower" where p < 0.05 and the seeds' interval agrees, else
                                          "not resolved"
+        fixed: further settings that have no seeds, name → ranks (Q,) of the same queries; one may be the baseline.
         """
         paper = paper_numbers(self.table.removeprefix("table"), way)
+        ranks = {name: given[None] for name, given in fixed.items()}  # (seeds, Q) each
+        ranks |= {name: np.stack([run.ranks[way] for run in members]) for name, members in runs.items()}
+        clips = next(iter(runs.values()))[0].ranks["clip"] if way == "t2v" else None
         rows = {}
-        for setting, members in runs.items():
-            ranks = np.stack([run.ranks[way] for run in members])  # (seeds, Q)
-            groups = members[0].ranks["clip"] if way == "t2v" else None
-            each = pd.DataFrame([retrieval.metrics(r) for r in ranks])
-            low, high = retrieval.bootstrap(ranks, "R@1", groups)
-            row = {"seeds": len(members), **each.mean()[list(METRICS)].round(2)}
+        for setting, found in ranks.items():
+            each = pd.DataFrame([retrieval.metrics(r) for r in found])
+            low, high = retrieval.bootstrap(found, "R@1", clips)
+            row = {"seeds": len(found), **each.mean().round(2)}
             row |= {"R@1 sd": each["R@1"].std(ddof=1), "R@1 low": low, "R@1 high": high}
             row |= {f"paper {metric}": paper.get((setting, metric)) for metric in ("R@1", "R@5")}
             if setting != baseline:
-                row |= self._against(ranks, np.stack([run.ranks[way] for run in runs[baseline]]), groups)
+                row |= against(found, np.broadcast_to(ranks[baseline], found.shape), clips)
             rows[setting] = row
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
         if "p" in frame:
@@ -138,19 +151,9 @@ class Study:
         self._write(frame.reset_index(), f"{self.table}_summary.csv")
         return frame
 
-    @staticmethod
-    def _against(ranks: np.ndarray, base: np.ndarray, groups) -> dict[str, float]:
-        delta = retrieval.paired_bootstrap(ranks, base, "R@1", groups)
-        row = {"delta": delta.delta, "delta_low": delta.low, "delta_high": delta.high, "p": delta.p}
-        if len(ranks) > 1:
-            differences = 100 * ((ranks <= 1).mean(axis=1) - (base <= 1).mean(axis=1))
-            half = stats.t.ppf(0.975, len(ranks) - 1) * stats.sem(differences)
-            row |= {"seeds_low": delta.delta - half, "seeds_high": delta.delta + half}
-        return row
-
     def written(self) -> str:
         """The paths of what this table has made."""
-        paths = [*sorted(self.results.glob(f"{self.table}*.csv")), *sorted(self.figures.glob("*.png"))]
+        paths = [*sorted(self.results.glob(f"{self.table}*.csv")), *sorted(self.figures.glob(f"{self.table}*.png"))]
         return "\n".join(str(path.relative_to(files.root())) for path in paths)
 
     def _write(self, frame: pd.DataFrame, name: str):
@@ -175,6 +178,17 @@ def attempt(title: str, config: Config) -> tuple[str, Run | None, Exception | No
         return title, fit(config, quiet=True), None
     except (ValueError, TrainingError) as error:
         return title, None, error
+
+
+def against(ranks: np.ndarray, base: np.ndarray, clips) -> dict[str, float]:
+    """R@1 of (seeds, Q) ranks less that of the baseline's, with the interval over queries and that over seeds."""
+    delta = retrieval.paired_bootstrap(ranks, base, "R@1", clips)
+    row = {"delta": delta.delta, "delta_low": delta.low, "delta_high": delta.high, "p": delta.p}
+    if len(ranks) > 1:
+        differences = 100 * ((ranks <= 1).mean(axis=1) - (base <= 1).mean(axis=1))
+        half = stats.t.ppf(0.975, len(ranks) - 1) * stats.sem(differences)
+        row |= {"seeds_low": delta.delta - half, "seeds_high": delta.delta + half}
+    return row
 
 
 def minutes(seconds: float) -> str:
@@ -223,7 +237,7 @@ def reading(summary: pd.DataFrame, baseline: str, metric: str = "R@1") -> str:
     lines.append(
         f"Beyond the noise of queries and seeds: {', '.join(resolved)}."
         if resolved
-        else "No objective differs from the baseline beyond the noise of queries and seeds."
+        else "No setting differs from the baseline beyond the noise of queries and seeds."
     )
     return "\n".join(lines)
 

@@ -41,8 +41,10 @@ def naive_features(rows: list[list[np.ndarray]], max_steps: int):
     return values, mask
 
 
-@pytest.mark.parametrize("steps, max_steps", [(1, 1), (1, 8), (5, 1), (5, 5), (5, 8), (7, 3), (7, 6), (30, 22), (50, 32),
-                                              (64, 32), (122, 14), (127, 32)])  # fmt: skip
+@pytest.mark.parametrize(
+    "steps, max_steps",
+    [(1, 1), (1, 8), (5, 1), (5, 5), (5, 8), (7, 3), (7, 6), (30, 22), (50, 32), (64, 32), (122, 14), (127, 32)],
+)
 def test_features_agree_with_a_loop(steps, max_steps):
     lengths = np.array([steps, 1, (steps + 1) // 2, max(1, steps - 1)])
     look, move = packed(steps, 3, lengths=lengths), packed(1, 2, seed=1, dtype=np.float16)
@@ -118,8 +120,8 @@ def test_equal_content_has_an_equal_fingerprint(tmp_path):
     look, lengths = packed(3, 2).values, np.array([3, 1, 2, 3])
     np.save(tmp_path / "look.npy", look)
     mapped = np.load(tmp_path / "look.npy", mmap_mode="r")
-    prints = {corpus_of({"look": Stream(x, lengths, source)}).fingerprint
-              for x, source in ((look, "one"), (look.copy(), "other"), (mapped, "disk"), (np.asfortranarray(look), "F"))}
+    arrays = {"one": look, "other": look.copy(), "disk": mapped, "columns first": np.asfortranarray(look)}
+    prints = {corpus_of({"look": Stream(x, lengths, source)}).fingerprint for source, x in arrays.items()}
     assert len(prints) == 1 and len(prints.pop()) == 12
     apart = [files_of(packed(3, 2), tmp_path / name) for name in ("here", "there")]
     assert len({corpus_of({"look": stream}).fingerprint for stream in apart}) == 1
@@ -146,6 +148,7 @@ def test_any_change_changes_the_fingerprint(tmp_path):
         dataclasses.replace(base, clips=["a", "b", "c", "e"]),
         dataclasses.replace(base, splits=split),
         dataclasses.replace(base, splits={"train": base.splits["train"], "test": np.array([2]), "val": np.array([3])}),
+        dataclasses.replace(base, splits={"validation" if name == "val" else name: x for name, x in base.splits.items()}),
         dataclasses.replace(base, streams={"look": look}),
         dataclasses.replace(base, streams={"looks": look, "move": move}),
         dataclasses.replace(base, streams={"look": Stream(changed(look.values)), "move": move}),
@@ -230,7 +233,7 @@ TABLE = corpus_of(LOOK).captions
         (dict(clips=[]), "made: no clips"),
         (dict(clips=["a", "b", "a", "d"]), "made: duplicate clip id 'a'; keep one of each"),
         (dict(captions=TABLE.rename(columns={"text": "sentence"})), "made: captions lack the column 'text'"),
-        (dict(captions=TABLE.assign(text=["x"] * 5 + [None] + ["x"] * 2)), "made: empty caption of clip 'c'; write one"),
+        (dict(captions=TABLE.assign(text=["x"] * 5 + [None] + ["x"] * 2)), "made: empty caption of clip 'c'; write"),
         (dict(captions=TABLE.assign(clip=[0, 0, 1, 1, 2, 2, 3, 9])), "made: a caption points at clip number 9 of 4"),
         (dict(captions=TABLE.assign(clip=[0, 0, 1, 1, 2, 2, 3, -1])), "made: a caption points at clip number -1 of 4"),
         (dict(captions=TABLE[:6]), "made: no caption for clip 'd'"),

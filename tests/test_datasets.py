@@ -171,7 +171,8 @@ def test_ids_and_captions_are_text(small_folder):
     np.save(small_folder / "features" / "look.npy", np.ones((4, 2, 2), np.float32))
     (small_folder / "features" / "look.ids.txt").write_text("001\n002\n3\n4\n")
     corpus = load_corpus(small_folder)
-    assert corpus.clips == ["001", "002", "3", "4"] and corpus.captions["text"].tolist() == ["NA", "null", "1.50", "nan"]
+    assert corpus.clips == ["001", "002", "3", "4"]
+    assert corpus.captions["text"].tolist() == ["NA", "null", "1.50", "nan"]
 
 
 def test_further_splits_are_left_out(small_folder):

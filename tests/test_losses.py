@@ -277,7 +277,7 @@ def test_gradient_of_weighted_mean():
     assert gradcheck(lambda w, x: losses.weighted_mean(w, x, mask)[0], inputs)
 
 
-@pytest.mark.parametrize("progress, hardness", [(0.0, 0.0), (0.2, 0.0), (0.35, 0.25), (0.5, 0.5), (0.8, 1.0), (1.0, 1.0)])
+@pytest.mark.parametrize("progress, hardness", [(0, 0.0), (0.2, 0.0), (0.35, 0.25), (0.5, 0.5), (0.8, 1.0), (1, 1.0)])
 def test_schedule_goes_from_violating_mean_to_hardest(progress, hardness):
     config = Config(contrast="triplet", negatives="scheduled", schedule=(0.2, 0.8), margin=0.3)
     loss = losses.contrastive(config, progress)(*pairs(7))

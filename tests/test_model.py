@@ -1,5 +1,7 @@
 """The model and its text side against independent readings: plain loops, torch's own layers, transformers' own loss."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 from transformers import BartConfig, BartModel, BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from ssb import files, text
+from ssb import files, losses, text
 from ssb.config import OBJECTIVES, Config
 from ssb.model import Batch, Convolutions, Head, Linear, MaskedBatchNorm, Recurrence, SupportSetModel, TransformerLayer
 from ssb.text import ModelError, Ragged
@@ -25,7 +27,7 @@ TINY = dict(vocabulary=300, scratch_width=16, dim=8, pool_heads=2, pool_ffn=12, 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("SSB_HOME", str(tmp_path))
+    monkeypatch.setenv("SSB_HOME", str(tmp_path / "home"))
     torch.manual_seed(0)
 
 
@@ -201,7 +203,7 @@ def test_what_each_head_pools(f):
 def test_more_padding_changes_no_head(pooling, f, pre_encoder):
     head = Head(pooling, f, WIDTH, tiny(pre_encoder=pre_encoder))
     x, mask = torch.randn(4, 5, WIDTH), steps_mask([5, 1, 3, 4])
-    torch.testing.assert_close(head(x, mask), head(*longer(x, mask)))  # in training, and it moves the running statistics
+    torch.testing.assert_close(head(x, mask), head(*longer(x, mask)))  # training, which moves the running statistics
     head.eval()
     out = head(x, mask)
     torch.testing.assert_close(out, head(*longer(x, mask)))
@@ -290,22 +292,19 @@ def test_captioning_reaches_the_heads_through_the_weights_alone(objective, token
     assert size_of_gradient(model.decoder.decoder) > 0 and size_of_gradient(model.to_decoder) > 0
 
 
-def captioned_from(model, batch):
-    c_t, c_v = model.embed_text(batch.text, batch.text_mask), model.embed_video(batch.video, batch.video_mask)
-    return c_t, c_v
+def embedded(model, batch):
+    return model.embed_text(batch.text, batch.text_mask), model.embed_video(batch.video, batch.video_mask)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES[1:])
 def test_cross_never_sees_its_own_clip(objective, tokenizer):
     """Other features for clip 2 change what caption 2 is told from in every objective but `cross`, and what the others
-    are told from in every one but `identity`."""
-    from ssb.losses import support_set_weights
-
+    are told from in every one but `identity`; the weights follow the features."""
     model, batch = made(tiny(objective=objective)).eval(), pairs_of(tokenizer)
     found = []
     for noise in (0, torch.randn_like(batch.video[2])):
         batch.video[2] += noise
-        weights = support_set_weights(*captioned_from(model, batch), objective)
+        weights = losses.support_set_weights(*embedded(model, batch), objective)
         found.append(model.support(weights, batch.video, batch.video_mask)[0])
     same = [torch.equal(a, b) for a, b in zip(*found)]
     others = objective == "identity"
@@ -329,7 +328,7 @@ def test_loss_is_the_sum_of_its_terms(tokenizer):
     model, batch = made(tiny(captioning=7.0, contrast="triplet", negatives="mean")).eval(), pairs_of(tokenizer)
     terms = model(batch)
     torch.testing.assert_close(terms["loss"], terms["contrast"] + 7.0 * terms["captioning"])
-    c_t, c_v = captioned_from(model, batch)
+    c_t, c_v = embedded(model, batch)
     torch.testing.assert_close(terms["similarity"], F.cosine_similarity(c_t[:, None], c_v[None], dim=-1))
     assert terms["loss"].requires_grad and not terms["similarity"].requires_grad
 
@@ -397,7 +396,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_cut_short_weights_are_named(bert, tmp_path):
-    for path in files.Path(bert).iterdir():
+    for path in Path(bert).iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -423,8 +422,9 @@ def test_weights_that_are_missing_are_not_drawn_by_chance(bert, tmp_path):
 
 
 def test_models_of_another_kind_are_refused(bert, tmp_path):
-    sizes = dict(encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2)
-    BartModel(BartConfig(vocab_size=300, d_model=8, encoder_ffn_dim=8, decoder_ffn_dim=8, **sizes)).save_pretrained(tmp_path)
+    heads = dict(encoder_attention_heads=2, decoder_attention_heads=2)
+    sizes = dict(d_model=8, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8, decoder_ffn_dim=8, **heads)
+    BartModel(BartConfig(vocab_size=300, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(ModelError):
         text.build_encoder(tiny(text_encoder=str(tmp_path)), 0)
     for folder in (bert, str(tmp_path)):
@@ -475,7 +475,8 @@ def test_an_end_mark_written_in_a_caption_takes_it_from_no_other(tokenizer):
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.sampled_from([(), (3,)]), st.randoms())
 def test_padded_is_a_loop(lengths, width, random):
-    rows = [np.random.default_rng(i).normal(size=(length, *width)).astype(np.float32) for i, length in enumerate(lengths)]
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(length, *width)).astype(np.float32) for length in lengths]
     ragged = Ragged.of(rows)
     chosen = np.array([random.randrange(len(rows)) for _ in range(5)])
     values, mask = ragged.padded(chosen)

@@ -1,0 +1,82 @@
+"""What a newcomer installs and reads."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+
+
+def requirement(text: str) -> tuple[str, str]:
+    name, bounds = re.fullmatch(r"([\w.-]+)(.*)", text.strip()).groups()
+    return name, bounds
+
+
+def test_both_lists_of_packages_are_equal():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pip = dict(requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["test"])
+    lines = (ROOT / "environment.yml").read_text().splitlines()
+    conda = dict(requirement(re.sub(r"#.*", "", line).strip()[2:]) for line in lines if re.match(r"      - [\w]", line))
+    assert conda == pip
+    assert any(line.strip() == f"- python{project['requires-python']}" for line in lines)
+    assert all("  # " in line for line in lines if re.match(r"      - \w", line)), "a line says who needs it"
+    assert all("<" in bounds for bounds in pip.values())
+
+
+def test_what_the_library_imports_is_declared():
+    import ast
+    import sys
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {requirement(line)[0].replace("-", "_") for line in project["dependencies"]} | {"sklearn", "IPython"}
+    for path in (ROOT / "ssb").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in (name.split(".")[0] for name in names):
+                known = name in declared or name in sys.stdlib_module_names or name == "ssb"
+                assert known or (path.name == "bench.py" and name == "torchmetrics"), (path.name, name)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+def test_the_readme_starts_with_two_commands():
+    job, tests = blocks("bash")[:2]
+    assert "pip install" in job and "papermill notebooks/01_table1_objectives.ipynb" in job
+    assert "pip install" in tests and "pytest" in tests
+
+
+def test_files_named_in_the_readme_are_there():
+    text = (ROOT / "README.md").read_text()
+    for path in re.findall(r"\((?!http|#)([^)\s]+)\)", text) + re.findall(r"(?:notebooks|tests)/[\w.]+\.(?:ipynb|py)", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_numbers_of_the_readme_are_those_of_the_results():
+    """Between the marks stands what `ssb.study.readme` makes of results/ now."""
+    from ssb import study
+
+    text = (ROOT / "README.md").read_text()
+    written = text.split("<!-- results -->\n")[1].split("<!-- end of results -->")[0]
+    assert written.strip() == study.readme(ROOT / "results").strip()
+
+
+def test_committed_tables_are_whole():
+    """Both corpora, five objectives, at least five seeds, made by a clean checkout with the laptop preset."""
+    for corpus in ("shapes", "msrvtt1k"):
+        rows = pd.read_csv(ROOT / "results" / corpus / "table1.csv")
+        assert set(rows["setting"]) == {"none", "identity", "full", "hybrid", "cross"}
+        assert rows.groupby("setting")["seed"].nunique().min() >= 5
+        assert rows["preset"].eq("laptop").all() and rows["corpus"].eq(corpus).all()
+        assert not rows["dirty"].any() and rows["commit"].notna().all() and rows["corpus_sha"].nunique() == 1
+        assert rows["run"].is_unique
+        for name in ("table1", "table1_fig2b_weights", "table1_fig3_attention"):
+            for suffix in (".png", ".pdf"):
+                assert (ROOT / "figures" / corpus / f"{name}{suffix}").exists()

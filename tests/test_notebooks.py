@@ -1,0 +1,119 @@
+"""Every notebook, run by papermill as a user would; how notebooks must look in the repository."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SMALL = '{"epochs": 1, "corpus_options": {"clips": 90, "captions": 2, "false_negatives": 0.05}}'
+ARGUMENTS = {
+    "00_quickstart": ["-p", "changes", SMALL],
+    "01_table1_objectives": ["-p", "changes", SMALL, "-p", "seeds", "[0,1]", "-p", "jobs", "1"],
+    "02_is_it_trained": ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "jobs", "1", "-p", "corpus", "shapes"],
+}
+WRITES = {
+    "00_quickstart": ["figures/shapes-smoke/quickstart_retrieval.png", "figures/shapes-smoke/quickstart_attention.pdf"],
+    "01_table1_objectives": [
+        "results/shapes-smoke/table1.csv",
+        "results/shapes-smoke/table1_summary.csv",
+        "figures/shapes-smoke/table1.png",
+        "figures/shapes-smoke/table1_fig2b_weights.pdf",
+        "figures/shapes-smoke/table1_fig3_attention.png",
+    ],
+    "02_is_it_trained": ["results/shapes-smoke/heads.csv", "figures/shapes-smoke/heads.pdf"],
+}
+
+
+def papermill(notebook: Path, home: Path, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "papermill", str(notebook), str(home / "out.ipynb"), "--no-progress-bar"]
+    environment = os.environ | {"SSB_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def code_cells(notebook: Path):
+    return [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_with_the_smoke_preset(notebook, tmp_path):
+    done = papermill(notebook, tmp_path, "-p", "preset", "smoke", *ARGUMENTS[notebook.stem])
+    assert done.returncode == 0, done.stderr[-3000:]
+    for path in WRITES[notebook.stem]:
+        assert (tmp_path / path).stat().st_size > 100, path
+    shown = [out for cell in code_cells(tmp_path / "out.ipynb") for out in cell.outputs]
+    assert not [out for out in shown if out.output_type == "stream" and out.name == "stderr"]
+    pictures = [out for out in shown if "image/png" in out.get("data", {})]
+    assert len(pictures) == sum(path.startswith("figures") for path in WRITES[notebook.stem])
+
+
+@pytest.mark.slow
+def test_runs_from_the_notebooks_folder(tmp_path):
+    """As in JupyterLab, where the kernel's working directory is the notebook's: same root, so same files."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    environment = {key: value for key, value in os.environ.items() if key != "SSB_HOME"}
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), "out.ipynb", "-p", "preset", "smoke"]
+    done = subprocess.run(
+        [*command, *ARGUMENTS["00_quickstart"]], cwd=tmp_path / "notebooks", env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "figures/shapes-smoke/quickstart_attention.png").exists()
+    assert [path.name for path in (tmp_path / "notebooks").iterdir()] == ["out.ipynb"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["-p", "corpsu", "msrvtt1k"], "Did you mean corpus?"),
+        (["-p", "seeds", "three"], "seeds = 'three' is not of type list[int]"),
+        (["-p", "preset", "smoek"], "no preset 'smoek'"),
+        (["-p", "preset", "smoke", "-p", "corpus", "msrvt"], "no corpus 'msrvt'"),
+        (["-p", "preset", "smoke", "-p", "changes", '{"epoch": 3}'], "epoch = 3"),
+        (["-p", "preset", "smoke", "-p", "changes", '{"epohcs": 3}'], "did you mean 'epochs'?"),
+    ],
+)
+def test_wrong_parameters_stop_it(arguments, message, tmp_path):
+    done = papermill(ROOT / "notebooks/01_table1_objectives.ipynb", tmp_path, *arguments)
+    assert done.returncode != 0 and message in done.stderr
+    assert not (tmp_path / "results").exists() or not list((tmp_path / "results").glob("*/*.csv"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_is_stripped_and_thin(notebook):
+    book = json.loads(notebook.read_text())
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    assert "papermill" not in book["metadata"]
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1 and tagged[0] is cells[0]
+    for cell in book["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+        assert set(cell["metadata"]) <= {"tags"}
+    for cell in cells[1:]:
+        source = "".join(cell["source"])
+        assert len(ast.parse(source).body) <= 5
+        loops = ast.For, ast.While, ast.FunctionDef, ast.ClassDef
+        assert not any(isinstance(node, loops) for node in ast.walk(ast.parse(source))), "all loops live in ssb"
+    for line in "".join(tagged[0]["source"]).splitlines():
+        assert ":" in line.split("=")[0] and "  # " in line, "a parameter has a type and a comment"
+    assert set(ARGUMENTS) == set(WRITES) == {path.stem for path in NOTEBOOKS}
+
+
+def test_notebooks_print_their_numbers():
+    """No result is typed into the prose: what is there of decimals are the paper's."""
+    printed = {"25.9", "27.2", "1.3"}
+    for notebook in NOTEBOOKS:
+        for cell in nbformat.read(notebook, 4).cells:
+            if cell.cell_type == "markdown":
+                words = cell.source.replace("(", " ").replace(")", " ").replace(",", " ").split()
+                numbers = {word.strip(".") for word in words if word.strip(".").replace(".", "").isdigit() and "." in word.strip(".")}
+                assert numbers <= printed, (notebook.name, numbers)

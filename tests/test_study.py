@@ -1,0 +1,226 @@
+"""Grids of runs, tables and figures, on ranks made by hand and on runs of seconds."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import ssb
+from ssb import figures, files, retrieval, study
+from ssb.config import Config, ConfigError
+from ssb.study import Study
+from ssb.train import Run, TrainingError
+
+SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSB_HOME", str(tmp_path))
+    return tmp_path
+
+
+def made(home, name: str, objective: str, seed: int, ranks, clip) -> Run:
+    """A finished run with these ranks."""
+    folder = home / "results" / "runs" / name
+    folder.mkdir(parents=True)
+    ways = {way: np.asarray(ranks, float) for way in study.WAYS}
+    np.savez(folder / "ranks.npz", clip=clip, **ways)
+    metrics = {f"{way} {k}": v for way, r in ways.items() for k, v in retrieval.metrics(r).items()}
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"n_queries": len(clip), "best_epoch": 1}))
+    (folder / "config.json").write_text(Config.preset("smoke", objective=objective, seed=seed).model_dump_json())
+    provenance = {"corpus_sha": "c", "commit": "x", "dirty": False, "torch": "t", "device": "cpu", "seconds": 1.0}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    return Run(folder)
+
+
+@pytest.fixture
+def hand(home):
+    """none, and cross which is better by 20 points on every seed, and full which is the same but for luck."""
+    rng = np.random.default_rng(0)
+    clip = np.repeat(np.arange(100), 4)
+    runs = {"none": [], "full": [], "cross": []}
+    for seed in range(5):
+        base = np.where(rng.random(400) < 0.3, 1, 7)
+        luck = np.where(rng.random(400) < 0.3, 1, 7)
+        better = np.where((base > 1) & (rng.random(400) < 0.3), 1, base)
+        for name, ranks in (("none", base), ("full", luck), ("cross", better)):
+            runs[name].append(made(home, f"{name}{seed}", name, seed, ranks, clip))
+    return runs
+
+
+@pytest.fixture
+def table(home, monkeypatch):
+    monkeypatch.setattr(study, "load_corpus", lambda name, **options: ssb.load_corpus("shapes", clips=60))
+    return Study("table1", preset="smoke", seeds=range(5))
+
+
+def test_summary_says_what_differs(hand, table):
+    frame = table.summary(hand, "none")
+    assert frame.loc["cross", "verdict"] == "higher" and frame.loc["full", "verdict"] == "not resolved"
+    assert frame.loc["none", "verdict"] == ""
+    each = {name: [100 * (run.ranks["t2v"] == 1).mean() for run in members] for name, members in hand.items()}
+    for name, members in each.items():
+        assert frame.loc[name, "R@1"] == pytest.approx(np.mean(members), abs=0.01)
+        assert frame.loc[name, "R@1 sd"] == pytest.approx(np.std(members, ddof=1), abs=0.001)
+        assert frame.loc[name, "R@1 low"] < np.mean(members) < frame.loc[name, "R@1 high"]
+    delta = np.mean(each["cross"]) - np.mean(each["none"])
+    assert frame.loc["cross", "delta"] == pytest.approx(delta, abs=0.001)
+    test = stats.ttest_rel(each["cross"], each["none"]).confidence_interval()
+    assert frame.loc["cross", "seeds_low"] == pytest.approx(test.low, abs=0.001)
+    assert frame.loc["cross", "seeds_high"] == pytest.approx(test.high, abs=0.001)
+    # the paper's numbers, where they are known and nowhere else
+    assert frame.loc["cross", "paper R@1"] == 27.2 and frame.loc["none", "paper R@5"] == 53.0
+    assert np.isnan(frame.loc["full", "paper R@1"])
+
+
+def test_a_better_setting_on_one_seed_is_not_a_verdict(hand, table):
+    one = {name: members[:1] for name, members in hand.items()}
+    frame = table.summary(one, "none")
+    assert frame.loc["cross", "p"] < 0.05 and frame.loc["cross", "verdict"] == "not resolved"
+
+
+def test_reading_is_the_table_in_words(hand, table):
+    words = study.reading(table.summary(hand, "none"), "none")
+    assert "Beyond the noise of queries and seeds: cross." in words
+    assert "cross against none" in words and "(paper +1.3)" in words
+    same = study.reading(table.summary({name: hand[name] for name in ("none", "full")}, "none"), "none")
+    assert "No setting differs" in same
+
+
+def test_rows(hand, table):
+    rows = table.rows(hand)
+    assert list(rows.columns[:4]) == ["table", "corpus", "setting", "seed"]
+    assert list(rows.columns[-10:]) == [
+        "n_queries", "preset", "run", "config_sha", "corpus_sha", "commit", "dirty", "torch", "device", "seconds"
+    ]  # fmt: skip
+    assert len(rows) == 15 and rows[["setting", "seed"]].apply(tuple, axis=1).is_monotonic_increasing
+    assert rows.groupby("setting")["config_sha"].nunique().eq(1).all() and rows["run"].is_unique
+    written = pd.read_csv(table.results / "table1.csv", dtype=str)
+    assert list(written["t2v R@1"]) == list(rows["t2v R@1"]) and all(x[-3] == "." for x in written["t2v R@1"])
+    first = (table.results / "table1.csv").read_bytes()
+    table.rows(dict(reversed(hand.items())))
+    assert (table.results / "table1.csv").read_bytes() == first
+
+
+def test_holm_by_hand():
+    adjusted = study.holm(pd.Series({"a": 0.01, "b": np.nan, "c": 0.04, "d": 0.03}))
+    assert adjusted["a"] == pytest.approx(0.03) and np.isnan(adjusted["b"])
+    assert adjusted["d"] == pytest.approx(0.06) and adjusted["c"] == pytest.approx(0.06)
+
+
+def test_paper_numbers_are_those_of_the_file():
+    numbers = study.paper_numbers("1")
+    assert numbers == {
+        ("none", "R@1"): 25.9, ("none", "R@5"): 53.0, ("hybrid", "R@1"): 26.0, ("hybrid", "R@5"): 54.8,
+        ("cross", "R@1"): 27.2, ("cross", "R@5"): 55.2,
+    }  # fmt: skip
+
+
+def test_each_run_is_trained_once_and_kept(home, monkeypatch, capsys):
+    """The second table asks for runs that the first has trained; a new setting alone is trained."""
+    grid = {name: {"objective": name} for name in ("none", "cross")}
+    first = Study("table1", preset="smoke", seeds=[0, 1], jobs=1, changes=SMALL).run(grid)
+    assert [[run.config.seed for run in members] for members in first.values()] == [[0, 1], [0, 1]]
+    assert "4/4" in capsys.readouterr().out
+    times = {path: path.stat().st_mtime_ns for path in files.runs().glob("*/metrics.json")}
+    assert len(times) == 4
+    again = Study("table2", preset="smoke", seeds=[1, 0], jobs=1, changes=SMALL).run(grid | {"full": {"objective": "full"}})
+    assert "2/2" in capsys.readouterr().out
+    assert again["none"][0].name == first["none"][1].name
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_a_failed_run_does_not_stop_the_others(home):
+    grid = {"bad": {"lr": 1e30, "clip": 1e30}, "good": {}}
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"objective": "none", "epochs": 3})
+    with pytest.raises(TrainingError, match=r"1 of 2 runs failed; the others are kept.\nbad, seed 0: loss is"):
+        work.run(grid)
+    assert len(list(files.runs().glob("*/metrics.json"))) == 1
+
+
+def test_several_processes_give_the_same_runs(home, tmp_path, monkeypatch):
+    grid = {name: {"objective": name} for name in ("none", "cross")}
+    two = Study("t", preset="smoke", seeds=[0], jobs=2, changes=SMALL).run(grid)
+    monkeypatch.setenv("SSB_HOME", str(tmp_path / "other"))
+    one = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL).run(grid)
+    for name in grid:
+        assert two[name][0].name == one[name][0].name
+        assert np.array_equal(two[name][0].ranks["t2v"], one[name][0].ranks["t2v"])
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_seeds_must_be_different(home, seeds):
+    with pytest.raises(ConfigError, match="seeds"):
+        Study("t", preset="smoke", seeds=seeds)
+
+
+def test_presets_and_corpora_have_their_own_folders(home):
+    smoke = Study("t", preset="smoke", changes=SMALL)
+    assert smoke.results == home / "results" / "shapes-smoke"
+    assert study.label("shapes", "laptop") == "shapes"
+
+
+@pytest.fixture
+def trained(home):
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
+    return {name: members[0] for name, members in work.run(study.TABLE1).items()}
+
+
+def test_support_weights_of_a_batch(trained):
+    for objective, run in trained.items():
+        weights, batch = figures.support_weights(run, 7)
+        assert weights.shape == (7, 7) and len(batch) == 7 and batch["id"].is_unique
+        assert np.allclose(weights.sum(1), 0 if objective == "none" else 1, atol=1e-6)
+    corpus = ssb.load_corpus("shapes", **SMALL["corpus_options"])
+    for clip, text in zip(batch["clip"], batch["text"]):
+        assert text in corpus.captions.loc[corpus.captions["clip"] == clip, "text"].tolist()
+    assert np.all(np.diag(weights) == 0)  # cross
+    assert np.array_equal(figures.support_weights(trained["identity"], 7)[0], np.eye(7))
+
+
+def test_figures_have_labels_and_titles_and_are_the_same_each_time(trained, home, hand, table):
+    rows, summary = table.rows(hand), table.summary(hand, "none")
+    drawn = {
+        "settings": lambda: figures.settings(rows, summary, "Title: shapes, smoke"),
+        "weights": lambda: figures.weight_matrices(trained, "Title: shapes, smoke", size=8),
+        "attention": lambda: figures.attention_map(trained["cross"], "Title: shapes, smoke", size=8),
+        "retrieved": lambda: figures.retrieved(trained["cross"], "Title: shapes, smoke"),
+    }
+    for name, draw in drawn.items():
+        figure = draw()
+        titles = [axis.get_title() for axis in figure.axes] + [figure.get_suptitle()]
+        assert any("Title: shapes, smoke" in title for title in titles), name
+        for axis in figure.axes:
+            if axis.axison and axis.get_subplotspec() and axis.get_subplotspec().colspan.start == 0:
+                assert axis.get_xlabel() and (axis.get_ylabel() or name == "settings"), name
+        figures.save(figure, home / "figures", name, alt="A sentence.")
+    for name, suffix in itertools.product(drawn, (".png", ".pdf")):
+        path = home / "figures" / f"{name}{suffix}"
+        before = path.read_bytes()
+        assert len(before) > 5000
+        figures.save(drawn[name](), home / "figures", name, alt="A sentence.")
+        assert path.read_bytes() == before, path.name
+
+
+def test_attention_map_names_the_strongest_rows(trained):
+    weights, batch = figures.support_weights(trained["cross"], 10)
+    figure = figures.attention_map(trained["cross"], "t", size=10, strongest=2)
+    words = " ".join(text.get_text().replace("\n", " ") for axis in figure.axes for text in axis.texts)
+    row, column = np.unravel_index(weights.argmax(), weights.shape)
+    assert f"caption {row + 1}:" in words and f"clip {column + 1} (w = {weights.max():.2f})" in words
+
+
+def test_metrics_table(trained):
+    run = trained["cross"]
+    frame = study.metrics_table(run)
+    assert frame.loc["t2v", "R@10"] == pytest.approx(run.metrics["t2v R@10"], abs=0.005)
+    assert list(frame["queries"]) == [30, 15, 15]
+
+
+def test_show_is_html_with_the_best_in_bold(hand, table):
+    page = study.show(table.summary(hand, "none"), "Table 1").to_html()
+    assert "Table 1" in page and "not resolved" in page and "font-weight: bold" in page
