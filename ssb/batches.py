@@ -1,5 +1,7 @@
 """A corpus made ready for one Config, and the order in which its pairs are seen."""
 
+import contextlib
+
 import numpy as np
 import torch
 
@@ -7,6 +9,17 @@ from ssb import text
 from ssb.config import Config
 from ssb.corpus import Corpus, CorpusError
 from ssb.model import Batch
+
+
+@contextlib.contextmanager
+def threads(count: int):
+    """Compute with so many threads: floating-point sums depend on it, and the same Config is to give the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Data:
@@ -28,7 +41,8 @@ class Data:
         self.text_width = self.encoder.config.hidden_size
         self.text = text.Ragged.of(text.token_ids(self.tokenizer, captions, config.max_tokens))
         if config.freeze_text:
-            self.text = text.kept_states(config.text_encoder, self.encoder, self.text, device)
+            with threads(config.threads):
+                self.text = text.kept_states(config.text_encoder, self.encoder, self.text, device)
         self.vocabulary, self.labels = 0, None
         if config.objective != "none":
             self.label_tokenizer = text.tokenizer(config.decoder, known, config.vocabulary)
@@ -66,10 +80,12 @@ class Data:
             parts.append(labels.masked_fill(~mask, -100))
         return Batch(*(x.to(self.device) for x in parts))
 
-    @torch.inference_mode()
-    def embed(self, model, split: str, size: int = 512) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    def embed(self, model, split: str) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """c_t (Q, d) of every caption of a split, c_v (C, d) of its clips, and each caption's clip (Q,) among those."""
-        model.eval()
+        with torch.inference_mode(), threads(self.config.threads):
+            return self._embed(model.eval(), split)
+
+    def _embed(self, model, split: str, size: int = 512) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         clips = self.corpus.split(split)
         rows = self.corpus.captions_of(clips)
         captions = rows["caption"].to_numpy(copy=True)

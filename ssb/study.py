@@ -274,3 +274,35 @@ def show(summary: pd.DataFrame, caption: str):
 
 def interval(low: float, high: float) -> str:
     return "" if np.isnan(low) else f"[{low:.1f}, {high:.1f}]"
+
+
+def readme(results: Path) -> str:
+    """The README's results: every summary under results/ made with the laptop preset, as Markdown."""
+    parts = []
+    for path in sorted(results.glob("*/*_summary.csv")):
+        summary = pd.read_csv(path, index_col="setting", keep_default_na=False, na_values=[""])
+        rows = pd.read_csv(path.with_name(path.name.replace("_summary", "")), index_col="setting", keep_default_na=False)
+        if rows["preset"].iloc[0] != "laptop":
+            continue
+        baseline = summary.index[summary["delta"].isna()][0]
+        table = path.name.removesuffix("_summary.csv")
+        seconds = rows["seconds"].astype(float)
+        lines = [
+            f"**{path.parent.name}, {table}** ({int(summary['seeds'].max())} seeds, {rows['n_queries'].iloc[0]} queries; "
+            f"{seconds.sum() / 60:.0f} core minutes on {rows['device'].iloc[0]})",
+            "",
+            f"| setting | R@1 (sd) | R@5 | R@10 | MdR | R@1 less {baseline}, 95 % over queries | over seeds | p | verdict | paper R@1 |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for setting, row in summary.iterrows():
+            cells = [setting, f"{row['R@1']:.1f}" + ("" if np.isnan(row["R@1 sd"]) else f" ({row['R@1 sd']:.1f})")]
+            cells += [f"{row['R@5']:.1f}", f"{row['R@10']:.1f}", f"{row['MdR']:.1f}"]
+            if setting == baseline:
+                cells += [""] * 4
+            else:
+                cells += [f"{row['delta']:+.1f} {interval(row['delta_low'], row['delta_high'])}"]
+                cells += [interval(row["seeds_low"], row["seeds_high"]), f"{row['p']:.3f}", row["verdict"]]
+            cells += ["" if np.isnan(row["paper R@1"]) else f"{row['paper R@1']:.1f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)

@@ -35,6 +35,7 @@ def pretrained(loader, name: str, **options):
     """`loader.from_pretrained` of a hub name or folder, safetensors only; ModelError with the mend where it fails."""
     if loader not in (AutoConfig, AutoTokenizer):
         options["use_safetensors"] = True  # never unpickle weights
+    transformers.logging.disable_progress_bar()  # a notebook is to be readable when saved
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # dropping a T5's encoder or pooler is what we mean to do
     try:

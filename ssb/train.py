@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_model, save_model
 
 from ssb import files, retrieval
-from ssb.batches import Data
+from ssb.batches import Data, threads
 from ssb.config import VERSION, Config, ConfigError
 from ssb.corpus import Corpus, load_corpus
 from ssb.model import SupportSetModel
@@ -111,14 +111,9 @@ def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Ru
     folder = files.runs() / run_name(config, corpus)
     if (folder / "metrics.json").exists():
         return Run(folder)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            Training(config, corpus, folder, quiet).run()
-    finally:
-        torch.set_num_threads(threads)
+    with threads(config.threads), torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        Training(config, corpus, folder, quiet).run()
     return Run(folder)
 
 

@@ -375,6 +375,9 @@ def test_the_command_line_says_how_it_is_used(arguments, capsys):
     assert capsys.readouterr().err.startswith("usage: python -m ssb.train PRESET [SETTING=VALUE ...]")
 
 
+SIXTY = 'corpus_options={"clips": 60, "false_negatives": 0.05}'
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -383,7 +386,7 @@ def test_the_command_line_says_how_it_is_used(arguments, capsys):
         (["smoke", "lr=Infinity"], "lr = inf: input should be a finite number"),
         (["smoke", "corpus=msrvtt1k", 'corpus_options={"clips": 9}'], "takes no option 'clips'"),
         (["smoke", "corpus=nowhere"], "no corpus 'nowhere'"),
-        (["smoke", "decoder=no/such", 'corpus_options={"clips": 60, "false_negatives": 0.05}'], "cannot load 'no/such'"),
+        (["smoke", "text_encoder=no/such", SIXTY], "cannot load 'no/such'"),
     ],
 )
 def test_the_command_line_names_the_mistake(arguments, words, capsys):
