@@ -1,5 +1,10 @@
 """Support-Set Bottlenecks for Video-Text Representation Learning (Patrick et al., ICLR 2021), in the open."""
 
+import warnings
+
+# `python -m ssb.train` imports this package first, and with it ssb.train
+warnings.filterwarnings("ignore", "'ssb.train' found in sys.modules", RuntimeWarning)
+
 from ssb import figures, losses, probe, retrieval, study
 from ssb.config import OBJECTIVES, PRESETS, Config, ConfigError
 from ssb.corpus import Corpus, CorpusError, load_corpus

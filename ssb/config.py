@@ -21,7 +21,7 @@ class Config(BaseModel):
     """The settings of one run, checked when made and frozen after. Symbols and numbers are those of Patrick et al.
     (2021), section 4.1, unless a comment says otherwise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
     # data
     corpus: str = "shapes"
@@ -84,8 +84,11 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, settings):
-        # JSON and notebooks have lists where a frozen setting is a tuple
-        return {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
+        # JSON and notebooks have lists where a frozen setting is a tuple; equal options in another order are one run
+        settings = {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
+        if isinstance(options := settings.get("corpus_options"), dict):
+            settings["corpus_options"] = dict(sorted(options.items(), key=str))
+        return settings
 
     @model_validator(mode="after")
     def _together(self):

@@ -35,10 +35,7 @@ class Stream:
     def __post_init__(self):
         if not self.packed:
             return
-        if self.values.ndim != 3 or 0 in self.values.shape:
-            raise CorpusError(f"{self.source}: shape {self.values.shape}; wanted (clips, steps, dim), none of them 0")
-        if not np.issubdtype(self.values.dtype, np.floating):
-            raise CorpusError(f"{self.source}: holds {self.values.dtype}; save it as float16 or float32")
+        check_array(self.values, self.source, "clips, steps, dim")
         n, steps, _ = self.values.shape
         if self.lengths is not None and (
             len(self.lengths) != n or self.lengths.min() < 1 or self.lengths.max() > steps
@@ -54,7 +51,12 @@ class Stream:
 
     @functools.cached_property
     def dim(self) -> int:
-        return (self.values if self.packed else read_array(self.values[0])).shape[-1]
+        return (self.values if self.packed else self._file(0)).shape[-1]
+
+    def _file(self, index: int) -> np.ndarray:
+        values = read_array(self.values[index])
+        check_array(values, self.values[index], "steps, dim")
+        return values
 
     def clip(self, index: int) -> np.ndarray:
         """(steps, dim) float32 of one clip, its real steps only. CorpusError where one is not finite."""
@@ -62,12 +64,13 @@ class Stream:
             x = self.values[index]
             x = x if self.lengths is None else x[: self.lengths[index]]
         else:
-            x = read_array(self.values[index])
-            if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] != self.dim:
+            x = self._file(index)
+            if x.shape[1] != self.dim:
                 raise CorpusError(f"{self.values[index]}: shape {x.shape}; wanted (steps, {self.dim}) as the first clip")
         x = np.asarray(x, np.float32)
         if not np.isfinite(x).all():
-            raise CorpusError(f"{self.source}: clip number {index} holds NaN or infinity; extract it again or drop it")
+            which = f"{self.source}: clip number {index}" if self.packed else self.values[index]
+            raise CorpusError(f"{which} holds NaN or infinity; extract it again or drop it")
         return x
 
     def update(self, sha) -> None:
@@ -125,7 +128,8 @@ class Corpus:
             raise CorpusError(f"{self.name}: captions lack the column {listed(sorted(missing))}")
         clip = self.captions["clip"].to_numpy()
         if len(clip) and (clip.min() < 0 or clip.max() >= len(self.clips)):
-            raise CorpusError(f"{self.name}: a caption points at clip number {clip.max()} of {len(self.clips)}")
+            wrong = clip.min() if clip.min() < 0 else clip.max()
+            raise CorpusError(f"{self.name}: a caption points at clip number {wrong} of {len(self.clips)}")
         text = self.captions["text"]
         empty = text.isna() | (text.astype(str).str.strip() == "")
         if empty.any():
@@ -133,7 +137,8 @@ class Corpus:
             raise CorpusError(f"{self.name}: empty caption of clip {listed(ids)}; write one or delete the row")
         bare = np.setdiff1d(np.arange(len(self.clips)), clip)
         if len(bare):
-            raise CorpusError(f"{self.name}: no caption for clip {listed([self.clips[i] for i in bare])}")
+            ids = listed([self.clips[i] for i in bare])
+            raise CorpusError(f"{self.name}: no caption for clip {ids}; write one or leave it out of the split")
 
     def _check_splits(self):
         seen: dict[int, str] = {}
@@ -141,6 +146,8 @@ class Corpus:
             if len(members) == 0:
                 raise CorpusError(f"{self.name}: split {split!r} is empty")
             for clip in members:
+                if not 0 <= clip < len(self.clips):
+                    raise CorpusError(f"{self.name}: split {split!r} points at clip number {clip} of {len(self.clips)}")
                 if clip in seen:
                     raise CorpusError(
                         f"{self.name}: clip {self.clips[clip]!r} is in split {seen[clip]!r} and again in {split!r}"
@@ -197,8 +204,8 @@ class Corpus:
     def captions_of(self, clips: np.ndarray) -> pd.DataFrame:
         """The captions of these clips, ordered by clip as given, `caption` holding the position in the corpus."""
         place = pd.Series(range(len(clips)), index=clips)
-        rows = self.captions[self.captions["clip"].isin(clips)]
-        rows = rows.assign(caption=rows.index, order=rows["clip"].map(place)).sort_values("order", kind="stable")
+        rows = self.captions.assign(caption=range(len(self.captions)), order=self.captions["clip"].map(place))
+        rows = rows[rows["clip"].isin(clips)].sort_values("order", kind="stable")
         return rows.drop(columns="order").reset_index(drop=True)
 
     def features(self, streams: Sequence[str] = (), max_steps: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -232,7 +239,7 @@ class Corpus:
         fused = np.concatenate([x[:steps] if len(x) > 1 else x.repeat(steps, 0) for x in parts], axis=1)
         if steps <= max_steps:
             return fused
-        edges = np.linspace(0, steps, max_steps + 1).astype(int)
+        edges = np.arange(max_steps + 1) * steps // max_steps
         return np.add.reduceat(fused, edges[:-1], axis=0) / np.diff(edges)[:, None].astype(np.float32)
 
 
@@ -243,10 +250,17 @@ def listed(names, most: int = 5) -> str:
     return ", ".join(repr(name) for name in names[:most]) + more
 
 
+def check_array(values: np.ndarray, source: str | Path, axes: str) -> None:
+    if values.ndim != axes.count(",") + 1 or 0 in values.shape:
+        raise CorpusError(f"{source}: shape {values.shape}; wanted ({axes}), none of them 0")
+    if not np.issubdtype(values.dtype, np.floating):
+        raise CorpusError(f"{source}: holds {values.dtype}; save it as float16 or float32")
+
+
 def read_array(path: Path) -> np.ndarray:
     """Memory-map a .npy file; CorpusError where it is missing, cut short or not such a file. Never unpickles."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise CorpusError(f"{path}: no such file; put the features there or name another stream") from None
     except (ValueError, EOFError, OSError) as error:
@@ -257,16 +271,19 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus:
     """A corpus by name, or by the path of a folder (see `ssb.datasets.folder`).
 
     `shapes` is made by the library, `options` being the arguments of `ssb.shapes.corpus`; the others are read from
-    $SSB_DATA.
+    $SSB_DATA, where a relative path that is not there from the working directory is looked up too.
     """
     from ssb import datasets, shapes  # both build on this module
 
     if name == "shapes":
         return shapes.corpus(**options)
+    if options:
+        raise CorpusError(f"{name}: takes no option {listed(options)}; only shapes has options")
     if str(name) in datasets.READERS:
-        return datasets.READERS[str(name)](files.data(), **options)
-    if Path(name).is_dir():
-        return datasets.folder(Path(name), **options)
+        return datasets.READERS[str(name)](files.data())
+    for path in (Path(name), files.data() / name):
+        if path.is_dir():
+            return datasets.folder(path)
     raise CorpusError(
         f"no corpus {str(name)!r}: neither {listed(['shapes', *datasets.READERS])} nor a folder (data are looked for "
         f"in {files.data()}; set SSB_DATA to change that)"

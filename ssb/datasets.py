@@ -2,12 +2,13 @@
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ssb.corpus import Corpus, CorpusError, Stream, listed, read_array
+from ssb.corpus import Corpus, CorpusError, Stream, check_array, listed, read_array
 
 
 def read_json(path: Path):
@@ -22,7 +23,7 @@ def read_json(path: Path):
             return json.loads(archive.read(inner[0]))
     except FileNotFoundError:
         raise CorpusError(f"{path}: no such file; see README.md for where the data is looked for") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, zipfile.BadZipFile) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, zipfile.BadZipFile, zlib.error) as error:
         raise CorpusError(f"{path}: not readable as JSON ({error}); download it again") from None
 
 
@@ -34,9 +35,9 @@ def read_streams(folder: Path, clips: list[str]) -> dict[str, Stream]:
     (steps, dim) for each clip.
     """
     streams = {}
-    for path in sorted(folder.glob("*.npy")):
+    for path in sorted(folder.glob("[!.]*.npy")):
         streams[path.stem] = packed_stream(path, clips)
-    for path in sorted(folder.glob("*/")):
+    for path in sorted(folder.glob("[!.]*/")):
         paths = [path / f"{clip}.npy" for clip in clips]
         absent(path, [clip for clip, file in zip(clips, paths) if not file.is_file()], clips)
         streams[path.name] = Stream(paths, source=str(path))
@@ -47,6 +48,7 @@ def read_streams(folder: Path, clips: list[str]) -> dict[str, Stream]:
 
 def packed_stream(path: Path, clips: list[str]) -> Stream:
     values = read_array(path)
+    check_array(values, path, "clips, steps, dim")
     names = path.with_suffix(".ids.txt")
     if not names.is_file():
         raise CorpusError(f"{names}: no such file; write the clip id of each row of {path.name}, one a line")
@@ -61,8 +63,8 @@ def packed_stream(path: Path, clips: list[str]) -> Stream:
     lengths = None
     if (extra := path.with_suffix(".lengths.txt")).is_file():
         try:
-            lengths = np.array(extra.read_text().split(), dtype=np.int64)[rows]
-        except (ValueError, IndexError):
+            (lengths,) = np.array(extra.read_text().split(), dtype=np.int64).reshape(1, len(ids))[:, rows]
+        except ValueError:
             raise CorpusError(f"{extra}: wanted {len(ids)} whole numbers, one a line") from None
     if not np.array_equal(rows, np.arange(len(values))):  # a copy is made only where rows are left out or out of order
         values = values[rows]
@@ -94,10 +96,18 @@ def assemble(name: str, captions: pd.DataFrame, splits: dict[str, list[str]], fe
 
 
 def read_splits(path: Path) -> dict[str, list[str]]:
-    splits = read_json(path)
-    if not isinstance(splits, dict) or not {"train", "val", "test"} <= splits.keys():
+    splits, names = read_json(path), ("train", "val", "test")
+    if not isinstance(splits, dict) or not all(isinstance(splits.get(name), list) for name in names):
         raise CorpusError(f'{path}: wanted {{"train": [ids], "val": [ids], "test": [ids]}}')
-    return {name: [str(clip) for clip in splits[name]] for name in ("train", "val", "test")}
+    splits = {name: [str(clip) for clip in splits[name]] for name in names}
+    seen: dict[str, str] = {}
+    for name, members in splits.items():
+        for clip in members:
+            if clip in seen:
+                where = f"twice in {name!r}" if seen[clip] == name else f"in {seen[clip]!r} and again in {name!r}"
+                raise CorpusError(f"{path}: clip {clip!r} is {where}; keep it in one place")
+            seen[clip] = name
+    return splits
 
 
 def folder(path: Path) -> Corpus:
@@ -110,10 +120,10 @@ def folder(path: Path) -> Corpus:
     except FileNotFoundError:
         raise CorpusError(f"{source}: no such file; wanted a table with the columns clip, text") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{source}: not a readable CSV ({error})") from None
+        raise CorpusError(f"{source}: not a readable CSV ({error}); save it as comma-separated UTF-8") from None
     if not {"clip", "text"} <= set(captions.columns):
         raise CorpusError(f"{source}: columns are {listed(captions.columns)}; wanted clip, text")
-    return assemble(path.name, captions, read_splits(path / "split.json"), path / "features")
+    return assemble(path.resolve().name, captions, read_splits(path / "split.json"), path / "features")
 
 
 def msrvtt1k(data: Path) -> Corpus:

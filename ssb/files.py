@@ -24,7 +24,7 @@ def root() -> Path:
 def data() -> Path:
     """The folder of corpora: `$SSB_DATA`, else `data/` under the root. A relative `$SSB_DATA` is looked up from the
     working directory first, then from the root, so that it means the same in JupyterLab and in a terminal."""
-    given = Path(os.environ.get("SSB_DATA", "data")).expanduser()
+    given = Path(os.environ.get("SSB_DATA") or "data").expanduser()
     if given.is_absolute() or given.exists():
         return given.resolve()
     return (root() / given).resolve()

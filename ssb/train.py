@@ -242,9 +242,14 @@ class Training:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.restore(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # a damaged file makes torch's reader raise nearly anything
-            raise TrainingError(f"{path} cannot be read ({error}); delete it to train this run from the start") from None
+            first = str(error).partition("\n")[0]
+            raise TrainingError(f"{path} cannot be read ({first}); delete it to train this run from the start") from None
+        self.say(f"goes on from its checkpoint, epoch {self.epoch + 1}")
+
+    def restore(self, state: dict):
+        """Take up the state that `save` wrote."""
         self.raw.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
@@ -255,7 +260,6 @@ class Training:
         for name in ("stuck", "sums", "log", "best", "seconds"):
             setattr(self, name, state[name])
         self.epoch, self.step = state["next"]
-        self.say(f"goes on from its checkpoint, epoch {self.epoch + 1}")
 
     def finish(self):
         """Measure the best epoch's weights on the test clips, write the run's folder whole, drop the checkpoint."""
@@ -301,7 +305,7 @@ def provenance(corpus: Corpus, seconds: float) -> dict:
 
 def main(arguments: list[str]) -> int:
     """`python -m ssb.train laptop corpus=shapes objective=none seed=1`: a preset and settings to change, as JSON."""
-    if not arguments or "=" in arguments[0]:
+    if not arguments or "=" in arguments[0] or not all("=" in argument for argument in arguments[1:]):
         print("usage: python -m ssb.train PRESET [SETTING=VALUE ...]", file=sys.stderr)
         return 2
     settings = {}
