@@ -76,8 +76,8 @@ def settings(rows: pd.DataFrame, summary: pd.DataFrame, title: str, metric: str 
             row[metric], y, xerr=[[row[metric] - row[f"{metric} low"]], [row[f"{metric} high"] - row[metric]]],
             fmt="D", ms=5, color=COLOURS[0], elinewidth=1.5, capsize=3, label="mean of seeds, 95 % over queries",
         )
-        offsets = np.linspace(-0.22, 0.22, len(seeds)) if len(seeds) > 1 else [0.2]
-        axis.scatter(seeds, y + np.asarray(offsets), s=9, color=COLOURS[1], zorder=3, label="one seed")
+        offsets = np.linspace(-0.22, 0.22, len(seeds)) if len(seeds) != 1 else np.array([0.2])
+        axis.scatter(seeds, y + offsets, s=9, color=COLOURS[1], zorder=3, label="one seed")
     axis.axvline(summary.loc[baseline, metric], color="0.5", lw=0.8, ls="--", zorder=0)
     axis.set(yticks=range(len(summary)), yticklabels=summary.index, xlabel=f"text→video {metric} (%)", title=title)
     axis.invert_yaxis()

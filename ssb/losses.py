@@ -90,7 +90,7 @@ def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Ten
     present = weights @ mask.to(weights.dtype)  # (B, M): the weight of the members that have the step
     filled = sequences.masked_fill(~mask[..., None], 0)
     total = torch.einsum("bs,smd->bmd", weights, filled)
-    some = present > 0
+    some = present > torch.finfo(present.dtype).tiny ** 0.5  # below it the gradient of the division overflows
     return total / present.where(some, torch.ones_like(present))[..., None], some
 
 
@@ -116,8 +116,11 @@ def imported(name: str) -> Callable:
     """The function that "package.module:function" names; ConfigError where there is none."""
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), function)
+        if not callable(found):
+            raise TypeError(f"{name} is a {type(found).__name__}")
+        return found
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"contrast = {name!r}: wanted 'triplet', 'info_nce' or 'package.module:function' ({error})"
         ) from None

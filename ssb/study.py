@@ -224,7 +224,9 @@ def paper_numbers(table: str, way: str = "t2v") -> dict[tuple[str, str], float]:
 def reading(summary: pd.DataFrame, baseline: str, metric: str = "R@1") -> str:
     """The table in words: what differs from the baseline beyond the noise, by how much, and what the paper found."""
     base = summary.loc[baseline]
-    lines = [f"{baseline}: {metric} {base[metric]:.1f} (deviation over {base['seeds']:.0f} seeds {base[f'{metric} sd']:.1f})"]
+    lines = [f"{baseline}: {metric} {base[metric]:.1f}"]
+    if base["seeds"] > 1:
+        lines[0] += f" (deviation over {base['seeds']:.0f} seeds {base[f'{metric} sd']:.1f})"
     for setting, row in summary.drop(index=baseline).iterrows():
         lines.append(
             f"{setting} against {baseline}: {row['delta']:+.1f} [{row['delta_low']:+.1f}, {row['delta_high']:+.1f}], "

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers.implementations import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from transformers import T5ForConditionalGeneration
@@ -32,15 +33,17 @@ def located(name: str) -> str:
 
 
 def pretrained(loader, name: str, **options):
-    """`loader.from_pretrained` of a hub name or folder, safetensors only; ModelError with the mend where it fails."""
-    if loader not in (AutoConfig, AutoTokenizer):
-        options["use_safetensors"] = True  # never unpickle weights
+    """`loader.from_pretrained` of a hub name or folder; ModelError with the mend where it fails. Weights: safetensors
+    only, in float32 whatever they were saved in, and none of them left as drawn by chance."""
+    weights = loader not in (AutoConfig, AutoTokenizer)
+    if weights:
+        options |= dict(use_safetensors=True, dtype=torch.float32, output_loading_info=True)  # never unpickle weights
     transformers.logging.disable_progress_bar()  # a notebook is to be readable when saved
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # dropping a T5's encoder or pooler is what we mean to do
     try:
-        return loader.from_pretrained(located(name), **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        found = loader.from_pretrained(located(name), **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(
             f"cannot load {name!r}: {first}. Wanted: a folder with config.json, model.safetensors and tokenizer files, "
@@ -48,6 +51,14 @@ def pretrained(loader, name: str, **options):
         ) from None
     finally:
         transformers.logging.set_verbosity(level)
+    if not weights:
+        return found
+    model, info = found
+    missing = sorted(key for key in info["missing_keys"] if "pooler." not in key)  # which nothing here uses
+    if missing:
+        raise ModelError(f"{name!r} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]!r}; "
+                         "wanted a text encoder, or a T5 as decoder")
+    return model
 
 
 def fit_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -63,15 +74,20 @@ def fit_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFa
 
 def tokenizer(name: str, captions: list[str], vocabulary: int):
     """The tokenizer of a pretrained model, or for "scratch" one fitted on the captions."""
-    return fit_tokenizer(captions, vocabulary) if name == "scratch" else pretrained(AutoTokenizer, name)
+    if name == "scratch":
+        return fit_tokenizer(captions, vocabulary)
+    found = pretrained(AutoTokenizer, name)
+    if len(found) <= len(found.all_special_ids):  # what transformers makes up where the files are missing
+        raise ModelError(f"{name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
+    return found
 
 
 def token_ids(tokenizer, captions: list[str], most: int) -> list[np.ndarray]:
     """Ids of each caption, at most `most` of them, ending in the end mark if the tokenizer has one."""
     rows = tokenizer(captions, truncation=True, max_length=most)["input_ids"]
     end = tokenizer.eos_token_id
-    if end is not None and rows and rows[0][-1] != end:  # our own tokenizer and GPT-like ones do not add it
-        rows = [row[: most - 1] + [end] for row in rows]
+    if end is not None:  # our own tokenizer and GPT-like ones do not add it
+        rows = [row if row[-1:] == [end] else row[: most - 1] + [end] for row in rows]
     return [np.asarray(row, np.int64) for row in rows]
 
 
@@ -108,12 +124,14 @@ def build_decoder(config: Config, vocabulary: int) -> T5ForConditionalGeneration
         decoder = T5ForConditionalGeneration(scratch_t5(config, vocabulary, config.decoder_dropout, **layers))
         torch.nn.init.normal_(decoder.lm_head.weight, std=config.scratch_width**-0.5)
         return decoder
-    layers = pretrained(AutoConfig, config.decoder).num_decoder_layers
+    known = pretrained(AutoConfig, config.decoder)
+    if known.model_type != "t5":
+        raise ModelError(f"decoder = {config.decoder!r} is a {known.model_type}; wanted 'scratch' or a T5")
     return pretrained(
         T5ForConditionalGeneration,
         config.decoder,
         num_layers=0,
-        num_decoder_layers=layers,
+        num_decoder_layers=known.num_decoder_layers,
         dropout_rate=config.decoder_dropout,
     )
 
