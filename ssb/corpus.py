@@ -66,7 +66,9 @@ class Stream:
         else:
             x = self._file(index)
             if x.shape[1] != self.dim:
-                raise CorpusError(f"{self.values[index]}: shape {x.shape}; wanted (steps, {self.dim}) as the first clip")
+                raise CorpusError(
+                    f"{self.values[index]}: shape {x.shape}; wanted (steps, {self.dim}) as the first clip"
+                )
         x = np.asarray(x, np.float32)
         if not np.isfinite(x).all():
             which = f"{self.source}: clip number {index}" if self.packed else self.values[index]
@@ -165,7 +167,7 @@ class Corpus:
             for row, clip in zip(stream.values, self.clips):
                 if not np.isfinite(row).all():
                     raise CorpusError(
-                        f"{stream.source}: NaN or infinity in the features of clip {clip!r}; extract it again or drop it"
+                        f"{stream.source}: NaN or infinity in features of clip {clip!r}; extract it again or drop it"
                     )
 
     @functools.cached_property

@@ -57,7 +57,9 @@ def packed_stream(path: Path, clips: list[str]) -> Stream:
         raise CorpusError(f"{names}: {len(ids)} ids for the {len(values)} rows of {path.name}")
     row = {clip: i for i, clip in enumerate(ids)}
     if len(row) != len(ids):
-        raise CorpusError(f"{names}: duplicate clip id {listed({x for x in ids if ids.count(x) > 1})}; keep one of each")
+        raise CorpusError(
+            f"{names}: duplicate clip id {listed({x for x in ids if ids.count(x) > 1})}; keep one of each"
+        )
     absent(path, [clip for clip in clips if clip not in row], clips)
     rows = np.array([row[clip] for clip in clips])
     lengths = None

@@ -73,8 +73,15 @@ def settings(rows: pd.DataFrame, summary: pd.DataFrame, title: str, metric: str 
     for y, (setting, row) in enumerate(summary.iterrows()):
         seeds = rows.loc[rows["setting"] == setting, f"t2v {metric}"].astype(float)
         axis.errorbar(
-            row[metric], y, xerr=[[row[metric] - row[f"{metric} low"]], [row[f"{metric} high"] - row[metric]]],
-            fmt="D", ms=5, color=COLOURS[0], elinewidth=1.5, capsize=3, label="mean of seeds, 95 % over queries",
+            row[metric],
+            y,
+            xerr=[[row[metric] - row[f"{metric} low"]], [row[f"{metric} high"] - row[metric]]],
+            fmt="D",
+            ms=5,
+            color=COLOURS[0],
+            elinewidth=1.5,
+            capsize=3,
+            label="mean of seeds, 95 % over queries",
         )
         offsets = np.linspace(-0.22, 0.22, len(seeds)) if len(seeds) != 1 else np.array([0.2])
         axis.scatter(seeds, y + offsets, s=9, color=COLOURS[1], zorder=3, label="one seed")
@@ -144,8 +151,15 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
     for k, row in enumerate(rows):
         column = int(weights[row].argmax())
         axis.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=1.2))
-        axis.annotate("ABCDEFGH"[k], (column, row), (4, 4), textcoords="offset points", color=COLOURS[1], fontsize=8,
-                      fontweight="bold")
+        axis.annotate(
+            "ABCDEFGH"[k],
+            (column, row),
+            (4, 4),
+            textcoords="offset points",
+            color=COLOURS[1],
+            fontsize=8,
+            fontweight="bold",
+        )
         panel = figure.add_subplot(grid[k, 1])
         panel.axis("off")
         _attended(panel, "ABCDEFGH"[k], row, column, weights[row, column], batch, frames)
@@ -155,8 +169,10 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
 def _attended(panel: plt.Axes, letter: str, row: int, column: int, weight: float, batch: pd.DataFrame, frames):
     """One strong row in words and, where the corpus has pixels, in frames of the attended clip."""
     lines = []
-    for text in (f"{letter}  caption {row + 1}: “{batch['text'][row]}”",
-                 f"from clip {column + 1} (w = {weight:.2f}): “{batch['text'][column]}”"):
+    for text in (
+        f"{letter}  caption {row + 1}: “{batch['text'][row]}”",
+        f"from clip {column + 1} (w = {weight:.2f}): “{batch['text'][column]}”",
+    ):
         lines += textwrap.wrap(text, 56, max_lines=2, placeholder=" …”")
     panel.text(0, 1, "\n".join(lines), va="top", fontsize=7, transform=panel.transAxes, linespacing=1.15)
     if frames:
@@ -186,8 +202,12 @@ def retrieved(run: Run, title: str, queries: int = 3, best: int = 3, seed: int =
     for line, query, scores in zip(axes, drawn, similarity):
         for axis, found in zip(line, scores.argsort(descending=True)[:best].tolist()):
             right = found == place[query]
-            axis.set_title(f"{'right: ' if right else ''}s = {scores[found]:.2f}", fontsize=7,
-                           color=COLOURS[2] if right else "0.3", fontweight="bold" if right else None)
+            axis.set_title(
+                f"{'right: ' if right else ''}s = {scores[found]:.2f}",
+                fontsize=7,
+                color=COLOURS[2] if right else "0.3",
+                fontweight="bold" if right else None,
+            )
             axis.axis("off")
             if corpus.frames:
                 film = corpus.frames(int(clips[found]))

@@ -94,7 +94,6 @@ def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Ten
     return total / present.where(some, torch.ones_like(present))[..., None], some
 
 
-
 def contrastive(config: Config, progress: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
     """L_contrast of a Config, a function of (text, video).
 

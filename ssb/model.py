@@ -11,7 +11,7 @@ from ssb.config import Config
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch norm over the real steps only: padding must not move the statistics. (B, M, d) → (B, M, d), 0 at padding."""
+    """Batch norm over real steps only: padding must not move the statistics. (B, M, d) → (B, M, d), 0 at padding."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         out = torch.zeros_like(x)

@@ -42,8 +42,10 @@ def parameters() -> Parameters:
     ipython = sys.modules.get("IPython")  # loaded in every notebook; elsewhere there is no need to load it
     shell = ipython.get_ipython() if ipython else None
     if shell is None:
-        raise RuntimeError("parameters() reads the cells of a running notebook, and this is none; in a script make an "
-                           "ssb.Config instead")
+        raise RuntimeError(
+            "parameters() reads the cells of a running notebook, and this is none; in a script make an "
+            "ssb.Config instead"
+        )
     space, declared, given = shell.user_ns, {}, set()
     for cell in space["In"]:
         body = _statements(cell)
@@ -51,14 +53,23 @@ def parameters() -> Parameters:
             declared, given = _declared(cell, body), set()
         elif cell.split("\n")[0].strip() == "# Parameters":  # as papermill begins its cell
             if not declared:
-                raise ValueError("papermill's values came before the parameters, which then hide them; give the cell "
-                                 "that declares the parameters the tag `parameters`")
+                raise ValueError(
+                    "papermill's values came before the parameters, which then hide them; give the cell "
+                    "that declares the parameters the tag `parameters`"
+                )
             given |= {ast.unparse(line.targets[0]) for line in body if isinstance(line, ast.Assign)}
     if not declared:
         raise ValueError("no parameters cell was run: one of nothing but `name: type = value  # meaning` lines")
     if unknown := sorted(given - set(declared)):
-        raise ValueError("\n".join([*(_unknown(name, declared) for name in unknown), "The parameters are:",
-                                    *(f"  {name}: {d.wanted}  # {d.comment}" for name, d in declared.items())]))
+        raise ValueError(
+            "\n".join(
+                [
+                    *(_unknown(name, declared) for name in unknown),
+                    "The parameters are:",
+                    *(f"  {name}: {d.wanted}  # {d.comment}" for name, d in declared.items()),
+                ]
+            )
+        )
     return Parameters(**{name: _checked(name, d, space) for name, d in declared.items()})
 
 

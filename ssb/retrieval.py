@@ -35,8 +35,10 @@ def ranks(similarity, targets) -> np.ndarray:
     targets = _indices(targets, len(similarity), similarity.shape[1], "targets").to(similarity.device)
     lost = similarity.isnan().any(dim=1).nonzero()
     if len(lost):
-        raise ValueError(f"similarity of query {lost[0].item()} holds NaN ({len(lost)} of {len(similarity)} queries "
-                         "do); look for NaN or all-masked inputs in its embedding, a rank cannot be made up")
+        raise ValueError(
+            f"similarity of query {lost[0].item()} holds NaN ({len(lost)} of {len(similarity)} queries "
+            "do); look for NaN or all-masked inputs in its embedding, a rank cannot be made up"
+        )
     own = similarity.gather(1, targets[:, None])
     better, tied = (similarity > own).sum(dim=1), (similarity == own).sum(dim=1) - 1  # itself is no tie
     return _numpy(1 + better + tied.double() / 2)
@@ -52,8 +54,10 @@ def unit(x, name: str = "x") -> Tensor:
     x = x.cpu() if x.device.type == "mps" else x  # which has no float64
     lost = (~x.isfinite()).any(dim=1).nonzero()
     if len(lost):
-        raise ValueError(f"row {lost[0].item()} of {name} is not finite ({len(lost)} of {len(x)} rows are not); "
-                         "look at the training log for the step where the loss became NaN, or at the features")
+        raise ValueError(
+            f"row {lost[0].item()} of {name} is not finite ({len(lost)} of {len(x)} rows are not); "
+            "look at the training log for the step where the loss became NaN, or at the features"
+        )
     return (F.normalize(x.double(), dim=1) * 2**26).round() / 2**26
 
 
@@ -92,8 +96,10 @@ def video_to_text(video, text, clip_of_caption, protocol: str = "best-caption", 
     clip = _indices(clip_of_caption, len(text), len(video), "clip_of_caption").to(video.device)
     silent = (torch.bincount(clip, minlength=len(video)) == 0).nonzero()
     if len(silent):
-        raise ValueError(f"video {silent[0].item()} has no caption ({len(silent)} of {len(video)} have none); leave it "
-                         "out of `video` or give it one")
+        raise ValueError(
+            f"video {silent[0].item()} has no caption ({len(silent)} of {len(video)} have none); leave it "
+            "out of `video` or give it one"
+        )
     right = torch.cat([_dot(video[c], t) for c, t in zip(clip.split(chunk), text.split(chunk))])  # (C,)
     best = right.new_zeros(len(video)).scatter_reduce(0, clip, right, "amax", include_self=False)  # (V,)
     winners = torch.bincount(clip[right == best[clip]], minlength=len(video))  # right captions tied for best
@@ -121,8 +127,9 @@ def metrics(ranks, recalls=(1, 5, 10)) -> dict[str, float]:
     return {name: _score(ranks, name) for name in (*(f"R@{k}" for k in recalls), "MdR", "MnR")}
 
 
-def bootstrap(ranks, metric: str = "R@1", groups=None, resamples: int = 2000, level: float = 0.95,
-              seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    ranks, metric: str = "R@1", groups=None, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """Percentile interval of a metric over resampled queries: (low, high), in the metric's unit.
 
     ranks: (Q,), or (seeds, Q) of the same queries: the metric is then averaged over seeds in every resample.
@@ -144,8 +151,9 @@ class Paired(NamedTuple):
     p: float
 
 
-def paired_bootstrap(a, b, metric: str = "R@1", groups=None, resamples: int = 2000, level: float = 0.95,
-                     seed: int = 0) -> Paired:
+def paired_bootstrap(
+    a, b, metric: str = "R@1", groups=None, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Paired:
     """Compare two settings on the same queries: every resample draws the same queries (or groups) for both.
 
     a, b: ranks of one shape, (Q,) or (seeds, Q); the rest as in `bootstrap`.
@@ -154,8 +162,10 @@ def paired_bootstrap(a, b, metric: str = "R@1", groups=None, resamples: int = 20
     """
     a, b = _checked(a), _checked(b)
     if a.shape != b.shape:
-        raise ValueError(f"ranks of {a.shape} and {b.shape} (seeds, queries) cannot be paired: they must be of the "
-                         "same queries and as many seeds")
+        raise ValueError(
+            f"ranks of {a.shape} and {b.shape} (seeds, queries) cannot be paired: they must be of the "
+            "same queries and as many seeds"
+        )
     values = _resample(a, metric, groups, resamples, seed) - _resample(b, metric, groups, resamples, seed)
     low, high = np.quantile(values, _tails(level))
     rarer = min((values <= 0).sum(), (values >= 0).sum())

@@ -59,7 +59,11 @@ class Study:
         grid: setting → what it changes in the preset. A run that fails does not stop the others: they are finished and
         kept, and TrainingError then says which failed and why.
         """
-        grid = {name: [self.base.replace(**changes, seed=seed).effective() for seed in self.seeds] for name, changes in grid.items()}
+        base = self.base.model_dump()
+        grid = {
+            name: [Config(**{**base, **changes, "seed": seed}).effective() for seed in self.seeds]
+            for name, changes in grid.items()
+        }
         todo = {}
         for name, configs in grid.items():
             for config in configs:
@@ -88,7 +92,11 @@ class Study:
             if error:
                 failed.append((title, error))
             left = (time.perf_counter() - begun) / done * (len(todo) - done)
-            said = f"failed: {error}" if error else f"t2v R@1 {run.metrics['t2v R@1']:5.1f}, {run.provenance['seconds']:.0f} s"
+            said = (
+                f"failed: {error}"
+                if error
+                else f"t2v R@1 {run.metrics['t2v R@1']:5.1f}, {run.provenance['seconds']:.0f} s"
+            )
             bar = "█" * round(20 * done / len(todo))
             print(f"{bar:·<20} {done}/{len(todo)}  {title}: {said}; about {minutes(left)} left", flush=True)
         return failed
@@ -129,7 +137,7 @@ class Study:
                                          "not resolved"
         fixed: further settings that have no seeds, name → ranks (Q,) of the same queries; one may be the baseline.
         """
-        paper = paper_numbers(self.table.removeprefix("table"), way)
+        paper = paper_numbers(self.table.removeprefix("table").partition("_")[0], way)
         ranks = {name: given[None] for name, given in fixed.items()}  # (seeds, Q) each
         ranks |= {name: np.stack([run.ranks[way] for run in members]) for name, members in runs.items()}
         clips = next(iter(runs.values()))[0].ranks["clip"] if way == "t2v" else None
@@ -260,7 +268,9 @@ def show(summary: pd.DataFrame, caption: str):
             "" if np.isnan(d) else f"{d:+.1f} {interval(low, high)}"
             for d, low, high in zip(summary["delta"], summary["delta_low"], summary["delta_high"])
         ]
-        shown["seeds"] = [interval(*p) for p in zip(summary.get("seeds_low", np.nan), summary.get("seeds_high", np.nan))]
+        shown["seeds"] = [
+            interval(*p) for p in zip(summary.get("seeds_low", np.nan), summary.get("seeds_high", np.nan))
+        ]
         shown[["p", "verdict"]] = summary[["p", "verdict"]]
     shown[["paper R@1", "paper R@5"]] = summary[["paper R@1", "paper R@5"]]
     recalls = [m for m in METRICS if m.startswith("R@")]
@@ -283,17 +293,20 @@ def readme(results: Path) -> str:
     parts = []
     for path in sorted(results.glob("*/*_summary.csv")):
         summary = pd.read_csv(path, index_col="setting", keep_default_na=False, na_values=[""])
-        rows = pd.read_csv(path.with_name(path.name.replace("_summary", "")), index_col="setting", keep_default_na=False)
+        rows = pd.read_csv(
+            path.with_name(path.name.replace("_summary", "")), index_col="setting", keep_default_na=False
+        )
         if rows["preset"].iloc[0] != "laptop":
             continue
         baseline = summary.index[summary["delta"].isna()][0]
         table = path.name.removesuffix("_summary.csv")
         seconds = rows["seconds"].astype(float)
         lines = [
-            f"**{path.parent.name}, {table}** ({int(summary['seeds'].max())} seeds, {rows['n_queries'].iloc[0]} queries; "
+            f"**{path.parent.name}, {table}** ({summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries; "
             f"{seconds.sum() / 60:.0f} core minutes on {rows['device'].iloc[0]})",
             "",
-            f"| setting | R@1 (sd) | R@5 | R@10 | MdR | R@1 less {baseline}, 95 % over queries | over seeds | p | verdict | paper R@1 |",
+            f"| setting | R@1 (sd) | R@5 | R@10 | MdR | R@1 less {baseline}, 95 % over queries "
+            "| over seeds | p | verdict | paper R@1 |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for setting, row in summary.iterrows():

@@ -9,8 +9,15 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from tokenizers.implementations import ByteLevelBPETokenizer
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
-from transformers import T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+)
 
 from ssb import files
 from ssb.config import Config
@@ -56,8 +63,10 @@ def pretrained(loader, name: str, **options):
     model, info = found
     missing = sorted(key for key in info["missing_keys"] if "pooler." not in key)  # which nothing here uses
     if missing:
-        raise ModelError(f"{name!r} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]!r}; "
-                         "wanted a text encoder, or a T5 as decoder")
+        raise ModelError(
+            f"{name!r} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]!r}; "
+            "wanted a text encoder, or a T5 as decoder"
+        )
     return model
 
 
@@ -66,7 +75,9 @@ def fit_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFa
     0 padding, 1 end, 2 unknown."""
     bpe = ByteLevelBPETokenizer(lowercase=True, add_prefix_space=True)
     special = ["<pad>", "</s>", "<unk>"]
-    bpe.train_from_iterator(captions, vocab_size=vocabulary, min_frequency=2, special_tokens=special, show_progress=False)
+    bpe.train_from_iterator(
+        captions, vocab_size=vocabulary, min_frequency=2, special_tokens=special, show_progress=False
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
@@ -118,7 +129,7 @@ def build_encoder(config: Config, vocabulary: int) -> torch.nn.Module:
 def build_decoder(config: Config, vocabulary: int) -> T5ForConditionalGeneration:
     """A T5 whose encoder has no layers: it is given ē_v as encoder output."""
     if config.decoder == "scratch":
-        # T5's word vectors of deviation 1 and scaled-down outputs ask for Adafactor's large steps; to learn with Adam in
+        # T5's word vectors of deviation 1 and scaled-down outputs ask for Adafactor's large steps; to learn by Adam in
         # minutes, small vectors and outputs as they are (tie_word_embeddings=False means just that to transformers).
         layers = dict(num_layers=0, num_decoder_layers=config.scratch_layers, tie_word_embeddings=False)
         decoder = T5ForConditionalGeneration(scratch_t5(config, vocabulary, config.decoder_dropout, **layers))
@@ -180,7 +191,9 @@ def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: in
 
 def kept_states(name: str, encoder: torch.nn.Module, ids: Ragged, device="cpu") -> Ragged:
     """`frozen_states`, computed once for these captions and this encoder and then memory-mapped from disk."""
-    weights = files.digest(*(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in encoder.parameters()))
+    weights = files.digest(
+        *(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in encoder.parameters())
+    )
     key = files.digest(name, weights, ids.values.tobytes(), ids.offsets.tobytes())
     path = files.cache() / f"text-{key}.npy"
     try:

@@ -80,7 +80,9 @@ class Run:
         return model.eval(), data
 
     def __repr__(self):
-        return f"Run({self.name}: {self.config.objective}, seed {self.config.seed}, t2v R@1 {self.metrics['t2v R@1']:.1f})"
+        return (
+            f"Run({self.name}: {self.config.objective}, seed {self.config.seed}, t2v R@1 {self.metrics['t2v R@1']:.1f})"
+        )
 
 
 def build(data: Data) -> SupportSetModel:
@@ -197,7 +199,7 @@ class Training:
             raise Collapsed(
                 f"collapsed in epoch {self.epoch + 1}: for {STUCK_STEPS} steps the triplet loss has been 2 × margin = "
                 f"{2 * config.margin:g} and all similarities equal. negatives = {config.negatives!r} gives no gradient "
-                f"that would part the clips again; start from negatives = 'mean' or 'scheduled', contrast = 'info_nce', "
+                f"that would part the clips again; take negatives = 'mean' or 'scheduled', contrast = 'info_nce', "
                 f"a pretrained text_encoder, or a lower lr = {config.lr:g}. Nothing of this run is reported."
             )
 
@@ -214,8 +216,10 @@ class Training:
             weights = {name: value.detach().cpu().clone() for name, value in self.raw.state_dict().items()}
             self.best = {"score": score, "epoch": self.epoch + 1, "weights": weights}
         terms = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
-        self.say(f"epoch {self.epoch + 1:>3}/{self.config.epochs}  {terms}  val R@1 {metrics['R@1']:.1f}  "
-                 f"{self.seconds + time.perf_counter() - self.begun:.0f} s")
+        self.say(
+            f"epoch {self.epoch + 1:>3}/{self.config.epochs}  {terms}  val R@1 {metrics['R@1']:.1f}  "
+            f"{self.seconds + time.perf_counter() - self.begun:.0f} s"
+        )
 
     @property
     def raw(self) -> SupportSetModel:
@@ -245,7 +249,9 @@ class Training:
             self.restore(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # a damaged file makes torch's reader raise nearly anything
             first = str(error).partition("\n")[0]
-            raise TrainingError(f"{path} cannot be read ({first}); delete it to train this run from the start") from None
+            raise TrainingError(
+                f"{path} cannot be read ({first}); delete it to train this run from the start"
+            ) from None
         self.say(f"goes on from its checkpoint, epoch {self.epoch + 1}")
 
     def restore(self, state: dict):

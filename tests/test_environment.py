@@ -55,7 +55,9 @@ def test_the_readme_starts_with_two_commands():
 
 def test_files_named_in_the_readme_are_there():
     text = (ROOT / "README.md").read_text()
-    for path in re.findall(r"\((?!http|#)([^)\s]+)\)", text) + re.findall(r"(?:notebooks|tests)/[\w.]+\.(?:ipynb|py)", text):
+    for path in re.findall(r"\((?!http|#)([^)\s]+)\)", text) + re.findall(
+        r"(?:notebooks|tests)/[\w.]+\.(?:ipynb|py)", text
+    ):
         assert (ROOT / path).exists(), path
 
 

@@ -14,7 +14,7 @@ from papermill.translators import PythonTranslator
 import ssb
 from ssb.notebook import Parameters
 
-CELL = '''
+CELL = """
 corpus: str = "shapes"  # name or folder of a corpus
 seeds: list[int] = [0, 1, 2]  # one run each
 lr: float = 5e-5  # Adam's # first rate
@@ -24,7 +24,7 @@ best: int | None = None  # epoch
 settings_by_name: dict[str, list[float]] = {
     "a": [0.5],  # inside
 }  # sizes
-'''
+"""
 CALL = "from ssb.notebook import parameters\nsettings = parameters()"
 
 
@@ -54,51 +54,64 @@ def refusal(shell, *cells, **given):
 
 def test_values_as_declared(shell):
     settings = run(shell)
-    assert vars(settings) == {"corpus": "shapes", "seeds": [0, 1, 2], "lr": 5e-5, "steps": 32, "flag": False,
-                              "best": None, "settings_by_name": {"a": [0.5]}}
+    assert vars(settings) == {
+        "corpus": "shapes",
+        "seeds": [0, 1, 2],
+        "lr": 5e-5,
+        "steps": 32,
+        "flag": False,
+        "best": None,
+        "settings_by_name": {"a": [0.5]},
+    }
     assert repr(settings).startswith("Parameters(corpus='shapes', seeds=[0, 1, 2], lr=5e-05, steps=32")
 
 
-@pytest.mark.parametrize("name, given, wanted", [
-    ("corpus", "msrvtt", "msrvtt"),
-    ("corpus", "1", "1"),  # a string where one is wanted is left as it is
-    ("corpus", "[0]", "[0]"),
-    ("seeds", "[0,1]", [0, 1]),
-    ("seeds", [7], [7]),
-    ("lr", "3e-5", 3e-5),
-    ("lr", "1", 1.0),
-    ("lr", 2, 2.0),
-    ("steps", " 64 ", 64),
-    ("flag", "true", True),
-    ("flag", "false", False),
-    ("flag", "True", True),
-    ("flag", True, True),
-    ("best", "3", 3),
-    ("best", "null", None),
-    ("best", "None", None),
-    ("settings_by_name", "{'b': [1, 2.5]}", {"b": [1.0, 2.5]}),
-])
+@pytest.mark.parametrize(
+    "name, given, wanted",
+    [
+        ("corpus", "msrvtt", "msrvtt"),
+        ("corpus", "1", "1"),  # a string where one is wanted is left as it is
+        ("corpus", "[0]", "[0]"),
+        ("seeds", "[0,1]", [0, 1]),
+        ("seeds", [7], [7]),
+        ("lr", "3e-5", 3e-5),
+        ("lr", "1", 1.0),
+        ("lr", 2, 2.0),
+        ("steps", " 64 ", 64),
+        ("flag", "true", True),
+        ("flag", "false", False),
+        ("flag", "True", True),
+        ("flag", True, True),
+        ("best", "3", 3),
+        ("best", "null", None),
+        ("best", "None", None),
+        ("settings_by_name", "{'b': [1, 2.5]}", {"b": [1.0, 2.5]}),
+    ],
+)
 def test_what_papermill_passes_becomes_what_is_wanted(shell, name, given, wanted):
     found = getattr(run(shell, **{name: given}), name)
     assert found == wanted and type(found) is type(wanted)
 
 
-@pytest.mark.parametrize("name, given, words", [
-    ("seeds", "0,", "seeds = '0,' is not of type list[int]  # one run each"),
-    ("seeds", 3, "seeds = 3 is not of type list[int]"),
-    ("seeds", [0, "1"], "seeds = [0, '1'] is not of type list[int]"),
-    ("seeds", [True], "seeds = [True] is not of type list[int]"),
-    ("lr", "fast", "lr = 'fast' is not of type float  # Adam's # first rate"),
-    ("lr", True, "lr = True is not of type float"),
-    ("steps", 5.0, "steps = 5.0 is not of type int"),
-    ("steps", "5.0", "steps = '5.0' is not of type int"),
-    ("steps", False, "steps = False is not of type int"),
-    ("steps", "import os", "steps = 'import os' is not of type int"),
-    ("flag", 1, "flag = 1 is not of type bool  # train again what is there"),
-    ("flag", "yes", "flag = 'yes' is not of type bool"),
-    ("corpus", 2024, "corpus = 2024 is not of type str  # name or folder of a corpus"),
-    ("corpus", None, "corpus = None is not of type str"),
-])
+@pytest.mark.parametrize(
+    "name, given, words",
+    [
+        ("seeds", "0,", "seeds = '0,' is not of type list[int]  # one run each"),
+        ("seeds", 3, "seeds = 3 is not of type list[int]"),
+        ("seeds", [0, "1"], "seeds = [0, '1'] is not of type list[int]"),
+        ("seeds", [True], "seeds = [True] is not of type list[int]"),
+        ("lr", "fast", "lr = 'fast' is not of type float  # Adam's # first rate"),
+        ("lr", True, "lr = True is not of type float"),
+        ("steps", 5.0, "steps = 5.0 is not of type int"),
+        ("steps", "5.0", "steps = '5.0' is not of type int"),
+        ("steps", False, "steps = False is not of type int"),
+        ("steps", "import os", "steps = 'import os' is not of type int"),
+        ("flag", 1, "flag = 1 is not of type bool  # train again what is there"),
+        ("flag", "yes", "flag = 'yes' is not of type bool"),
+        ("corpus", 2024, "corpus = 2024 is not of type str  # name or folder of a corpus"),
+        ("corpus", None, "corpus = None is not of type str"),
+    ],
+)
 def test_a_value_of_another_type_is_refused(shell, name, given, words):
     assert words in refusal(shell, **{name: given})
 
@@ -141,8 +154,10 @@ def test_other_cells_are_no_parameters(shell):
 
 
 def test_literals_and_types_of_the_notebook(shell):
-    cells = ["from typing import Annotated, Literal\nfrom pydantic import Field",
-             "preset: Literal['smoke', 'laptop'] = 'laptop'  # size\nshare: Annotated[float, Field(le=1)] = 1"]
+    cells = [
+        "from typing import Annotated, Literal\nfrom pydantic import Field",
+        "preset: Literal['smoke', 'laptop'] = 'laptop'  # size\nshare: Annotated[float, Field(le=1)] = 1",
+    ]
     assert run(shell, *cells, preset="smoke").preset == "smoke"
     assert "preset = 'huge' is not of type Literal['smoke', 'laptop']  # size" in refusal(shell, *cells, preset="huge")
     assert "share = '2' is not of type" in refusal(shell, *cells, share="2")
@@ -155,7 +170,8 @@ def test_a_notebook_without_a_parameters_cell_is_told(shell):
 def test_values_put_before_the_parameters_are_told(shell):
     """papermill does so, with a warning, where no cell has the tag."""
     assert "give the cell that declares the parameters the tag `parameters`" in refusal(
-        shell, PythonTranslator.codify({"seeds": [1]}), CELL)
+        shell, PythonTranslator.codify({"seeds": [1]}), CELL
+    )
 
 
 def test_outside_a_notebook():
@@ -200,11 +216,27 @@ def test_papermill_stops_at_a_misspelt_name(notebook):
 
 def test_papermills_command_line(notebook):
     done = notebook.with_name("out.ipynb")
-    given = ["-p", "seeds", "[0,1]", "-p", "flag", "true", "-p", "corpus", "msrvtt", "-r", "steps", "8",
-             "-y", '{lr: 3e-5, settings_by_name: {b: [1, 2]}, best: "4"}']  # to YAML 3e-5 is a string
+    given = [
+        "-p",
+        "seeds",
+        "[0,1]",
+        "-p",
+        "flag",
+        "true",
+        "-p",
+        "corpus",
+        "msrvtt",
+        "-r",
+        "steps",
+        "8",
+        "-y",
+        '{lr: 3e-5, settings_by_name: {b: [1, 2]}, best: "4"}',
+    ]  # to YAML 3e-5 is a string
     command = [sys.executable, "-m", "papermill", notebook, done, *given, "--no-progress-bar"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     printed = nbformat.read(done, as_version=4).cells[-1].outputs[0].text
-    assert printed.strip() == (f"{sys.executable} Parameters(corpus='msrvtt', seeds=[0, 1], lr=3e-05, steps=8, "
-                               "flag=True, best=4, settings_by_name={'b': [1.0, 2.0]})")
+    assert printed.strip() == (
+        f"{sys.executable} Parameters(corpus='msrvtt', seeds=[0, 1], lr=3e-05, steps=8, "
+        "flag=True, best=4, settings_by_name={'b': [1.0, 2.0]})"
+    )

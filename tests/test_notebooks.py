@@ -62,7 +62,11 @@ def test_runs_from_the_notebooks_folder(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "SSB_HOME"}
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), "out.ipynb", "-p", "preset", "smoke"]
     done = subprocess.run(
-        [*command, *ARGUMENTS["00_quickstart"]], cwd=tmp_path / "notebooks", env=environment, capture_output=True, text=True
+        [*command, *ARGUMENTS["00_quickstart"]],
+        cwd=tmp_path / "notebooks",
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "figures/shapes-smoke/quickstart_attention.png").exists()
@@ -115,5 +119,9 @@ def test_notebooks_print_their_numbers():
         for cell in nbformat.read(notebook, 4).cells:
             if cell.cell_type == "markdown":
                 words = cell.source.replace("(", " ").replace(")", " ").replace(",", " ").split()
-                numbers = {word.strip(".") for word in words if word.strip(".").replace(".", "").isdigit() and "." in word.strip(".")}
+                numbers = {
+                    word.strip(".")
+                    for word in words
+                    if word.strip(".").replace(".", "").isdigit() and "." in word.strip(".")
+                }
                 assert numbers <= printed, (notebook.name, numbers)

@@ -267,16 +267,20 @@ def test_metrics_of_known_ranks():
     assert list(found) == ["R@1", "R@5", "R@10", "MdR", "MnR"]
     assert list(metrics([1.0], recalls=(1, 50))) == ["R@1", "R@50", "MdR", "MnR"]
     assert metrics([[1, 1, 2], [9, 7, 2]]) == pytest.approx(
-        {"R@1": 100 / 3, "R@5": 400 / 6, "R@10": 100, "MdR": 4, "MnR": 22 / 6})
+        {"R@1": 100 / 3, "R@5": 400 / 6, "R@10": 100, "MdR": 4, "MnR": 22 / 6}
+    )
 
 
-@pytest.mark.parametrize("wrong, words", [
-    ([], r"ranks have shape \(0,\); wanted \(queries,\) or \(seeds, queries\), not empty"),
-    (np.ones((2, 2, 2)), r"ranks have shape \(2, 2, 2\)"),
-    ([1, math.nan], "a rank is nan; ranks are finite and count from 1"),
-    ([1, math.inf], "a rank is inf"),
-    ([0, 1, 2], "a rank is 0.0"),
-])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ([], r"ranks have shape \(0,\); wanted \(queries,\) or \(seeds, queries\), not empty"),
+        (np.ones((2, 2, 2)), r"ranks have shape \(2, 2, 2\)"),
+        ([1, math.nan], "a rank is nan; ranks are finite and count from 1"),
+        ([1, math.inf], "a rank is inf"),
+        ([0, 1, 2], "a rank is 0.0"),
+    ],
+)
 def test_ranks_that_cannot_be_are_refused(wrong, words):
     for use in (metrics, bootstrap, lambda r: paired_bootstrap(r, r)):
         with pytest.raises(ValueError, match=words):
@@ -293,8 +297,14 @@ def some_ranks(seed=0, queries=300, top=30):
 @pytest.mark.parametrize("metric", ["R@5", "R@10", "MdR", "MnR"])
 def test_bootstrap_agrees_with_scipy(metric):
     r = some_ranks(queries=301, top=40)  # an odd number, so that resampled medians are ranks themselves
-    theirs = stats.bootstrap((r,), lambda x: metrics(x)[metric], vectorized=False, n_resamples=3000,
-                             method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    theirs = stats.bootstrap(
+        (r,),
+        lambda x: metrics(x)[metric],
+        vectorized=False,
+        n_resamples=3000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
     width = theirs.high - theirs.low
     assert bootstrap(r, metric, resamples=20000) == pytest.approx((theirs.low, theirs.high), abs=0.1 * width)
 

@@ -162,7 +162,7 @@ def accuracy(corpus, names, attribute) -> float:
     train, val, test = (corpus.splits[split] for split in ("train", "val", "test"))
     x = np.c_[(x - x[train].mean(0)) / (x[train].std(0) + 1e-6), np.ones(len(x))]
     gram, target = x[train].T @ x[train], x[train].T @ np.eye(len(classes))[y[train]]
-    right = [(x @ np.linalg.solve(gram + l * np.eye(len(gram)), target)).argmax(1) == y for l in (0.1, 1, 10, 100)]
+    right = [(x @ np.linalg.solve(gram + lam * np.eye(len(gram)), target)).argmax(1) == y for lam in (0.1, 1, 10, 100)]
     return float(max(right, key=lambda hits: hits[val].mean())[test].mean())
 
 

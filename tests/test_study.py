@@ -128,7 +128,9 @@ def test_each_run_is_trained_once_and_kept(home, monkeypatch, capsys):
     assert "4/4" in capsys.readouterr().out
     times = {path: path.stat().st_mtime_ns for path in files.runs().glob("*/metrics.json")}
     assert len(times) == 4
-    again = Study("table2", preset="smoke", seeds=[1, 0], jobs=1, changes=SMALL).run(grid | {"full": {"objective": "full"}})
+    again = Study("table2", preset="smoke", seeds=[1, 0], jobs=1, changes=SMALL).run(
+        grid | {"full": {"objective": "full"}}
+    )
     assert "2/2" in capsys.readouterr().out
     assert again["none"][0].name == first["none"][1].name
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())

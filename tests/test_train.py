@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -74,7 +73,9 @@ def test_identity_cannot_move_the_heads(home):
     with gradients clipped apart the run retrieves exactly as without captioning; clipped together it does not, because
     the decoder's gradient then shrinks the heads' steps."""
     ranks = {
-        (objective, apart): fit(small(objective=objective, clip_apart=apart, decoder_dropout=0.0), quiet=True).ranks["t2v"]
+        (objective, apart): fit(small(objective=objective, clip_apart=apart, decoder_dropout=0.0), quiet=True).ranks[
+            "t2v"
+        ]
         for objective in ("none", "identity", "cross")
         for apart in (True, False)
     }
@@ -122,7 +123,10 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(home):
     config = small(epochs=3, batch=8)  # ten steps an epoch
     home("killed")
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, config.model_dump_json()], stdout=subprocess.PIPE, text=True, env=os.environ.copy()
+        [sys.executable, "-c", KILLED, config.model_dump_json()],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
     )
     for line in process.stdout:
         if line.split() == ["1", "4"]:
@@ -135,7 +139,9 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(home):
     steps = []
     step = train.Training.take_step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Training, "take_step", lambda self, c: (steps.append((self.epoch, self.step)), step(self, c)))
+        patch.setattr(
+            train.Training, "take_step", lambda self, c: (steps.append((self.epoch, self.step)), step(self, c))
+        )
         resumed = fit(config, quiet=True)
     assert steps[0] in [(1, 4), (1, 5)]  # not from the start
     assert not list(files.runs().glob("*.part"))
