@@ -4,6 +4,8 @@ import warnings
 
 # `python -m ssb.train` imports this package first, and with it ssb.train
 warnings.filterwarnings("ignore", "'ssb.train' found in sys.modules", RuntimeWarning)
+# we draw no widgets, so that a saved notebook stays readable
+warnings.filterwarnings("ignore", "IProgress not found")
 
 from ssb import figures, losses, probe, retrieval, study
 from ssb.config import OBJECTIVES, PRESETS, Config, ConfigError

@@ -65,33 +65,41 @@ def save(figure: plt.Figure, folder: Path, name: str, alt: str) -> Image:
 
 @styled
 def settings(rows: pd.DataFrame, summary: pd.DataFrame, title: str, metric: str = "R@1", baseline: str = "none"):
-    """A table as a plot: each seed a dot, the mean a bar of its own with the 95 % interval over queries.
+    """A table as a plot. Left: each seed a dot, and the mean with its 95 % interval over queries. Right: the difference
+    to the baseline on the same queries and seeds, with both intervals; where either holds 0, nothing is resolved.
 
-    rows, summary: of `Study.rows` and `Study.summary`. The dashed line is the baseline's mean.
+    rows, summary: of `Study.rows` and `Study.summary`.
     """
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.35 * len(summary) + 1.1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 0.32 * len(summary) + 1.2), sharey=True)
     for y, (setting, row) in enumerate(summary.iterrows()):
         seeds = rows.loc[rows["setting"] == setting, f"t2v {metric}"].astype(float)
-        axis.errorbar(
-            row[metric],
-            y,
-            xerr=[[row[metric] - row[f"{metric} low"]], [row[f"{metric} high"] - row[metric]]],
-            fmt="D",
-            ms=5,
-            color=COLOURS[0],
-            elinewidth=1.5,
-            capsize=3,
-            label="mean of seeds, 95 % over queries",
-        )
         offsets = np.linspace(-0.22, 0.22, len(seeds)) if len(seeds) != 1 else np.array([0.2])
-        axis.scatter(seeds, y + offsets, s=9, color=COLOURS[1], zorder=3, label="one seed")
-    axis.axvline(summary.loc[baseline, metric], color="0.5", lw=0.8, ls="--", zorder=0)
-    axis.set(yticks=range(len(summary)), yticklabels=summary.index, xlabel=f"text→video {metric} (%)", title=title)
-    axis.invert_yaxis()
-    handles, labels = axis.get_legend_handles_labels()
-    unique = dict(zip(labels, handles))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+        left.scatter(seeds, y + offsets, s=9, color=COLOURS[1], zorder=3, label="one seed")
+        low, high = row[f"{metric} low"], row[f"{metric} high"]
+        bar = dict(fmt="D", ms=4, color=COLOURS[0], capsize=3, elinewidth=1.5)
+        left.errorbar(row[metric], y, xerr=_arms(row[metric], low, high), label="mean, 95 % over queries", **bar)
+        if setting == baseline:
+            continue
+        right.errorbar(row["delta"], y, xerr=_arms(row["delta"], row["delta_low"], row["delta_high"]), **bar)
+        if "seeds_low" in row and not np.isnan(row["seeds_low"]):
+            arms = _arms(row["delta"], row["seeds_low"], row["seeds_high"])
+            bar |= dict(fmt="none", color=COLOURS[2])
+            right.errorbar(row["delta"], y + 0.2, xerr=arms, label="95 % over seeds", **bar)
+    right.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
+    left.set(yticks=range(len(summary)), yticklabels=summary.index, xlabel=f"text→video {metric} (%)")
+    right.set(xlabel=f"{metric} less {baseline} (points)")
+    right.tick_params(axis="y", length=0)
+    left.invert_yaxis()
+    figure.suptitle(title, fontsize=8)
+    found = [axis.get_legend_handles_labels() for axis in (left, right)]
+    legend = {label: handle for handles, labels in found for label, handle in zip(labels, handles)}
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure
+
+
+def _arms(middle: float, low: float, high: float) -> list[list[float]]:
+    """Lengths of an error bar; an end may fall on the middle after rounding, never beyond it."""
+    return [[max(middle - low, 0)], [max(high - middle, 0)]]
 
 
 def support_weights(run: Run, size: int, objective: str | None = None) -> tuple[np.ndarray, pd.DataFrame]:
@@ -144,7 +152,7 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
     axis = figure.add_subplot(grid[:, 0])
     image = axis.imshow(weights, cmap=HEAT, vmin=0)
     axis.set(xlabel="clip j of the support set", ylabel="caption i", title=title)
-    ticks = sorted({0, len(batch) - 1})
+    ticks = sorted({0, *range(5, len(batch), 6), len(batch) - 1})
     axis.set(xticks=ticks, xticklabels=[t + 1 for t in ticks], yticks=ticks, yticklabels=[t + 1 for t in ticks])
     axis.spines[:].set_visible(True)
     figure.colorbar(image, ax=axis, shrink=0.7, label="weight $w_{ij}$")

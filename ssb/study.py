@@ -301,9 +301,9 @@ def readme(results: Path) -> str:
         baseline = summary.index[summary["delta"].isna()][0]
         table = path.name.removesuffix("_summary.csv")
         seconds = rows["seconds"].astype(float)
+        size = f"{summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries"
         lines = [
-            f"**{path.parent.name}, {table}** ({summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries; "
-            f"{seconds.sum() / 60:.0f} core minutes on {rows['device'].iloc[0]})",
+            f"**{path.parent.name}, {table}** ({size}; {seconds.sum() / 60:.0f} core minutes)",
             "",
             f"| setting | R@1 (sd) | R@5 | R@10 | MdR | R@1 less {baseline}, 95 % over queries "
             "| over seeds | p | verdict | paper R@1 |",
