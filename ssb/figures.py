@@ -81,7 +81,7 @@ def settings(rows: pd.DataFrame, summary: pd.DataFrame, title: str, metric: str 
         if setting == baseline:
             continue
         right.errorbar(row["delta"], y, xerr=_arms(row["delta"], row["delta_low"], row["delta_high"]), **bar)
-        if "seeds_low" in row and not np.isnan(row["seeds_low"]):
+        if not np.isnan(row["seeds_low"]):
             arms = _arms(row["delta"], row["seeds_low"], row["seeds_high"])
             bar |= dict(fmt="none", color=COLOURS[2])
             right.errorbar(row["delta"], y + 0.2, xerr=arms, label="95 % over seeds", **bar)

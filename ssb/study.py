@@ -192,11 +192,11 @@ def against(ranks: np.ndarray, base: np.ndarray, clips) -> dict[str, float]:
     """R@1 of (seeds, Q) ranks less that of the baseline's, with the interval over queries and that over seeds."""
     delta = retrieval.paired_bootstrap(ranks, base, "R@1", clips)
     row = {"delta": delta.delta, "delta_low": delta.low, "delta_high": delta.high, "p": delta.p}
+    half = np.nan  # one seed tells nothing of others
     if len(ranks) > 1:
         differences = 100 * ((ranks <= 1).mean(axis=1) - (base <= 1).mean(axis=1))
         half = stats.t.ppf(0.975, len(ranks) - 1) * stats.sem(differences)
-        row |= {"seeds_low": delta.delta - half, "seeds_high": delta.delta + half}
-    return row
+    return row | {"seeds_low": delta.delta - half, "seeds_high": delta.delta + half}
 
 
 def minutes(seconds: float) -> str:
@@ -214,10 +214,9 @@ def verdict(row: pd.Series) -> str:
     """Beyond the noise of queries and of seeds, or not."""
     if pd.isna(row["p"]):
         return ""
-    low, high = row.get("seeds_low", np.nan), row.get("seeds_high", np.nan)
-    if row["p"] < 0.05 and low > 0:
+    if row["p"] < 0.05 and row["seeds_low"] > 0:
         return "higher"
-    if row["p"] < 0.05 and high < 0:
+    if row["p"] < 0.05 and row["seeds_high"] < 0:
         return "lower"
     return "not resolved"
 
@@ -229,6 +228,11 @@ def paper_numbers(table: str, way: str = "t2v") -> dict[tuple[str, str], float]:
     return {(row, metric): value for row, metric, value in zip(numbers["row"], numbers["metric"], numbers["value"])}
 
 
+def signed(x: float) -> str:
+    """One decimal with its sign; what rounds to nothing is +0.0."""
+    return f"{round(x, 1) + 0.0:+.1f}"
+
+
 def reading(summary: pd.DataFrame, baseline: str, metric: str = "R@1") -> str:
     """The table in words: what differs from the baseline beyond the noise, by how much, and what the paper found."""
     base = summary.loc[baseline]
@@ -236,18 +240,16 @@ def reading(summary: pd.DataFrame, baseline: str, metric: str = "R@1") -> str:
     if base["seeds"] > 1:
         lines[0] += f" (deviation over {base['seeds']:.0f} seeds {base[f'{metric} sd']:.1f})"
     for setting, row in summary.drop(index=baseline).iterrows():
-        lines.append(
-            f"{setting} against {baseline}: {row['delta']:+.1f} [{row['delta_low']:+.1f}, {row['delta_high']:+.1f}], "
-            f"p = {row['p']:.3f}: {row['verdict']}"
-        )
+        delta, low, high = (signed(row[name]) for name in ("delta", "delta_low", "delta_high"))
+        lines.append(f"{setting} against {baseline}: {delta} [{low}, {high}], p = {row['p']:.3f}: {row['verdict']}")
         theirs = row[f"paper {metric}"] - base[f"paper {metric}"]
         if not np.isnan(theirs):
-            lines[-1] += f" (paper {theirs:+.1f})"
-    resolved = [s for s, row in summary.iterrows() if row["verdict"] in ("higher", "lower")]
+            lines[-1] += f" (paper {signed(theirs)})"
+    resolved = [f"{s} ({row['verdict']})" for s, row in summary.iterrows() if row["verdict"] in ("higher", "lower")]
     lines.append(
         f"Beyond the noise of queries and seeds: {', '.join(resolved)}."
         if resolved
-        else "No setting differs from the baseline beyond the noise of queries and seeds."
+        else f"No setting differs from {baseline} beyond the noise of queries and seeds."
     )
     return "\n".join(lines)
 
@@ -258,66 +260,62 @@ def metrics_table(run: Run) -> pd.DataFrame:
     return table.assign(queries=[len(run.ranks[way]) for way in WAYS]).round(2)
 
 
-def show(summary: pd.DataFrame, caption: str):
-    """The summary as a notebook shows it: intervals in brackets, the best of each metric in bold."""
-    shown = summary[[*METRICS]].copy()
-    shown["R@1 95 %"] = [interval(*pair) for pair in zip(summary["R@1 low"], summary["R@1 high"])]
-    shown["R@1 sd"] = summary["R@1 sd"]
+def printed(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary as it is shown, every cell a string; what is not known is blank."""
+
+    def text(column: str, form: str) -> list[str]:
+        return ["" if np.isnan(x) else form.format(x) for x in summary[column]]
+
+    def interval(low: str, high: str) -> list[str]:
+        return ["" if np.isnan(a) else f"[{a:.1f}, {b:.1f}]" for a, b in zip(summary[low], summary[high])]
+
+    columns = {metric: text(metric, "{:.1f}") for metric in ("R@1", "R@5", "R@10", "MdR")}
+    columns |= {"R@1 sd": text("R@1 sd", "{:.1f}"), "R@1 95 %": interval("R@1 low", "R@1 high")}
     if "delta" in summary:
-        shown["delta"] = [
-            "" if np.isnan(d) else f"{d:+.1f} {interval(low, high)}"
-            for d, low, high in zip(summary["delta"], summary["delta_low"], summary["delta_high"])
-        ]
-        shown["seeds"] = [
-            interval(*p) for p in zip(summary.get("seeds_low", np.nan), summary.get("seeds_high", np.nan))
-        ]
-        shown[["p", "verdict"]] = summary[["p", "verdict"]]
-    shown[["paper R@1", "paper R@5"]] = summary[["paper R@1", "paper R@5"]]
-    recalls = [m for m in METRICS if m.startswith("R@")]
-    bold = "font-weight: bold"
-    return (
-        shown.style.set_caption(caption)
-        .format(precision=1, na_rep="")
-        .format("{:.3f}", subset=[c for c in ["p"] if c in shown], na_rep="")
-        .highlight_max(subset=recalls, props=bold)
-        .highlight_min(subset=["MdR", "MnR"], props=bold)
-    )
+        columns |= {
+            "delta": ["" if np.isnan(x) else signed(x) for x in summary["delta"]],
+            "over queries": interval("delta_low", "delta_high"),
+        }
+        columns |= {"over seeds": interval("seeds_low", "seeds_high"), "p": text("p", "{:.3f}")}
+        columns |= {"verdict": summary["verdict"].fillna("").tolist()}
+    columns |= {name: text(name, "{:.1f}") for name in ("paper R@1", "paper R@5")}
+    return pd.DataFrame(columns, index=summary.index)
 
 
-def interval(low: float, high: float) -> str:
-    return "" if np.isnan(low) else f"[{low:.1f}, {high:.1f}]"
+def best(summary: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
+    """True at the best setting of each metric."""
+    marks = pd.DataFrame(False, shown.index, shown.columns)
+    for metric in ("R@1", "R@5", "R@10"):
+        marks[metric] = summary[metric] == summary[metric].max()
+    marks["MdR"] = summary["MdR"] == summary["MdR"].min()
+    return marks
+
+
+def show(summary: pd.DataFrame, caption: str):
+    """The table as a notebook shows it, the best of each metric in bold."""
+    shown = printed(summary)
+    bold = best(summary, shown).map(lambda x: "font-weight: bold" if x else "")
+    return shown.style.set_caption(caption).apply(lambda _: bold, axis=None)
 
 
 def readme(results: Path) -> str:
-    """The README's results: every summary under results/ made with the laptop preset, as Markdown."""
+    """The README's results: every table under results/ made with the laptop preset, as Markdown."""
     parts = []
     for path in sorted(results.glob("*/*_summary.csv")):
-        summary = pd.read_csv(path, index_col="setting", keep_default_na=False, na_values=[""])
-        rows = pd.read_csv(
-            path.with_name(path.name.replace("_summary", "")), index_col="setting", keep_default_na=False
-        )
+        summary = pd.read_csv(path, index_col="setting")
+        rows = pd.read_csv(path.with_name(path.name.replace("_summary", "")))
         if rows["preset"].iloc[0] != "laptop":
             continue
-        baseline = summary.index[summary["delta"].isna()][0]
-        table = path.name.removesuffix("_summary.csv")
-        seconds = rows["seconds"].astype(float)
-        size = f"{summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries"
+        shown = printed(summary)
+        shown = shown.where(~best(summary, shown), "**" + shown + "**").reset_index()
+        title = f"**{path.parent.name}, {path.name.removesuffix('_summary.csv')}**"
         lines = [
-            f"**{path.parent.name}, {table}** ({size}; {seconds.sum() / 60:.0f} core minutes)",
+            f"{title}: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
+            f"{rows['seconds'].sum() / 60:.0f} core minutes",
             "",
-            f"| setting | R@1 (sd) | R@5 | R@10 | MdR | R@1 less {baseline}, 95 % over queries "
-            "| over seeds | p | verdict | paper R@1 |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            *(f"| {' | '.join(cells)} |" for cells in [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]),
+            "",
+            reading(summary, summary.index[summary["delta"].isna()][0]).splitlines()[-1],
         ]
-        for setting, row in summary.iterrows():
-            cells = [setting, f"{row['R@1']:.1f}" + ("" if np.isnan(row["R@1 sd"]) else f" ({row['R@1 sd']:.1f})")]
-            cells += [f"{row['R@5']:.1f}", f"{row['R@10']:.1f}", f"{row['MdR']:.1f}"]
-            if setting == baseline:
-                cells += [""] * 4
-            else:
-                cells += [f"{row['delta']:+.1f} {interval(row['delta_low'], row['delta_high'])}"]
-                cells += [interval(row["seeds_low"], row["seeds_high"]), f"{row['p']:.3f}", row["verdict"]]
-            cells += ["" if np.isnan(row["paper R@1"]) else f"{row['paper R@1']:.1f}"]
-            lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

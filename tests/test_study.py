@@ -85,7 +85,7 @@ def test_a_better_setting_on_one_seed_is_not_a_verdict(hand, table):
 
 def test_reading_is_the_table_in_words(hand, table):
     words = study.reading(table.summary(hand, "none"), "none")
-    assert "Beyond the noise of queries and seeds: cross." in words
+    assert "Beyond the noise of queries and seeds: cross (higher)." in words
     assert "cross against none" in words and "(paper +1.3)" in words
     same = study.reading(table.summary({name: hand[name] for name in ("none", "full")}, "none"), "none")
     assert "No setting differs" in same
