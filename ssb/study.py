@@ -295,7 +295,7 @@ def show(summary: pd.DataFrame, caption: str):
     """The table as a notebook shows it, the best of each metric in bold."""
     shown = printed(summary)
     bold = best(summary, shown).map(lambda x: "font-weight: bold" if x else "")
-    return shown.style.set_caption(caption).apply(lambda _: bold, axis=None)
+    return shown.style.set_caption(caption).apply(lambda _: bold, axis=None).set_properties(**{"white-space": "nowrap"})
 
 
 def readme(results: Path) -> str:
