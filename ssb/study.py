@@ -20,10 +20,12 @@ WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
 METRICS = tuple(retrieval.metrics(np.ones(1)))
 # Rows of tables: what each setting changes in the preset.
 TABLE1 = {objective: {"objective": objective} for objective in OBJECTIVES}
+_PAPER = {"objective": "none", "video_pooling": "transformer", "pool_ffn": 512}
 HEADS = {  # is a run trained at all? without captioning
-    "convolutions on video": {"objective": "none"},
-    "the paper's head on video": {"objective": "none", "video_pooling": "transformer"},
-    "the paper's heads on both": {"objective": "none", "video_pooling": "transformer", "text_pooling": "transformer"},
+    "convolutions": {"objective": "none"},
+    "paper's head on video": _PAPER,
+    "paper's head on video, InfoNCE": _PAPER | {"contrast": "info_nce"},
+    "paper's heads on both, InfoNCE": _PAPER | {"contrast": "info_nce", "text_pooling": "transformer"},
 }
 
 
