@@ -149,7 +149,7 @@ class Study:
             low, high = retrieval.bootstrap(found, "R@1", clips)
             row = {"seeds": len(found), **each.mean().round(2)}
             row |= {"R@1 sd": each["R@1"].std(ddof=1), "R@1 low": low, "R@1 high": high}
-            row |= {f"paper {metric}": paper.get((setting, metric)) for metric in ("R@1", "R@5")}
+            row |= {f"paper {metric}": paper.get((setting, metric), np.nan) for metric in ("R@1", "R@5")}
             if setting != baseline:
                 row |= against(found, np.broadcast_to(ranks[baseline], found.shape), clips)
             rows[setting] = row

@@ -83,6 +83,18 @@ def test_a_better_setting_on_one_seed_is_not_a_verdict(hand, table):
     assert frame.loc["cross", "p"] < 0.05 and frame.loc["cross", "verdict"] == "not resolved"
 
 
+def test_a_table_that_the_paper_lacks_and_a_baseline_without_seeds(hand, table):
+    table.table = "heads"
+    bar = hand["none"][0].ranks["t2v"]
+    frame = table.summary({"cross": hand["cross"]}, "probe", fixed={"probe": bar})
+    assert frame[["paper R@1", "paper R@5"]].isna().all().all()
+    assert frame.loc["probe", "seeds"] == 1 and frame.loc["cross", "verdict"] == "higher"
+    assert "probe: R@1" in study.reading(frame, "probe") and "paper" not in study.reading(frame, "probe")
+    page = study.show(frame, "Heads").to_html()
+    assert "nan" not in page.lower().replace("nano", "")
+    figures.settings(table.rows({"cross": hand["cross"]}), frame, "Heads", baseline="probe")
+
+
 def test_reading_is_the_table_in_words(hand, table):
     words = study.reading(table.summary(hand, "none"), "none")
     assert "Beyond the noise of queries and seeds: cross (higher)." in words
