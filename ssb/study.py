@@ -262,6 +262,22 @@ def metrics_table(run: Run) -> pd.DataFrame:
     return table.assign(queries=[len(run.ranks[way]) for way in WAYS]).round(2)
 
 
+def training_table(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
+    """How each setting trained, means over seeds: weights without the decoder's, the epoch kept, and the contrastive
+    loss of the first and last logged epochs and of the kept one."""
+    rows = {}
+    for setting, members in runs.items():
+        each = []
+        for run in members:
+            loss = run.log.set_index("epoch")["contrast"]
+            kept = run.metrics["best_epoch"]
+            each.append(
+                {"epoch kept": kept, "first loss": loss.iloc[0], "loss kept": loss[kept], "last loss": loss.iloc[-1]}
+            )
+        rows[setting] = {"weights": members[0].weights, **pd.DataFrame(each).mean().round(3)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
+
+
 def printed(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary as it is shown, every cell a string; what is not known is blank."""
 

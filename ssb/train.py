@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 
 from ssb import files, retrieval
@@ -71,6 +72,13 @@ class Run:
     def log(self) -> pd.DataFrame:
         """One row for each validated epoch."""
         return pd.read_csv(self.folder / "log.csv")
+
+    @functools.cached_property
+    def weights(self) -> int:
+        """How many numbers were trained or kept with the model, the decoder's not counted."""
+        with safe_open(self.folder / "model.safetensors", "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+        return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(("decoder", "to_decoder")))
 
     def load(self, corpus: Corpus | None = None) -> tuple[SupportSetModel, Data]:
         """The trained model in evaluation mode, and the data it was trained on."""
