@@ -263,17 +263,19 @@ def metrics_table(run: Run) -> pd.DataFrame:
 
 
 def training_table(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
-    """How each setting trained, means over seeds: weights without the decoder's, the epoch kept, and the contrastive
-    loss of the first and last logged epochs and of the kept one."""
+    """How each setting trained, means over seeds: its weights without the decoder's, the epoch kept, the contrastive
+    loss at the first validated epoch, the kept one and the last, and the last captioning loss (nats per token)."""
     rows = {}
     for setting, members in runs.items():
         each = []
         for run in members:
-            loss = run.log.set_index("epoch")["contrast"]
-            kept = run.metrics["best_epoch"]
-            each.append(
-                {"epoch kept": kept, "first loss": loss.iloc[0], "loss kept": loss[kept], "last loss": loss.iloc[-1]}
-            )
+            log, kept = run.log.set_index("epoch"), run.metrics["best_epoch"]
+            contrast = log["contrast"]
+            each.append({"epoch kept": kept, "contrast, first": contrast.iloc[0], "kept": contrast[kept]})
+            each[-1] |= {
+                "last": contrast.iloc[-1],
+                "captioning, last": log.get("captioning", contrast * np.nan).iloc[-1],
+            }
         rows[setting] = {"weights": members[0].weights, **pd.DataFrame(each).mean().round(3)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
 

@@ -233,7 +233,11 @@ def test_training_table(trained):
     model, _ = trained["cross"].load()
     heads = sum(p.numel() for p in model.head_parameters()) + model.shift.numel() + model.scale.numel()
     assert (frame["weights"] == heads).all()  # tied word vectors are stored once
-    assert frame.loc["cross", "loss kept"] == pytest.approx(trained["cross"].log["contrast"].iloc[0], abs=1e-3)
+    assert frame.loc["cross", "kept"] == pytest.approx(trained["cross"].log["contrast"].iloc[0], abs=1e-3)
+    assert frame.loc["cross", "captioning, last"] == pytest.approx(
+        trained["cross"].log["captioning"].iloc[-1], abs=1e-3
+    )
+    assert np.isnan(frame.loc["none", "captioning, last"])
 
 
 def test_metrics_table(trained):
