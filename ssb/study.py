@@ -25,6 +25,8 @@ HEADS = {  # is a run trained at all? without captioning
     "convolutions": {"objective": "none"},
     "paper's head on video": _PAPER,
     "paper's head on video, InfoNCE": _PAPER | {"contrast": "info_nce"},
+    "paper's head on video, InfoNCE, 100 epochs": _PAPER
+    | {"contrast": "info_nce", "epochs": 100, "validate_every": 10},
     "paper's heads on both, InfoNCE": _PAPER | {"contrast": "info_nce", "text_pooling": "transformer"},
 }
 
