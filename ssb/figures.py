@@ -198,31 +198,26 @@ def filmstrip(film: np.ndarray, shown: int = 4) -> np.ndarray:
 
 
 @styled
-def retrieved(run: Run, title: str, queries: int = 3, best: int = 3, seed: int = 0):
+def retrieved(run: Run, title: str, queries: int = 4, best: int = 3, seed: int = 0):
     """Text → video: the `best` most similar test clips for some captions drawn at random, the right one marked."""
     model, data = run.load()
     c_t, c_v, place = data.embed(model, "test")
     corpus, clips = data.corpus, data.corpus.split("test")
     captions = corpus.captions_of(clips)["text"]
     drawn = np.random.default_rng(seed).choice(len(captions), queries, replace=False)
-    figure, axes = plt.subplots(queries, best, figsize=(PAGE, 1.25 * queries + 0.3), squeeze=False)
+    figure = plt.figure(figsize=(PAGE, 0.95 * queries + 0.3))
     similarity = losses.cosine(c_t[drawn], c_v)
-    for line, query, scores in zip(axes, drawn, similarity):
-        for axis, found in zip(line, scores.argsort(descending=True)[:best].tolist()):
+    for line, query, scores in zip(figure.subfigures(queries, 1), drawn, similarity):
+        line.suptitle(f"“{captions[query]}”", fontsize=8, x=0.01, ha="left")
+        for axis, found in zip(line.subplots(1, best), scores.argsort(descending=True)[:best].tolist()):
             right = found == place[query]
-            axis.set_title(
-                f"{'right: ' if right else ''}s = {scores[found]:.2f}",
-                fontsize=7,
-                color=COLOURS[2] if right else "0.3",
-                fontweight="bold" if right else None,
-            )
+            style = dict(color=COLOURS[2], fontweight="bold") if right else dict(color="0.3")
+            axis.set_title(f"{'right: ' if right else ''}s = {scores[found]:.2f}", fontsize=7, **style)
             axis.axis("off")
             if corpus.frames:
-                film = corpus.frames(int(clips[found]))
-                axis.imshow(filmstrip(film))
+                axis.imshow(filmstrip(corpus.frames(int(clips[found]))))
             else:
                 own = corpus.captions_of(clips[[found]])["text"].iloc[0]
                 axis.text(0.5, 0.5, "\n".join(textwrap.wrap(own, 34)), ha="center", va="center", fontsize=7)
-        line[0].annotate(f"“{captions[query]}”", (0, 1.32), xycoords="axes fraction", fontsize=8, va="bottom")
     figure.suptitle(title, fontsize=8)
     return figure

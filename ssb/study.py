@@ -54,7 +54,8 @@ class Study:
         self.base = Config.preset(preset, **{"corpus": corpus, **changes})
         self.corpus: Corpus = load_corpus(corpus, **self.base.corpus_options)
         self.label = label(self.corpus.name, preset)
-        self.where = f"{self.corpus.name}, {preset} preset"  # for titles
+        changed = [f"{name} = {value}" for name, value in changes.items() if name != "corpus_options"]
+        self.where = ", ".join([self.corpus.name, f"{preset} preset", *changed])  # for titles
         self.results, self.figures = folder("results", self.label), folder("figures", self.label)
 
     def run(self, grid: Mapping[str, Mapping]) -> dict[str, list[Run]]:
