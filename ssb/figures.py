@@ -208,7 +208,7 @@ def retrieved(run: Run, title: str, queries: int = 4, best: int = 3, seed: int =
     figure = plt.figure(figsize=(PAGE, 0.95 * queries + 0.3))
     similarity = losses.cosine(c_t[drawn], c_v)
     for line, query, scores in zip(figure.subfigures(queries, 1), drawn, similarity):
-        line.suptitle(f"“{captions[query]}”", fontsize=8, x=0.01, ha="left")
+        line.suptitle(f"“{textwrap.shorten(captions[query], 100, placeholder=' …')}”", fontsize=8, x=0.01, ha="left")
         for axis, found in zip(line.subplots(1, best), scores.argsort(descending=True)[:best].tolist()):
             right = found == place[query]
             style = dict(color=COLOURS[2], fontweight="bold") if right else dict(color="0.3")

@@ -164,6 +164,26 @@ class Study:
         self._write(frame.reset_index(), f"{self.table}_summary.csv")
         return frame
 
+    def training(self, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
+        """How each setting trained, means over seeds: its weights without the decoder's, the epoch kept, the contrastive
+        loss at the first validated epoch, the kept one and the last, and the last captioning loss (nats per token); written to
+        results/<corpus>/<table>_training.csv."""
+        rows = {}
+        for setting, members in runs.items():
+            each = []
+            for run in members:
+                log, kept = run.log.set_index("epoch"), run.metrics["best_epoch"]
+                contrast = log["contrast"]
+                each.append({"epoch kept": kept, "contrast, first": contrast.iloc[0], "kept": contrast[kept]})
+                each[-1] |= {
+                    "last": contrast.iloc[-1],
+                    "captioning, last": log.get("captioning", contrast * np.nan).iloc[-1],
+                }
+            rows[setting] = {"weights": members[0].weights, **pd.DataFrame(each).mean().round(3)}
+        frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
+        self._write(frame.reset_index(), f"{self.table}_training.csv")
+        return frame
+
     def written(self) -> str:
         """The paths of what this table has made."""
         paths = [*sorted(self.results.glob(f"{self.table}*.csv")), *sorted(self.figures.glob(f"{self.table}*.png"))]
@@ -263,24 +283,6 @@ def metrics_table(run: Run) -> pd.DataFrame:
     """The test metrics of one run, a row for each protocol."""
     table = pd.DataFrame({way: retrieval.metrics(run.ranks[way]) for way in WAYS}).T
     return table.assign(queries=[len(run.ranks[way]) for way in WAYS]).round(2)
-
-
-def training_table(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
-    """How each setting trained, means over seeds: its weights without the decoder's, the epoch kept, the contrastive
-    loss at the first validated epoch, the kept one and the last, and the last captioning loss (nats per token)."""
-    rows = {}
-    for setting, members in runs.items():
-        each = []
-        for run in members:
-            log, kept = run.log.set_index("epoch"), run.metrics["best_epoch"]
-            contrast = log["contrast"]
-            each.append({"epoch kept": kept, "contrast, first": contrast.iloc[0], "kept": contrast[kept]})
-            each[-1] |= {
-                "last": contrast.iloc[-1],
-                "captioning, last": log.get("captioning", contrast * np.nan).iloc[-1],
-            }
-        rows[setting] = {"weights": members[0].weights, **pd.DataFrame(each).mean().round(3)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
 
 
 def printed(summary: pd.DataFrame) -> pd.DataFrame:

@@ -228,8 +228,8 @@ def test_attention_map_names_the_strongest_rows(trained):
     assert f"caption {row + 1}:" in words and f"clip {column + 1} (w = {weights.max():.2f})" in words
 
 
-def test_training_table(trained):
-    frame = study.training_table({name: [run] for name, run in trained.items()})
+def test_training(trained, table):
+    frame = table.training({name: [run] for name, run in trained.items()})
     model, _ = trained["cross"].load()
     heads = sum(p.numel() for p in model.head_parameters()) + model.shift.numel() + model.scale.numel()
     assert (frame["weights"] == heads).all()  # tied word vectors are stored once
