@@ -165,9 +165,9 @@ class Study:
         return frame
 
     def training(self, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
-        """How each setting trained, means over seeds: its weights without the decoder's, the epoch kept, the contrastive
-        loss at the first validated epoch, the kept one and the last, and the last captioning loss (nats per token); written to
-        results/<corpus>/<table>_training.csv."""
+        """How each setting trained, means over seeds: its weights without the decoder's, the epoch kept, the
+        contrastive loss at the first validated epoch, at the kept one and the last, and the last captioning loss (nats
+        per token). Written to results/<corpus>/<table>_training.csv."""
         rows = {}
         for setting, members in runs.items():
             each = []
