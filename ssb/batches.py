@@ -68,8 +68,21 @@ class Data:
             rows = self.by_clip[self.first[clips] + rng.integers(self.count[clips])]
         else:
             rows = rng.permutation(np.flatnonzero(np.isin(self.clip_of, self.train)))
-        size = min(self.config.batch, len(rows))
-        return rows[: len(rows) // size * size].reshape(-1, size)
+        return self._batches(rows, min(self.config.batch, len(self.train)))
+
+    def _batches(self, rows: np.ndarray, size: int) -> np.ndarray:
+        """Captions in their order to the first batch without a caption of the same clip: with two of them a clip would
+        be its own negative, and in its own support set under "cross"."""
+        full, filling = [], []
+        for row, clip in zip(rows.tolist(), self.clip_of[rows].tolist()):
+            batch = next((batch for batch in filling if clip not in batch), None)
+            if batch is None:
+                filling.append(batch := {})
+            batch[clip] = row
+            if len(batch) == size:
+                full.append(list(batch.values()))
+                filling.remove(batch)
+        return np.array(full)
 
     def batch(self, captions: np.ndarray) -> Batch:
         """The pairs of these captions, padded to the longest of them."""

@@ -92,6 +92,8 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _together(self):
+        if self.contrast not in ("triplet", "info_nce") and ":" not in self.contrast:
+            raise ValueError(f"contrast = {self.contrast!r}: wanted 'triplet', 'info_nce' or 'package.module:function'")
         if self.dim % self.pool_heads or self.dim % 4:
             raise ValueError(f"dim {self.dim} must be divisible by 4 and by pool_heads {self.pool_heads}")
         if self.scratch_width % self.scratch_heads:
@@ -103,7 +105,7 @@ class Config(BaseModel):
         return self
 
     @classmethod
-    def preset(cls, name: str, **changes) -> "Config":
+    def preset(cls, name: str, /, **changes) -> "Config":
         """A preset with some settings changed: `Config.preset("laptop", objective="none", seed=3)`."""
         if name not in PRESETS:
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")

@@ -167,7 +167,8 @@ class Corpus:
             for row, clip in zip(stream.values, self.clips):
                 if not np.isfinite(row).all():
                     raise CorpusError(
-                        f"{stream.source}: NaN or infinity in features of clip {clip!r}; extract it again or drop it"
+                        f"{stream.source}: NaN or infinity in the features of clip {clip!r}; "
+                        f"extract it again or drop it"
                     )
 
     @functools.cached_property

@@ -59,7 +59,7 @@ def save(figure: plt.Figure, folder: Path, name: str, alt: str) -> Image:
             figure.savefig(draft, metadata=metadata)
     plt.close(figure)
     path = folder / f"{name}.png"
-    print(f"wrote {path.relative_to(files.root())} and .pdf")
+    print(f"wrote {files.short(path)} and .pdf")
     return Image(filename=str(path), alt=alt, width=round(96 * figure.get_figwidth()))
 
 
@@ -160,7 +160,7 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
         column = int(weights[row].argmax())
         axis.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=1.2))
         axis.annotate(
-            "ABCDEFGH"[k],
+            chr(65 + k),
             (column, row),
             (4, 4),
             textcoords="offset points",
@@ -170,7 +170,7 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
         )
         panel = figure.add_subplot(grid[k, 1])
         panel.axis("off")
-        _attended(panel, "ABCDEFGH"[k], row, column, weights[row, column], batch, frames)
+        _attended(panel, chr(65 + k), row, column, weights[row, column], batch, frames)
     return figure
 
 

@@ -59,6 +59,12 @@ def written(path):
             draft.unlink(missing_ok=True)
 
 
+def short(path: Path) -> str:
+    """A path as it is printed: from the root where it is under it."""
+    path = Path(path).resolve()
+    return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
+
+
 def digest(*parts: str | bytes) -> str:
     """Twelve hex digits of the SHA-256 of the parts, in order. Each part is preceded by its length, so that parts
     cannot run into one another."""

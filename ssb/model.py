@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssb import losses, text
-from ssb.config import Config
+from ssb.config import Config, ConfigError
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
@@ -176,7 +176,8 @@ class SupportSetModel(nn.Module):
         S sequences.
         """
         steps = self.to_decoder(self.normalise(values, mask))
-        return losses.weighted_mean(weights, steps, mask)
+        with torch.autocast(steps.device.type, enabled=False):
+            return losses.weighted_mean(weights, steps.float(), mask)
 
     def caption_loss(self, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """-log p(t | ē_v) (eq. 2), mean over the tokens that are not -100. labels (B, L).
@@ -202,12 +203,17 @@ class SupportSetModel(nn.Module):
         progress: share of the training steps done (see `losses.contrastive`).
         """
         config = self.config
-        c_t = self.embed_text(batch.text, batch.text_mask)
-        c_v = self.embed_video(batch.video, batch.video_mask)
-        contrast = losses.contrastive(config, progress)(c_t, c_v)
-        terms = {"loss": contrast, "contrast": contrast.detach(), "similarity": losses.cosine(c_t, c_v).detach()}
+        c_t = self.embed_text(batch.text, batch.text_mask).float()
+        c_v = self.embed_video(batch.video, batch.video_mask).float()
+        with torch.autocast(c_t.device.type, enabled=False):  # a cosine in bfloat16 is off by a hundredth of α
+            contrast = losses.contrastive(config, progress)(c_t, c_v)
+            similarity = losses.cosine(c_t, c_v)
+        if contrast.ndim:
+            raise ConfigError(f"contrast = {config.contrast!r} gives shape {tuple(contrast.shape)}; wanted one number")
+        terms = {"loss": contrast, "contrast": contrast.detach(), "similarity": similarity.detach()}
         if config.objective != "none":
-            weights = losses.support_set_weights(c_t, c_v, config.objective, config.temperature)
+            with torch.autocast(c_t.device.type, enabled=False):
+                weights = losses.support_set_weights(c_t, c_v, config.objective, config.temperature)
             captioning = self.caption_loss(*self.support(weights, batch.video, batch.video_mask), batch.labels)
             terms["loss"] = contrast + config.captioning * captioning
             terms["captioning"] = captioning.detach()

@@ -70,7 +70,9 @@ def parameters() -> Parameters:
                 ]
             )
         )
-    return Parameters(**{name: _checked(name, d, space) for name, d in declared.items()})
+    values = {name: _checked(name, d, space) for name, d in declared.items()}
+    space.update(values)  # later cells may use the bare names too
+    return Parameters(**values)
 
 
 def _statements(cell: str) -> list[ast.stmt]:

@@ -29,9 +29,8 @@ def retrieval_probe(corpus: Corpus, max_steps: int = 32) -> tuple[np.ndarray, di
     words = TfidfVectorizer(sublinear_tf=True, min_df=2, stop_words="english")
     known = words.fit_transform(corpus.captions_of(train)["text"])
     best = None
-    for size, penalty in itertools.product(COMPONENTS, PENALTIES):
-        if size >= min(known.shape):
-            continue
+    sizes = [size for size in COMPONENTS if size < min(known.shape)] or [min(known.shape) - 1]
+    for size, penalty in itertools.product(sizes, PENALTIES):
         # centred, or the words that all captions share would decide every cosine
         reduced = TruncatedSVD(size, random_state=0), Normalizer(), StandardScaler(with_std=False)
         topics = make_pipeline(*reduced).fit(known)

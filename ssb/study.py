@@ -1,5 +1,6 @@
 """A table of the paper as a grid of runs: each run trained once, then rows, intervals and tests beside the paper's."""
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from ssb.train import Run, TrainingError, fit, run_name
 
 WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
 METRICS = tuple(retrieval.metrics(np.ones(1)))
+DELTA = ("delta", "delta_low", "delta_high", "p", "seeds_low", "seeds_high")
 # Rows of tables: what each setting changes in the preset.
 TABLE1 = {objective: {"objective": objective} for objective in OBJECTIVES}
 _PAPER = {"objective": "none", "video_pooling": "transformer", "pool_ffn": 512}
@@ -52,7 +54,7 @@ class Study:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds = {self.seeds}: wanted one or more different whole numbers")
         self.base = Config.preset(preset, **{"corpus": corpus, **changes})
-        self.corpus: Corpus = load_corpus(corpus, **self.base.corpus_options)
+        self.corpus: Corpus = load_corpus(self.base.corpus, **self.base.corpus_options)
         self.label = label(self.corpus.name, preset)
         changed = [f"{name} = {value}" for name, value in changes.items() if name != "corpus_options"]
         self.where = ", ".join([self.corpus.name, f"{preset} preset", *changed])  # for titles
@@ -69,10 +71,12 @@ class Study:
             name: [Config(**{**base, **changes, "seed": seed}).effective() for seed in self.seeds]
             for name, changes in grid.items()
         }
-        todo = {}
+        todo, folders = {}, {}
         for name, configs in grid.items():
-            for config in configs:
-                folder = files.runs() / run_name(config, self.corpus)
+            folders[name] = [files.runs() / run_name(config, self.corpus) for config in configs]
+            for config, folder in zip(configs, folders[name]):
+                if (config.corpus, config.corpus_options) != (self.base.corpus, self.base.corpus_options):
+                    raise ConfigError(f"{name!r} changes the corpus; make another Study, for a table is of one corpus")
                 if not (folder / "metrics.json").exists():
                     todo.setdefault(folder.name, (f"{name}, seed {config.seed}", config))
         if todo:
@@ -81,7 +85,12 @@ class Study:
         if failed:
             lines = "\n".join(f"{title}: {error}" for title, error in failed)
             raise TrainingError(f"{len(failed)} of {len(todo)} runs failed; the others are kept.\n{lines}")
-        return {name: [fit(config, self.corpus) for config in configs] for name, configs in grid.items()}
+        missing = [str(f) for found in folders.values() for f in found if not (f / "metrics.json").exists()]
+        if missing:
+            raise TrainingError(
+                f"the workers wrote elsewhere than {missing[0]}; give them the same SSB_HOME and SSB_DATA"
+            )
+        return {name: [Run(folder) for folder in found] for name, found in folders.items()}
 
     def _prepare(self, configs: list[Config]):
         """Compute the states of each frozen text encoder once, before several processes want them at once."""
@@ -92,7 +101,8 @@ class Study:
         """Train in parallel; one line as each run ends. Returns the failed ones."""
         failed, begun = [], time.perf_counter()
         work = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")
-        results = work(joblib.delayed(attempt)(title, config) for title, config in todo)
+        places = {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}  # a worker may be elsewhere
+        results = work(joblib.delayed(attempt)(title, config, places) for title, config in todo)
         for done, (title, run, error) in enumerate(results, 1):
             if error:
                 failed.append((title, error))
@@ -142,6 +152,8 @@ class Study:
                                          "not resolved"
         fixed: further settings that have no seeds, name → ranks (Q,) of the same queries; one may be the baseline.
         """
+        if baseline not in [*runs, *fixed]:
+            raise ConfigError(f"baseline = {baseline!r}: the settings are {', '.join([*fixed, *runs])}")
         paper = paper_numbers(self.table.removeprefix("table").partition("_")[0], way)
         ranks = {name: given[None] for name, given in fixed.items()}  # (seeds, Q) each
         ranks |= {name: np.stack([run.ranks[way] for run in members]) for name, members in runs.items()}
@@ -157,9 +169,9 @@ class Study:
                 row |= against(found, np.broadcast_to(ranks[baseline], found.shape), clips)
             rows[setting] = row
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
-        if "p" in frame:
-            frame["p"] = holm(frame["p"])
-            frame["verdict"] = [verdict(row) for _, row in frame.iterrows()]
+        frame = frame.reindex(columns=frame.columns.union([*DELTA], sort=False))  # missing in a table of one setting
+        frame["p"] = holm(frame["p"])
+        frame["verdict"] = [verdict(row) for _, row in frame.iterrows()]
         frame = frame.round(3)
         self._write(frame.reset_index(), f"{self.table}_summary.csv")
         return frame
@@ -187,12 +199,12 @@ class Study:
     def written(self) -> str:
         """The paths of what this table has made."""
         paths = [*sorted(self.results.glob(f"{self.table}*.csv")), *sorted(self.figures.glob(f"{self.table}*.png"))]
-        return "\n".join(str(path.relative_to(files.root())) for path in paths)
+        return "\n".join(files.short(path) for path in paths)
 
     def _write(self, frame: pd.DataFrame, name: str):
         with files.written(self.results / name) as draft:
             frame.to_csv(draft, index=False, lineterminator="\n")
-        print(f"wrote {(self.results / name).relative_to(files.root())}")
+        print(f"wrote {files.short(self.results / name)}")
 
 
 def label(corpus: str, preset: str) -> str:
@@ -205,11 +217,12 @@ def folder(kind: str, label: str) -> Path:
     return files.root() / kind / label
 
 
-def attempt(title: str, config: Config) -> tuple[str, Run | None, Exception | None]:
-    """`fit` in a worker: an error is returned, so that the other runs go on."""
+def attempt(title: str, config: Config, places: dict[str, str]) -> tuple[str, Run | None, Exception | None]:
+    """`fit` in a worker: whatever goes wrong is returned, so that the other runs go on."""
     try:
+        os.environ.update(places)
         return title, fit(config, quiet=True), None
-    except (ValueError, TrainingError) as error:
+    except Exception as error:
         return title, None, error
 
 
@@ -296,13 +309,12 @@ def printed(summary: pd.DataFrame) -> pd.DataFrame:
 
     columns = {metric: text(metric, "{:.1f}") for metric in ("R@1", "R@5", "R@10", "MdR")}
     columns |= {"R@1 sd": text("R@1 sd", "{:.1f}"), "R@1 95 %": interval("R@1 low", "R@1 high")}
-    if "delta" in summary:
-        columns |= {
-            "delta": ["" if np.isnan(x) else signed(x) for x in summary["delta"]],
-            "over queries": interval("delta_low", "delta_high"),
-        }
-        columns |= {"over seeds": interval("seeds_low", "seeds_high"), "p": text("p", "{:.3f}")}
-        columns |= {"verdict": summary["verdict"].fillna("").tolist()}
+    columns |= {
+        "delta": ["" if np.isnan(x) else signed(x) for x in summary["delta"]],
+        "over queries": interval("delta_low", "delta_high"),
+    }
+    columns |= {"over seeds": interval("seeds_low", "seeds_high"), "p": text("p", "{:.3f}")}
+    columns |= {"verdict": summary["verdict"].fillna("").tolist()}
     columns |= {name: text(name, "{:.1f}") for name in ("paper R@1", "paper R@5")}
     return pd.DataFrame(columns, index=summary.index)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import json
 import math
 import shutil
@@ -18,10 +19,10 @@ from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 
-from ssb import files, retrieval
+from ssb import files, losses, retrieval
 from ssb.batches import Data, threads
 from ssb.config import VERSION, Config, ConfigError
-from ssb.corpus import Corpus, load_corpus
+from ssb.corpus import Corpus, CorpusError, load_corpus
 from ssb.model import SupportSetModel
 
 CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
@@ -81,8 +82,14 @@ class Run:
         return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(("decoder", "to_decoder")))
 
     def load(self, corpus: Corpus | None = None) -> tuple[SupportSetModel, Data]:
-        """The trained model in evaluation mode, and the data it was trained on."""
-        data = Data(self.config, corpus or load_corpus(self.config.corpus, **self.config.corpus_options))
+        """The trained model in evaluation mode, and the data it was trained on; CorpusError where that is another."""
+        corpus = corpus or load_corpus(self.config.corpus, **self.config.corpus_options)
+        if corpus.fingerprint != self.provenance["corpus_sha"]:
+            trained = self.provenance["corpus_sha"]
+            raise CorpusError(
+                f"run {self.name} was trained on {trained}, this corpus is {corpus.fingerprint}: pass that one"
+            )
+        data = Data(self.config, corpus)
         model = build(data)
         load_model(model, self.folder / "model.safetensors")
         return model.eval(), data
@@ -107,7 +114,13 @@ def build(data: Data) -> SupportSetModel:
 
 def run_name(config: Config, corpus: Corpus) -> str:
     """Twelve hex digits of all that a run's numbers follow from."""
-    return files.digest(config.model_dump_json(), corpus.fingerprint, str(VERSION))
+    parts = [config.model_dump_json(), corpus.fingerprint, str(VERSION)]
+    if ":" in config.contrast:  # a loss of the reader's, who may edit it
+        parts.append(inspect.getsource(inspect.getmodule(losses.imported(config.contrast))))
+    for name in (config.text_encoder, config.decoder):
+        if Path(name).is_dir():  # a model of the reader's, who may train it on
+            parts += [file.read_bytes() for file in sorted(Path(name).glob("*.safetensors"))]
+    return files.digest(*parts)
 
 
 def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Run:
@@ -206,10 +219,27 @@ class Training:
         if self.stuck == STUCK_STEPS:
             raise Collapsed(
                 f"collapsed in epoch {self.epoch + 1}: for {STUCK_STEPS} steps the triplet loss has been 2 × margin = "
-                f"{2 * config.margin:g} and all similarities equal. negatives = {config.negatives!r} gives no gradient "
-                f"that would part the clips again; take negatives = 'mean' or 'scheduled', contrast = 'info_nce', "
-                f"a pretrained text_encoder, or a lower lr = {config.lr:g}. Nothing of this run is reported."
+                f"{2 * config.margin:g} and all similarities equal. {self.advice()}"
             )
+
+    def refuse_chance(self):
+        """The other sign of collapse: dropout keeps the similarities of a collapsed model from being equal, but its
+        loss has not come below 2α and it finds validation clips as guessing does."""
+        config, clips = self.config, len(self.data.corpus.split("val"))
+        chance = sum(100 * k / clips for k in (1, 5, 10))
+        lost = self.log[-1]["contrast"] >= 2 * config.margin - 1e-3 and self.best["score"] < 2 * chance
+        if config.contrast == "triplet" and lost and clips > 30:  # among fewer clips chance is too good to tell
+            raise Collapsed(
+                f"collapsed: the triplet loss is {self.log[-1]['contrast']:.3f} in the end, not below 2 × margin = "
+                f"{2 * config.margin:g}, and validation recall is that of guessing. {self.advice()}"
+            )
+
+    def advice(self) -> str:
+        return (
+            f"With negatives = {self.config.negatives!r} nothing parts the clips again: take negatives = 'mean' or "
+            f"'scheduled', contrast = 'info_nce', a pretrained text_encoder, or a lower lr = {self.config.lr:g}. "
+            f"Nothing of this run is reported."
+        )
 
     def validate(self):
         """Keep the weights if they are the best so far on the validation clips: R@1 + R@5 + R@10, text to video."""
@@ -277,6 +307,7 @@ class Training:
 
     def finish(self):
         """Measure the best epoch's weights on the test clips, write the run's folder whole, drop the checkpoint."""
+        self.refuse_chance()
         self.raw.load_state_dict(self.best["weights"])
         text, video, clip_of = self.data.embed(self.model, "test")
         ranks = {

@@ -52,13 +52,13 @@ def blocks(language: str) -> list[str]:
 
 def test_the_readme_starts_with_two_commands():
     job, tests = blocks("bash")[:2]
-    assert "pip install" in job and "papermill notebooks/01_table1_objectives.ipynb" in job
+    assert "pip install" in job and "papermill" in job and "notebooks/01_table1_objectives.ipynb" in job
     assert "pip install" in tests and "pytest" in tests
 
 
 def test_files_named_in_the_readme_are_there():
     text = (ROOT / "README.md").read_text()
-    for path in re.findall(r"\((?!http|#)([^)\s]+)\)", text) + re.findall(
+    for path in re.findall(r"\]\((?!http|#)([^)\s]+)\)", text) + re.findall(
         r"(?:notebooks|tests)/[\w.]+\.(?:ipynb|py)", text
     ):
         assert (ROOT / path).exists(), path

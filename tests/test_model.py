@@ -540,3 +540,22 @@ def test_other_captions_and_other_weights_are_other_states(bert, tokenizer):
         next(encoder.parameters()).mul_(2.0)
     changed = text.kept_states("some", encoder, ids)
     assert encoder.calls == 3 and not np.array_equal(changed.values, first.values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_are_in_float32_under_mixed_precision(dtype):
+    """2α is 0.3984 in bfloat16, and a step held by members of small weight would be masked in float16."""
+    config = Config.preset("smoke", contrast="triplet", negatives="hardest")
+    model = SupportSetModel(config, 5, 6, vocabulary=64)
+    for head in (model.text_head, model.video_head):  # one point
+        torch.nn.init.zeros_(head.f.weight)
+        torch.nn.init.ones_(head.f.bias)
+    ones = torch.ones(3, 2, dtype=torch.bool)
+    batch = Batch(torch.randn(3, 2, 6), ones, torch.randn(3, 2, 5), ones, torch.full((3, 4), 7))
+    with torch.autocast("cpu", dtype):
+        terms = model(batch)
+        mask = torch.tensor([[True, False], [True, True]])
+        weights = torch.tensor([[0.996, 0.004]])
+        _, present = model.support(weights, torch.randn(2, 2, 5), mask)
+    assert terms["contrast"].item() == pytest.approx(0.4, abs=1e-6) and terms["similarity"].dtype == torch.float32
+    assert present.all()

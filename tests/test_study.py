@@ -166,6 +166,27 @@ def test_several_processes_give_the_same_runs(home, tmp_path, monkeypatch):
         assert np.array_equal(two[name][0].ranks["t2v"], one[name][0].ranks["t2v"])
 
 
+def test_a_table_is_of_one_corpus(home):
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
+    with pytest.raises(ConfigError, match="'more' changes the corpus"):
+        work.run({"more": {"corpus_options": {"clips": 90}}})
+
+
+def test_any_error_of_a_run_is_told_after_the_others(home, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken.py").write_text("def loss(text, video):\n    raise RuntimeError('mine')\n")
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"objective": "none"})
+    with pytest.raises(TrainingError, match="1 of 2 runs failed; the others are kept.\nown, seed 0: mine"):
+        work.run({"own": {"contrast": "broken:loss"}, "good": {}})
+
+
+def test_one_setting_and_an_unknown_baseline(hand, table):
+    frame = table.summary({"none": hand["none"]}, "none")
+    assert study.show(frame, "t").to_html() and study.reading(frame, "none").startswith("none: R@1")
+    with pytest.raises(ConfigError, match="baseline = 'nothing': the settings are none"):
+        table.summary({"none": hand["none"]}, "nothing")
+
+
 @pytest.mark.parametrize("seeds", [[], [1, 1]])
 def test_seeds_must_be_different(home, seeds):
     with pytest.raises(ConfigError, match="seeds"):
