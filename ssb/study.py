@@ -9,6 +9,7 @@ from types import MappingProxyType
 import joblib
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
 from ssb import files, retrieval
@@ -37,8 +38,8 @@ class Study:
     """One table on one corpus with one preset.
 
     table: the name of its files, "table1". seeds: each setting is trained once with each. jobs: runs at the same time,
-    -1: all cores; under `joblib.parallel_config("dask")` they go to a cluster. changes: what all runs of the table
-    change in the preset, such as {"epochs": 5}.
+    -1: one on each core, or one where there is a GPU to share; under `joblib.parallel_config("dask")` they go to a
+    cluster. changes: what all runs of the table change in the preset, such as {"epochs": 5}.
     """
 
     def __init__(
@@ -50,14 +51,17 @@ class Study:
         jobs: int = -1,
         changes: Mapping = MappingProxyType({}),
     ):
-        self.table, self.preset, self.seeds, self.jobs = table, preset, list(seeds), jobs
+        self.table, self.preset, self.seeds = table, preset, list(seeds)
+        self.jobs = 1 if jobs == -1 and torch.cuda.is_available() else jobs
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds = {self.seeds}: wanted one or more different whole numbers")
         self.base = Config.preset(preset, **{"corpus": corpus, **changes})
         self.corpus: Corpus = load_corpus(self.base.corpus, **self.base.corpus_options)
         self.label = label(self.corpus.name, preset)
-        changed = [f"{name} = {value}" for name, value in changes.items() if name != "corpus_options"]
-        self.where = ", ".join([self.corpus.name, f"{preset} preset", *changed])  # for titles
+        changed = {**changes, **self.base.corpus_options}
+        changed.pop("corpus_options", None)
+        said = [f"{name} = {value}" for name, value in changed.items()]
+        self.where = ", ".join([self.corpus.name, f"{preset} preset", *said])  # for titles
         self.results, self.figures = folder("results", self.label), folder("figures", self.label)
 
     def run(self, grid: Mapping[str, Mapping]) -> dict[str, list[Run]]:
@@ -198,7 +202,9 @@ class Study:
 
     def written(self) -> str:
         """The paths of what this table has made."""
-        paths = [*sorted(self.results.glob(f"{self.table}*.csv")), *sorted(self.figures.glob(f"{self.table}*.png"))]
+        tables = [self.results / f"{self.table}{part}.csv" for part in ("", "_summary", "_training")]
+        figures = [self.figures / f"{self.table}.png", *sorted(self.figures.glob(f"{self.table}_fig*.png"))]
+        paths = [path for path in tables + figures if path.exists()]
         return "\n".join(files.short(path) for path in paths)
 
     def _write(self, frame: pd.DataFrame, name: str):

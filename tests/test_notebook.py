@@ -46,6 +46,11 @@ def run(shell, *cells, **given):
     return shell.user_ns["settings"]
 
 
+def test_later_cells_may_use_the_bare_names(shell):
+    run(shell, seeds="[0,1]", lr="3e-5", flag="true")
+    assert [shell.user_ns[name] for name in ("seeds", "lr", "flag")] == [[0, 1], 3e-5, True]
+
+
 def refusal(shell, *cells, **given):
     with pytest.raises(ValueError) as caught:
         run(shell, *cells, **given)
