@@ -263,7 +263,6 @@ def refused(error, words: str, config: Config):
 UNCOMMON = {
     "a stream": (CorpusError, "shapes has no stream 'apearance'; it has 'appearance', ", dict(streams=["apearance"])),
     "an option": (CorpusError, "unknown option 'clip'; it takes clips, captions", dict(corpus_options={"clip": 60})),
-    "a loss": (ConfigError, "contrast = 'hinge': wanted 'triplet', 'info_nce' or 'pack", dict(contrast="hinge")),
     "a loss's module": (ConfigError, "contrast = 'no.such:loss': wanted 'triplet', 'i", dict(contrast="no.such:loss")),
     "a loss's name": (ConfigError, "contrast = 'ssb.losses:no': wanted 'triplet', 'i", dict(contrast="ssb.losses:no")),
     "an encoder": (ModelError, "cannot load 'no/such'.*Wanted: a folder with", dict(text_encoder="no/such")),
@@ -274,6 +273,13 @@ UNCOMMON = {
 @pytest.mark.parametrize("error, words, changes", UNCOMMON.values(), ids=UNCOMMON)
 def test_a_name_that_is_not_there(tiny, error, words, changes):
     refused(error, words, tiny.replace(**changes))
+
+
+def test_a_loss_that_is_none_of_ours(tiny):
+    with pytest.raises(
+        ConfigError, match="contrast = 'hinge': wanted 'triplet', 'info_nce' or 'package.module:function'"
+    ):
+        tiny.replace(contrast="hinge")
 
 
 def test_fp16_on_a_cpu(tiny):
@@ -397,6 +403,6 @@ def test_the_command_line_names_the_mistake(arguments, words, capsys):
 
 def test_a_run_that_fails_touches_no_result(tiny, results):
     before = content(results)
-    refused(ConfigError, "contrast = ", tiny.replace(contrast="hinge"))
+    refused(ConfigError, "contrast = ", tiny.replace(contrast="ssb.losses:no"))
     kept = {name: data for name, data in content(results).items() if not name.startswith("cache")}
     assert kept == before
