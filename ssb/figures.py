@@ -13,10 +13,10 @@ from IPython.display import Image
 from matplotlib.colors import PowerNorm
 
 from ssb import files, losses
+from ssb.corpus import Corpus
 from ssb.train import Run
 
-COLUMN = 3.3  # inches; a page is two columns wide
-PAGE = 6.9
+PAGE = 6.9  # inches
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -105,6 +105,11 @@ def _arms(middle: float, low: float, high: float) -> list[list[float]]:
 def support_weights(run: Run, size: int, objective: str | None = None) -> tuple[np.ndarray, pd.DataFrame]:
     """Weights w (B, B) of a batch of test clips, each with its first caption, as the run's objective gives them; and
     the batch: clip (position in the corpus), id and text. All zero for "none"."""
+    return _support(run, size, objective)[:2]
+
+
+def _support(run: Run, size: int, objective: str | None) -> tuple[np.ndarray, pd.DataFrame, Corpus]:
+    """`support_weights`, and the corpus that was read for them."""
     model, data = run.load()
     c_t, c_v, place = data.embed(model, "test")
     captions = data.corpus.captions_of(data.corpus.split("test"))
@@ -113,10 +118,10 @@ def support_weights(run: Run, size: int, objective: str | None = None) -> tuple[
     batch["id"] = [data.corpus.clips[i] for i in batch["clip"]]
     objective = objective or run.config.objective
     if objective == "none":
-        return np.zeros((len(batch), len(batch))), batch
+        return np.zeros((len(batch), len(batch))), batch, data.corpus
     rows = torch.from_numpy(first)
     weights = losses.support_set_weights(c_t[rows], c_v[: len(rows)], objective, run.config.temperature)
-    return weights.numpy(), batch
+    return weights.numpy(), batch, data.corpus
 
 
 @styled
@@ -144,8 +149,7 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
     For each of the `strongest` rows (largest weight on one other clip): the caption to be reconstructed, and the clip
     it is reconstructed from, by frames where the corpus has them and by that clip's own caption.
     """
-    weights, batch = support_weights(run, size, objective)
-    frames = run.load()[1].corpus.frames
+    weights, batch, corpus = _support(run, size, objective)
     rows = np.argsort(-weights.max(axis=1), kind="stable")[:strongest]
     figure = plt.figure(figsize=(PAGE, 4.2))
     grid = figure.add_gridspec(strongest, 2, width_ratios=[1.1, 1])
@@ -170,7 +174,7 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
         )
         panel = figure.add_subplot(grid[k, 1])
         panel.axis("off")
-        _attended(panel, chr(65 + k), row, column, weights[row, column], batch, frames)
+        _attended(panel, chr(65 + k), row, column, weights[row, column], batch, corpus.frames)
     return figure
 
 

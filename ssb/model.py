@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from ssb import losses, text
 from ssb.config import Config, ConfigError
 
+DECODER = ("decoder.", "to_decoder.")  # how the names of what captioning alone trains begin
+
 
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch norm over real steps only: padding must not move the statistics. (B, M, d) → (B, M, d), 0 at padding."""
@@ -150,11 +152,11 @@ class SupportSetModel(nn.Module):
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """What captioning alone trains: the decoder and the layer before it."""
-        return [p for name, p in self.named_parameters() if name.startswith(("decoder.", "to_decoder."))]
+        return [p for name, p in self.named_parameters() if name.startswith(DECODER)]
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The rest: both pooling heads and, where it is fine-tuned, the text encoder."""
-        return [p for name, p in self.named_parameters() if not name.startswith(("decoder.", "to_decoder."))]
+        return [p for name, p in self.named_parameters() if not name.startswith(DECODER)]
 
     def embed_text(self, values: Tensor, mask: Tensor) -> Tensor:
         """(B, L) ids or (B, L, W) states → c_t (B, d)."""

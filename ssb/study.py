@@ -83,8 +83,7 @@ class Study:
                     raise ConfigError(f"{name!r} changes the corpus; make another Study, for a table is of one corpus")
                 if not (folder / "metrics.json").exists():
                     todo.setdefault(folder.name, (f"{name}, seed {config.seed}", config))
-        if todo:
-            self._prepare([config for _, config in todo.values()])
+        self._prepare([config for _, config in todo.values()])
         failed = self._train(list(todo.values()))
         if failed:
             lines = "\n".join(f"{title}: {error}" for title, error in failed)

@@ -23,9 +23,10 @@ from ssb import files, losses, retrieval
 from ssb.batches import Data, threads
 from ssb.config import VERSION, Config, ConfigError
 from ssb.corpus import Corpus, CorpusError, load_corpus
-from ssb.model import SupportSetModel
+from ssb.model import DECODER, SupportSetModel
 
 CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
+KEPT = ("stuck", "sums", "log", "best", "seconds")  # of Training, in a checkpoint
 STUCK_STEPS = 100  # in a row at 2α before a run counts as collapsed
 
 
@@ -79,7 +80,7 @@ class Run:
         """How many numbers were trained or kept with the model, the decoder's not counted."""
         with safe_open(self.folder / "model.safetensors", "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
-        return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(("decoder", "to_decoder")))
+        return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(DECODER))
 
     def load(self, corpus: Corpus | None = None) -> tuple[SupportSetModel, Data]:
         """The trained model in evaluation mode, and the data it was trained on; CorpusError where that is another."""
@@ -273,7 +274,7 @@ class Training:
             "rng": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
-            **{name: getattr(self, name) for name in ("stuck", "sums", "log", "best", "seconds")},
+            **{name: getattr(self, name) for name in KEPT},
             "next": (self.epoch, self.step + 1),
         }
         with files.written(self.partial / "checkpoint.pt") as draft:
@@ -301,7 +302,7 @@ class Training:
             torch.cuda.set_rng_state_all(state["cuda"])
         if state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        for name in ("stuck", "sums", "log", "best", "seconds"):
+        for name in KEPT:
             setattr(self, name, state[name])
         self.epoch, self.step = state["next"]
 
