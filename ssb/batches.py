@@ -8,7 +8,7 @@ import torch
 from ssb import text
 from ssb.config import Config
 from ssb.corpus import Corpus, CorpusError
-from ssb.model import Batch
+from ssb.model import Batch, Past
 
 
 @contextlib.contextmanager
@@ -53,6 +53,9 @@ class Data:
         self.by_clip = np.argsort(self.clip_of, kind="stable")
         self.count = np.bincount(self.clip_of)
         self.first = np.cumsum(self.count) - self.count
+        nth = np.empty_like(self.by_clip)  # of its clip's captions
+        nth[self.by_clip] = np.arange(len(nth)) - self.first[self.clip_of[self.by_clip]]
+        self.next = self.by_clip[self.first[self.clip_of] + (nth + 1) % self.count[self.clip_of]]  # caption of the clip
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation (D,) of each feature over the steps of the training clips."""
@@ -84,14 +87,21 @@ class Data:
                 filling.remove(batch)
         return np.array(full)
 
-    def batch(self, captions: np.ndarray) -> Batch:
-        """The pairs of these captions, padded to the longest of them."""
+    def batch(self, captions: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
+        """The pairs of these captions, padded to the longest of them. memory: clips (P,) and c_v (P, d) of the past."""
         clips = torch.from_numpy(self.clip_of[captions])
         parts = [*self.text.padded(captions), self.video[clips], self.video_mask[clips]]
+        batch = Batch(*(x.to(self.device) for x in parts), clips=clips.to(self.device))
         if self.labels is not None:
             labels, mask = self.labels.padded(captions)
-            parts.append(labels.masked_fill(~mask, -100))
-        return Batch(*(x.to(self.device) for x in parts))
+            batch.labels = labels.masked_fill(~mask, -100).to(self.device)
+        if self.config.intra:
+            batch.other, batch.other_mask = (x.to(self.device) for x in self.text.padded(self.next[captions]))
+        if memory:
+            clips = memory[0].cpu()
+            parts = *memory, self.video[clips], self.video_mask[clips]
+            batch.past = Past(*(x.to(self.device) for x in parts))
+        return batch
 
     def embed(self, model, split: str) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """c_t (Q, d) of every caption of a split, c_v (C, d) of its clips, and each caption's clip (Q,) among those."""

@@ -6,11 +6,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ssb.files import digest
 
-# Part of every run's name. Raise it when a change of the library changes the numbers of an unchanged Config.
+# Part of every run's name. Raise it when a default of Config changes, or the numbers of an unchanged Config.
 VERSION = 1
 
 Objective = Literal["none", "identity", "full", "hybrid", "cross"]
 OBJECTIVES: tuple[str, ...] = Objective.__args__
+
+
+# Settings that mean nothing without captioning.
+CAPTIONING = "captioning temperature support_set decoder_warmup decoder decoder_lr decoder_dropout".split()
 
 
 class ConfigError(ValueError):
@@ -37,9 +41,11 @@ class Config(BaseModel):
     freeze_text: bool = False  # True: states are computed once and kept on disk
     decoder: str = "t5-base"
     vocabulary: int = Field(4000, ge=64)  # of a tokenizer fitted on the training captions, where a model is "scratch"
-    scratch_width: int = Field(128, ge=8)  # d_model of a "scratch" T5 ...
+    scratch_width: int = Field(128, ge=8)  # d_model of a "scratch" decoder ...
     scratch_layers: int = Field(2, ge=1)
-    scratch_heads: int = Field(4, ge=1)  # ... its heads have scratch_width / scratch_heads channels each
+    scratch_text_width: int = Field(128, ge=8)  # ... and of a "scratch" text encoder
+    scratch_text_layers: int = Field(2, ge=1)
+    scratch_heads: int = Field(4, ge=1)  # of both, width / scratch_heads channels each
 
     # joint space and pooling heads Ψ'', Φ''
     dim: int = Field(1024, ge=2)  # d
@@ -48,6 +54,7 @@ class Config(BaseModel):
     pool_layers: int = Field(2, ge=1)
     pool_heads: int = Field(4, ge=1)
     pool_ffn: int = Field(2048, ge=1)
+    pool_query: Literal["first", "cls"] = "first"  # the output that is c: of the first vector, or of a learned one
     pre_encoder: bool = True  # f of the transformer head: 1-D convolutions on video, a bidirectional GRU on text
     dropout: float = Field(0.3, ge=0, lt=1)  # of the heads
     decoder_dropout: float = Field(0.3, ge=0, lt=1)
@@ -57,15 +64,19 @@ class Config(BaseModel):
     margin: float = Field(0.2, gt=0)  # α
     negatives: Literal["hardest", "mean", "scheduled"] = "hardest"  # scheduled: violating mean → hardest
     schedule: tuple[float, float] = (0.2, 0.8)  # shares of the epochs where the scheduled change begins and ends
+    intra: bool = False  # the triplet loss within each modality too
     info_nce_temperature: float = Field(0.05, gt=0)
     objective: Objective = "cross"
     captioning: float = Field(10.0, ge=0)  # λ
     temperature: float = Field(0.1, gt=0)  # T, of the support-set weights
+    support_set: int | None = Field(None, ge=2)  # None: the batch; n: as a batch of n, see `SupportSetModel.candidates`
+    decoder_warmup: float = Field(0.0, ge=0, lt=1)  # share of the steps in which captioning trains the decoder alone
 
     # optimisation
     batch: int = Field(64, ge=2)  # B
     epochs: int = Field(20, ge=1)
     lr: float = Field(5e-5, gt=0)  # Adam
+    text_lr: float = Field(5e-5, gt=0)  # of the text encoder Φ', where it is not frozen
     decoder_lr: float = Field(5e-5, gt=0)  # of the decoder and the layer before it
     lr_schedule: Literal["decay", "constant", "cosine"] = "decay"  # decay: ×0.95 per epoch, as MMT; the paper is silent
     clip: float = Field(0.2, gt=0)  # largest norm of the gradient ...
@@ -96,8 +107,11 @@ class Config(BaseModel):
             raise ValueError(f"contrast = {self.contrast!r}: wanted 'triplet', 'info_nce' or 'package.module:function'")
         if self.dim % self.pool_heads or self.dim % 4:
             raise ValueError(f"dim {self.dim} must be divisible by 4 and by pool_heads {self.pool_heads}")
-        if self.scratch_width % self.scratch_heads:
-            raise ValueError(f"scratch_width {self.scratch_width} must be divisible by scratch_heads")
+        for name in ("scratch_width", "scratch_text_width"):
+            if getattr(self, name) % self.scratch_heads:
+                raise ValueError(f"{name} {getattr(self, name)} must be divisible by scratch_heads")
+        if self.intra and self.contrast != "triplet":
+            raise ValueError(f"intra = True is a part of the triplet loss; contrast is {self.contrast!r}")
         if self.freeze_text and self.text_encoder == "scratch":
             raise ValueError("freeze_text needs a pretrained text_encoder; one from scratch has nothing worth freezing")
         if not 0 <= self.schedule[0] <= self.schedule[1] <= 1:
@@ -119,13 +133,17 @@ class Config(BaseModel):
         one run: without captioning nothing of the decoder matters."""
         if self.objective != "none":
             return self
-        unused = ("captioning", "temperature", "decoder", "decoder_lr", "decoder_dropout")
-        return self.replace(**{name: type(self).model_fields[name].default for name in unused})
+        return self.replace(**{name: type(self).model_fields[name].default for name in CAPTIONING})
+
+    @property
+    def key(self) -> str:
+        """All that differs from the defaults, as JSON: a setting that the library gains later leaves it as it is."""
+        return self.model_dump_json(exclude_defaults=True)
 
     @property
     def sha(self) -> str:
         """Twelve hex digits of all settings but the seed: rows that share it differ by chance alone."""
-        return digest(self.model_dump_json(exclude={"seed"}), str(VERSION))
+        return digest(self.replace(seed=0).key, str(VERSION))
 
 
 def explain(error: ValidationError, fields) -> str:
@@ -182,6 +200,8 @@ PRESETS: dict[str, dict] = {
         vocabulary=512,
         scratch_width=32,
         scratch_layers=1,
+        scratch_text_width=32,
+        scratch_text_layers=1,
         scratch_heads=2,
         standardise=True,
         max_steps=8,
@@ -192,6 +212,7 @@ PRESETS: dict[str, dict] = {
         contrast="info_nce",
         epochs=2,
         lr=1e-3,
+        text_lr=1e-3,
         decoder_lr=5e-3,
         clip=1.0,
     ),

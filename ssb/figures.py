@@ -77,14 +77,14 @@ def settings(rows: pd.DataFrame, summary: pd.DataFrame, title: str, metric: str 
         left.scatter(seeds, y + offsets, s=9, color=COLOURS[1], zorder=3, label="one seed")
         low, high = row[f"{metric} low"], row[f"{metric} high"]
         bar = dict(fmt="D", ms=4, color=COLOURS[0], capsize=3, elinewidth=1.5)
-        left.errorbar(row[metric], y, xerr=_arms(row[metric], low, high), label="mean, 95 % over queries", **bar)
+        left.errorbar(row[metric], y, xerr=arms(row[metric], low, high), label="mean, 95 % over queries", **bar)
         if setting == baseline:
             continue
-        right.errorbar(row["delta"], y, xerr=_arms(row["delta"], row["delta_low"], row["delta_high"]), **bar)
+        right.errorbar(row["delta"], y, xerr=arms(row["delta"], row["delta_low"], row["delta_high"]), **bar)
         if not np.isnan(row["seeds_low"]):
-            arms = _arms(row["delta"], row["seeds_low"], row["seeds_high"])
+            spread = arms(row["delta"], row["seeds_low"], row["seeds_high"])
             bar |= dict(fmt="none", color=COLOURS[2])
-            right.errorbar(row["delta"], y + 0.2, xerr=arms, label="95 % over seeds", **bar)
+            right.errorbar(row["delta"], y + 0.2, xerr=spread, label="95 % over seeds", **bar)
     right.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     left.set(yticks=range(len(summary)), yticklabels=summary.index, xlabel=f"text→video {metric} (%)")
     right.set(xlabel=f"{metric} less {baseline} (points)")
@@ -97,7 +97,7 @@ def settings(rows: pd.DataFrame, summary: pd.DataFrame, title: str, metric: str 
     return figure
 
 
-def _arms(middle: float, low: float, high: float) -> list[list[float]]:
+def arms(middle: float, low: float, high: float) -> list[list[float]]:
     """Lengths of an error bar; an end may fall on the middle after rounding, never beyond it."""
     return [[max(middle - low, 0)], [max(high - middle, 0)]]
 

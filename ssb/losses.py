@@ -21,13 +21,22 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
 
 
-def triplet(text: Tensor, video: Tensor, margin: float = 0.2, negatives: str | float = "hardest") -> Tensor:
+def triplet(
+    text: Tensor,
+    video: Tensor,
+    margin: float = 0.2,
+    negatives: str | float = "hardest",
+    intra: Tensor | None = None,
+) -> Tensor:
     """Hinge loss in both directions, mean over the batch (eq. 1).
 
     negatives: "hardest": the hardest other clip (caption) of the batch, as the paper; "mean": the mean over all of
         them; a number h in [0, 1]: (1 - h) × the mean over the violating ones + h × the hardest, the way of a schedule
         that begins where gradients are many and ends at eq. 1.
-    Returns a scalar; at exactly 2 × margin all embeddings have become one point (collapse).
+    intra: (B, d) embeddings of another caption of each clip; adds the hinge within each modality (Table 2e, "inter and
+        intra"): caption against the other captions with this one as the positive, clip against the other clips with
+        itself as the positive, for a clip has no second video.
+    Returns a scalar; at exactly 2 × margin (4 × with intra) all embeddings have become one point (collapse).
     """
     if len(text) < 2:
         raise ValueError(f"triplet needs at least 2 pairs in a batch, got {len(text)}")
@@ -37,9 +46,13 @@ def triplet(text: Tensor, video: Tensor, margin: float = 0.2, negatives: str | f
         raise ValueError(f"negatives={negatives!r}; a number must be from 0 (violating mean) to 1 (hardest)")
     s = cosine(text, video)  # (B, B)
     own = torch.eye(len(s), dtype=torch.bool, device=s.device)
+    # similarity to the positive, and to all: each caption against other clips, each clip against other captions
+    parts = [(s.diagonal(), s), (s.diagonal(), s.T)]
+    if intra is not None:
+        parts += [(F.cosine_similarity(text, intra), cosine(text, text)), (s.new_ones(len(s)), cosine(video, video))]
     loss = s.new_zeros(())
-    for scores in (s, s.T):  # each caption against other clips; each clip against other captions
-        hinge = (margin - s.diagonal()[:, None] + scores).clamp(min=0).masked_fill(own, 0)
+    for positive, scores in parts:
+        hinge = (margin - positive[:, None] + scores).clamp(min=0).masked_fill(own, 0)
         hardest = hinge.max(dim=1).values
         if negatives == "hardest":
             loss = loss + hardest.mean()
@@ -59,25 +72,36 @@ def info_nce(text: Tensor, video: Tensor, temperature: float = 0.05) -> Tensor:
     return (F.cross_entropy(s, target) + F.cross_entropy(s.T, target)) / 2
 
 
-def support_set_weights(text: Tensor, video: Tensor, objective: str = "cross", temperature: float = 0.1) -> Tensor:
+def support_set_weights(
+    text: Tensor,
+    video: Tensor,
+    objective: str = "cross",
+    temperature: float = 0.1,
+    candidates: Tensor | None = None,
+) -> Tensor:
     """w_ij = softmax over j in S_i of s(c_t^i, c_v^j) / T (eq. 3): how much of clip j goes into captioning i.
 
-    objective: "identity" S_i = {i}; "full" S_i = {1..B}; "hybrid" the mean of the two; "cross" all j ≠ i.
-    Returns (B, B), each row non-negative with sum 1. Gradient flows to both embeddings (but for "identity", a
+    text (B, d); video (S, d), S ≥ B: first the B clips of the batch, then, if any, clips of earlier batches.
+    objective: "identity" S_i = {i}; "full" S_i = {1..S}; "hybrid" the mean of the two; "cross" all j ≠ i.
+    candidates: (B, S) bool, false where clip j may not be in S_i; None: every clip may.
+    Returns (B, S), each row non-negative with sum 1. Gradient flows to both embeddings (but for "identity", a
     constant): since Ψ' is frozen, this is the only way the captioning loss reaches the pooling heads.
     """
     if objective not in OBJECTIVES[1:]:
         raise ValueError(f"objective={objective!r}; wanted one of {', '.join(OBJECTIVES[1:])}")
-    own = torch.eye(len(text), dtype=torch.bool, device=text.device)
+    own = torch.eye(len(text), len(video), dtype=torch.bool, device=text.device)
     if objective == "identity":
         return own.to(text.dtype)
-    s = cosine(text, video) / temperature
+    out = torch.zeros_like(own) if candidates is None else ~candidates
     if objective == "cross":
-        if len(text) < 2:
-            raise ValueError("objective 'cross' needs at least 2 pairs in a batch: nobody is in its own support set")
-        return s.masked_fill(own, -math.inf).softmax(dim=1)
-    w = s.softmax(dim=1)
-    return w if objective == "full" else (w + own) / 2
+        out = out | own
+    if out.all(dim=1).any():
+        raise ValueError(
+            f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs in a batch, "
+            f"for nobody is in its own"
+        )
+    w = (cosine(text, video) / temperature).masked_fill(out, -math.inf).softmax(dim=1)
+    return (w + own) / 2 if objective == "hybrid" else w
 
 
 def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,8 +78,9 @@ class TransformerLayer(nn.Module):
 class Head(nn.Module):
     """Ψ'' or Φ'': a sequence (B, M, D) with its mask (B, M) → one embedding (B, d).
 
-    "transformer": the paper's layers; the embedding is the first output vector. "mean", "max": over time, of a linear
-    layer. "conv": the mean of one layer of the convolutions f, a small head for a few hundred clips.
+    "transformer": the paper's layers; the embedding is the first output vector, that of the first step or of a learned
+    [CLS] vector put before it. "mean", "max": over time, of a linear layer. "conv": the mean of one layer of the
+    convolutions f, a small head for a few hundred clips.
     """
 
     def __init__(self, pooling: str, pre_encoder: type[nn.Module], width: int, config: Config):
@@ -93,6 +94,7 @@ class Head(nn.Module):
             self.layers = nn.ModuleList(
                 TransformerLayer(f(w, dim), dim, config.pool_heads, config.pool_ffn, config.dropout) for w in widths
             )
+            self.cls = nn.Parameter(torch.randn(width)) if config.pool_query == "cls" else None
         else:
             self.f = Convolutions(width, dim) if pooling == "conv" else Linear(width, dim)
 
@@ -101,6 +103,9 @@ class Head(nn.Module):
             return self.f(self.dropout(masked_mean(e, mask)), mask)
         e = self.dropout(e)
         if self.pooling == "transformer":
+            if self.cls is not None:
+                e = torch.cat([self.cls.to(e.dtype).expand(len(e), 1, -1), e], dim=1)
+                mask = F.pad(mask, (1, 0), value=True)
             for layer in self.layers:
                 e = layer(e, mask)
             return e[:, 0]
@@ -116,6 +121,16 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass
+class Past:
+    """Clips of earlier batches: c_v as it was then; e_v is frozen and never out of date."""
+
+    clips: Tensor  # (P,)
+    c_v: Tensor  # (P, d), no gradient
+    video: Tensor  # (P, M, D)
+    video_mask: Tensor  # (P, M)
+
+
+@dataclass
 class Batch:
     """Pairs (t_i, v_i): captions for the text encoder and for the decoder, and the clips' features."""
 
@@ -124,6 +139,10 @@ class Batch:
     video: Tensor  # (B, M, D) e_v
     video_mask: Tensor  # (B, M)
     labels: Tensor | None = None  # (B, L') ids for the decoder, -100 at padding; None without captioning
+    clips: Tensor | None = None  # (B,) which clip of the corpus each is; wanted with `past`
+    other: Tensor | None = None  # another caption of each clip, as `text`, and its mask; for the intra-modal loss
+    other_mask: Tensor | None = None
+    past: Past | None = None  # more clips to reconstruct captions from
 
 
 class SupportSetModel(nn.Module):
@@ -154,9 +173,13 @@ class SupportSetModel(nn.Module):
         """What captioning alone trains: the decoder and the layer before it."""
         return [p for name, p in self.named_parameters() if name.startswith(DECODER)]
 
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The text encoder's, where it is trained."""
+        return [] if self.encoder is None else list(self.encoder.parameters())
+
     def head_parameters(self) -> list[nn.Parameter]:
-        """The rest: both pooling heads and, where it is fine-tuned, the text encoder."""
-        return [p for name, p in self.named_parameters() if not name.startswith(DECODER)]
+        """The rest: both pooling heads."""
+        return [p for name, p in self.named_parameters() if not name.startswith((*DECODER, "encoder."))]
 
     def embed_text(self, values: Tensor, mask: Tensor) -> Tensor:
         """(B, L) ids or (B, L, W) states → c_t (B, d)."""
@@ -170,6 +193,20 @@ class SupportSetModel(nn.Module):
     def embed_video(self, values: Tensor, mask: Tensor) -> Tensor:
         """e_v (B, M, D) → c_v (B, d)."""
         return self.video_head(self.normalise(values, mask), mask)
+
+    def candidates(self, batch: Batch) -> Tensor | None:
+        """Which clips may be in each caption's support set, (B, S) bool; None: all of the batch.
+
+        support_set = n below B: the own clip and n - 1 others, drawn anew in every step, as if the batch were of n.
+        Above B: the batch and those past clips that are not the caption's own, seen in an earlier epoch.
+        """
+        n, size = self.config.support_set, len(batch.text)
+        if n is not None and n < size:
+            draw = torch.rand(size, size, device=batch.video.device).fill_diagonal_(2)
+            return torch.zeros_like(draw, dtype=torch.bool).scatter(1, draw.topk(n, dim=1).indices, True)
+        if batch.past is None:
+            return None
+        return F.pad(batch.clips[:, None] != batch.past.clips, (size, 0), value=True)
 
     def support(self, weights: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What the decoder sees of each support set: ē_v at the decoder's width, (B, M, W), and its mask (B, M).
@@ -200,23 +237,36 @@ class SupportSetModel(nn.Module):
         return F.cross_entropy(self.decoder.lm_head(states).float(), labels[real])
 
     def forward(self, batch: Batch, progress: float = 1.0) -> dict[str, Tensor]:
-        """The terms of L = L_contrast + λ L_cross (eq. 3), and the cosine similarities (B, B) behind them.
+        """The terms of L = L_contrast + λ L_cross (eq. 3); the cosine similarities (B, B) behind them, and c_v (B, d).
 
         progress: share of the training steps done (see `losses.contrastive`).
         """
         config = self.config
         c_t = self.embed_text(batch.text, batch.text_mask).float()
         c_v = self.embed_video(batch.video, batch.video_mask).float()
+        intra = {"intra": self.embed_text(batch.other, batch.other_mask).float()} if config.intra else {}
         with torch.autocast(c_t.device.type, enabled=False):  # a cosine in bfloat16 is off by a hundredth of α
-            contrast = losses.contrastive(config, progress)(c_t, c_v)
+            contrast = losses.contrastive(config, progress)(c_t, c_v, **intra)
             similarity = losses.cosine(c_t, c_v)
         if contrast.ndim:
             raise ConfigError(f"contrast = {config.contrast!r} gives shape {tuple(contrast.shape)}; wanted one number")
-        terms = {"loss": contrast, "contrast": contrast.detach(), "similarity": similarity.detach()}
+        terms = {"loss": contrast, "contrast": contrast.detach()}
+        terms |= {"similarity": similarity.detach(), "c_v": c_v.detach()}
         if config.objective != "none":
-            with torch.autocast(c_t.device.type, enabled=False):
-                weights = losses.support_set_weights(c_t, c_v, config.objective, config.temperature)
-            captioning = self.caption_loss(*self.support(weights, batch.video, batch.video_mask), batch.labels)
+            captioning = self.captioning(c_t, c_v, batch, learn_weights=progress >= config.decoder_warmup)
             terms["loss"] = contrast + config.captioning * captioning
             terms["captioning"] = captioning.detach()
         return terms
+
+    def captioning(self, c_t: Tensor, c_v: Tensor, batch: Batch, learn_weights: bool = True) -> Tensor:
+        """L_cross (eq. 2-3) of a batch. learn_weights: False keeps its gradient from the embeddings (B, d)."""
+        video, mask = batch.video, batch.video_mask
+        if batch.past is not None:
+            c_v = torch.cat([c_v, batch.past.c_v])
+            video, mask = torch.cat([video, batch.past.video]), torch.cat([mask, batch.past.video_mask])
+        objective, temperature = self.config.objective, self.config.temperature
+        with torch.autocast(c_t.device.type, enabled=False):
+            weights = losses.support_set_weights(c_t, c_v, objective, temperature, self.candidates(batch))
+        return self.caption_loss(
+            *self.support(weights if learn_weights else weights.detach(), video, mask), batch.labels
+        )

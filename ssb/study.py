@@ -14,24 +14,16 @@ from scipy import stats
 
 from ssb import files, retrieval
 from ssb.batches import Data
-from ssb.config import OBJECTIVES, Config, ConfigError
+from ssb.config import Config, ConfigError
 from ssb.corpus import Corpus, load_corpus
+from ssb.tables import CLAIMS, Claim
 from ssb.train import Run, TrainingError, fit, run_name
 
 WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
 METRICS = tuple(retrieval.metrics(np.ones(1)))
+PARTS = ("", "_summary", "_training", "_claims")  # of the files of a table
+VERDICTS = {"higher": "held", "lower": "contradicted", "not resolved": "not resolved"}  # of a claim
 DELTA = ("delta", "delta_low", "delta_high", "p", "seeds_low", "seeds_high")
-# Rows of tables: what each setting changes in the preset.
-TABLE1 = {objective: {"objective": objective} for objective in OBJECTIVES}
-_PAPER = {"objective": "none", "video_pooling": "transformer", "pool_ffn": 512}
-HEADS = {  # is a run trained at all? without captioning
-    "convolutions": {"objective": "none"},
-    "paper's head on video": _PAPER,
-    "paper's head on video, InfoNCE": _PAPER | {"contrast": "info_nce"},
-    "paper's head on video, InfoNCE, 100 epochs": _PAPER
-    | {"contrast": "info_nce", "epochs": 100, "validate_every": 10},
-    "paper's heads on both, InfoNCE": _PAPER | {"contrast": "info_nce", "text_pooling": "transformer"},
-}
 
 
 class Study:
@@ -199,9 +191,29 @@ class Study:
         self._write(frame.reset_index(), f"{self.table}_training.csv")
         return frame
 
+    def claims(self, runs: Mapping[str, list[Run]], of: str = "") -> pd.DataFrame:
+        """What the paper claims of this table's settings, tested as `summary` tests: one row for each claim whose two
+        settings are here. Written to results/<corpus>/<table>_claims.csv.
+
+        of: the table of `tables.CLAIMS`, this one's own name by default.
+        """
+        rows = []
+        for claim in CLAIMS:
+            if claim.table == (of or self.table) and {claim.setting, claim.baseline} <= runs.keys():
+                one, other = (np.stack([run.ranks["t2v"] for run in runs[x]]) for x in (claim.setting, claim.baseline))
+                clips = runs[claim.setting][0].ranks["clip"]
+                row = {"claim": claim.says, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
+                rows.append(row | {"paper": paper_difference(claim)} | against(one, other, clips))
+        frame = pd.DataFrame(rows, columns=["claim", "setting", "baseline", "seeds", "paper", *DELTA])
+        frame["p"] = holm(frame["p"])
+        frame["verdict"] = [VERDICTS[verdict(row)] for _, row in frame.iterrows()]
+        frame = frame.round(3)
+        self._write(frame, f"{self.table}_claims.csv")
+        return frame
+
     def written(self) -> str:
         """The paths of what this table has made."""
-        tables = [self.results / f"{self.table}{part}.csv" for part in ("", "_summary", "_training")]
+        tables = [self.results / f"{self.table}{part}.csv" for part in PARTS]
         figures = [self.figures / f"{self.table}.png", *sorted(self.figures.glob(f"{self.table}_fig*.png"))]
         paths = [path for path in tables + figures if path.exists()]
         return "\n".join(files.short(path) for path in paths)
@@ -269,6 +281,16 @@ def paper_numbers(table: str, way: str = "t2v") -> dict[tuple[str, str], float]:
     numbers = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype={"table": str})
     numbers = numbers[(numbers["table"] == table) & (numbers["direction"] == way)]
     return {(row, metric): value for row, metric, value in zip(numbers["row"], numbers["metric"], numbers["value"])}
+
+
+def paper_difference(claim: Claim) -> float:
+    """The size of a claim in the paper, in points of R@1; NaN where it is not known."""
+    numbers = paper_numbers("1" if claim.table == "constants" else claim.table.removeprefix("table"))
+    found = [numbers.get((row, metric), np.nan) for row in claim.paper for metric in ("R@1", "delta R@1")]
+    found = [x for x in found if not np.isnan(x)]
+    if len(found) != len(claim.paper) or not found:
+        return np.nan
+    return found[0] if len(found) == 1 else round(found[0] - found[1], 3)
 
 
 def signed(x: float) -> str:

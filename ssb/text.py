@@ -102,15 +102,14 @@ def token_ids(tokenizer, captions: list[str], most: int) -> list[np.ndarray]:
     return [np.asarray(row, np.int64) for row in rows]
 
 
-def scratch_t5(config: Config, vocabulary: int, dropout: float, **layers) -> T5Config:
+def scratch_t5(width: int, heads: int, vocabulary: int, dropout: float, **layers) -> T5Config:
     """A small T5 in the proportions of t5-small: feed-forward four times the width."""
-    width = config.scratch_width
     return T5Config(
         vocab_size=vocabulary,
         d_model=width,
-        d_kv=width // config.scratch_heads,
+        d_kv=width // heads,
         d_ff=4 * width,
-        num_heads=config.scratch_heads,
+        num_heads=heads,
         dropout_rate=dropout,
         decoder_start_token_id=0,
         **layers,
@@ -120,7 +119,8 @@ def scratch_t5(config: Config, vocabulary: int, dropout: float, **layers) -> T5C
 def build_encoder(config: Config, vocabulary: int) -> torch.nn.Module:
     """Φ': any transformers text encoder, called with input_ids and attention_mask, giving last_hidden_state."""
     if config.text_encoder == "scratch":
-        return T5EncoderModel(scratch_t5(config, vocabulary, config.dropout, num_layers=config.scratch_layers))
+        shape = config.scratch_text_width, config.scratch_heads
+        return T5EncoderModel(scratch_t5(*shape, vocabulary, config.dropout, num_layers=config.scratch_text_layers))
     if pretrained(AutoConfig, config.text_encoder).is_encoder_decoder:
         return pretrained(T5EncoderModel, config.text_encoder)
     return pretrained(AutoModel, config.text_encoder)
@@ -132,7 +132,8 @@ def build_decoder(config: Config, vocabulary: int) -> T5ForConditionalGeneration
         # T5's word vectors of deviation 1 and scaled-down outputs ask for Adafactor's large steps; to learn by Adam in
         # minutes, small vectors and outputs as they are (tie_word_embeddings=False means just that to transformers).
         layers = dict(num_layers=0, num_decoder_layers=config.scratch_layers, tie_word_embeddings=False)
-        decoder = T5ForConditionalGeneration(scratch_t5(config, vocabulary, config.decoder_dropout, **layers))
+        shape = config.scratch_width, config.scratch_heads
+        decoder = T5ForConditionalGeneration(scratch_t5(*shape, vocabulary, config.decoder_dropout, **layers))
         torch.nn.init.normal_(decoder.lm_head.weight, std=config.scratch_width**-0.5)
         return decoder
     known = pretrained(AutoConfig, config.decoder)

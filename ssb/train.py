@@ -26,7 +26,8 @@ from ssb.corpus import Corpus, CorpusError, load_corpus
 from ssb.model import DECODER, SupportSetModel
 
 CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
-KEPT = ("stuck", "sums", "log", "best", "seconds")  # of Training, in a checkpoint
+KEPT = ("stuck", "sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
+TRACE = ("contrast", "spread", "gradient")  # of every step: loss, deviation of the similarities, norm over the heads
 STUCK_STEPS = 100  # in a row at 2α before a run counts as collapsed
 
 
@@ -35,7 +36,19 @@ class TrainingError(RuntimeError):
 
 
 class Collapsed(TrainingError):
-    """All embeddings have become one point, where eq. 1 has no gradient that would part them."""
+    """All embeddings have become one point, where eq. 1 has no gradient that would part them. `folder`: what is kept of
+    the run, results/runs/<name>.collapsed/, from which nothing is ever reported but that and how it collapsed."""
+
+    def __init__(self, message: str, folder: Path):
+        super().__init__(message)
+        self.folder = folder
+
+    def __reduce__(self):  # from a worker process
+        return type(self), (str(self), self.folder)
+
+    @property
+    def trace(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "trace.csv")
 
 
 class Run:
@@ -74,6 +87,11 @@ class Run:
     def log(self) -> pd.DataFrame:
         """One row for each validated epoch."""
         return pd.read_csv(self.folder / "log.csv")
+
+    @functools.cached_property
+    def trace(self) -> pd.DataFrame:
+        """One row for each step, the columns of TRACE."""
+        return pd.read_csv(self.folder / "trace.csv")
 
     @functools.cached_property
     def weights(self) -> int:
@@ -115,7 +133,7 @@ def build(data: Data) -> SupportSetModel:
 
 def run_name(config: Config, corpus: Corpus) -> str:
     """Twelve hex digits of all that a run's numbers follow from."""
-    parts = [config.model_dump_json(), corpus.fingerprint, str(VERSION)]
+    parts = [config.key, corpus.fingerprint, str(VERSION)]
     if ":" in config.contrast:  # a loss of the reader's, who may edit it
         parts.append(inspect.getsource(inspect.getmodule(losses.imported(config.contrast))))
     for name in (config.text_encoder, config.decoder):
@@ -135,6 +153,8 @@ def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Ru
     folder = files.runs() / run_name(config, corpus)
     if (folder / "metrics.json").exists():
         return Run(folder)
+    if (kept := folder.with_name(folder.name + ".collapsed")).exists():
+        raise Collapsed((kept / "why.txt").read_text(), kept)
     with threads(config.threads), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         Training(config, corpus, folder, quiet).run()
@@ -156,8 +176,11 @@ class Training:
         self.data = Data(config, corpus, device)
         model = build(self.data)
         optimizer = torch.optim.Adam(
-            [{"params": model.head_parameters(), "initial_lr": config.lr}]
-            + [{"params": model.decoder_parameters(), "initial_lr": config.decoder_lr}] * (config.objective != "none")
+            [
+                {"params": model.head_parameters(), "initial_lr": config.lr},
+                {"params": model.encoder_parameters(), "initial_lr": config.text_lr},
+                {"params": model.decoder_parameters(), "initial_lr": config.decoder_lr},
+            ]
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
@@ -166,6 +189,8 @@ class Training:
         self.stuck = 0
         self.sums: dict[str, float] = {}
         self.log: list[dict] = []
+        self.trace: list[tuple[float, ...]] = []  # TRACE of each step
+        self.memory: tuple[torch.Tensor, ...] = ()  # clips (P,) and c_v (P, d) of earlier batches
         self.best: dict = {"score": -math.inf, "epoch": -1, "weights": {}}
         self.seconds = 0.0
 
@@ -194,33 +219,42 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.lr_factor(progress)
         self.model.train()
-        terms = self.model(self.data.batch(captions), progress)
+        batch = self.data.batch(captions, self.memory)
+        terms = self.model(batch, progress)
         if not torch.isfinite(terms["loss"]):
             raise TrainingError(f"loss is {terms['loss'].item()} in epoch {self.epoch + 1}; lower lr = {config.lr}")
         self.accelerator.backward(terms["loss"])
         self.accelerator.unscale_gradients()
-        groups = [group["params"] for group in self.optimizer.param_groups]
-        for weights in groups if config.clip_apart else [sum(groups, [])]:
-            torch.nn.utils.clip_grad_norm_(weights, config.clip)
+        heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)
+        parts = [heads + encoder, decoder] if config.clip_apart else [heads + encoder + decoder]
+        norms = [torch.nn.utils.clip_grad_norm_(weights, config.clip) for weights in parts]
         self.optimizer.step()
         self.optimizer.zero_grad()
         similarity = terms.pop("similarity")
+        self.trace.append((terms["contrast"].item(), similarity.std().item(), norms[0].item()))
+        self.remember(batch.clips, terms.pop("c_v"))
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.item()
         self.sums["steps"] = self.sums.get("steps", 0.0) + 1
         self.watch(terms["contrast"].item(), similarity)
 
+    def remember(self, clips: torch.Tensor, c_v: torch.Tensor):
+        """First in, first out: as many past clips as the support set is larger than the batch."""
+        room = (self.config.support_set or 0) - len(clips)
+        if room > 0:
+            new = clips, c_v
+            self.memory = tuple(torch.cat(parts)[-room:] for parts in zip(self.memory or [x[:0] for x in new], new))
+
     def watch(self, contrast: float, similarity: torch.Tensor):
         """Stop a run whose embeddings have become one point: the hinge sits at 2α and all similarities are equal."""
-        config = self.config
-        if config.contrast != "triplet" or abs(contrast - 2 * config.margin) > 1e-3 or similarity.std() > 1e-2:
+        if self.config.contrast != "triplet" or abs(contrast - self.floor) > 1e-3 or similarity.std() > 1e-2:
             self.stuck = 0
             return
         self.stuck += 1
         if self.stuck == STUCK_STEPS:
-            raise Collapsed(
-                f"collapsed in epoch {self.epoch + 1}: for {STUCK_STEPS} steps the triplet loss has been 2 × margin = "
-                f"{2 * config.margin:g} and all similarities equal. {self.advice()}"
+            self.collapse(
+                f"in epoch {self.epoch + 1}: for {STUCK_STEPS} steps the triplet loss has been {self.said_floor} "
+                f"and all similarities equal"
             )
 
     def refuse_chance(self):
@@ -228,12 +262,36 @@ class Training:
         loss has not come below 2α and it finds validation clips as guessing does."""
         config, clips = self.config, len(self.data.corpus.split("val"))
         chance = sum(100 * k / clips for k in (1, 5, 10))
-        lost = self.log[-1]["contrast"] >= 2 * config.margin - 1e-3 and self.best["score"] < 2 * chance
+        lost = self.log[-1]["contrast"] >= self.floor - 1e-3 and self.best["score"] < 2 * chance
         if config.contrast == "triplet" and lost and clips > 30:  # among fewer clips chance is too good to tell
-            raise Collapsed(
-                f"collapsed: the triplet loss is {self.log[-1]['contrast']:.3f} in the end, not below 2 × margin = "
-                f"{2 * config.margin:g}, and validation recall is that of guessing. {self.advice()}"
+            self.collapse(
+                f"the triplet loss is {self.log[-1]['contrast']:.3f} in the end, not below {self.said_floor}, "
+                f"and validation recall is that of guessing"
             )
+
+    @property
+    def floor(self) -> float:
+        """The triplet loss of one point: α for each of its two terms, or of its four with intra."""
+        return (4 if self.config.intra else 2) * self.config.margin
+
+    @property
+    def said_floor(self) -> str:
+        return f"{4 if self.config.intra else 2} × margin = {self.floor:g}"
+
+    def collapse(self, how: str):
+        """Keep how the run went, and give it up."""
+        why = f"collapsed: {how}. {self.advice()}"
+        kept = self.folder.with_name(self.folder.name + ".collapsed")
+        with files.written(kept) as draft:
+            draft.mkdir()
+            self.write_trace(draft)
+            (draft / "config.json").write_text(self.config.model_dump_json(indent=1))
+            (draft / "why.txt").write_text(why)
+        shutil.rmtree(self.partial, ignore_errors=True)
+        raise Collapsed(why, kept)
+
+    def write_trace(self, folder: Path):
+        pd.DataFrame(self.trace, columns=TRACE).to_csv(folder / "trace.csv", index_label="step", float_format="%.6g")
 
     def advice(self) -> str:
         return (
@@ -324,6 +382,7 @@ class Training:
             save_model(self.raw, str(draft / "model.safetensors"))
             np.savez(draft / "ranks.npz", clip=clip_of, **ranks)
             pd.DataFrame(self.log).to_csv(draft / "log.csv", index=False)
+            self.write_trace(draft)
             (draft / "config.json").write_text(self.config.model_dump_json(indent=1))
             (draft / "provenance.json").write_text(json.dumps(provenance(self.data.corpus, seconds), indent=1))
             (draft / "metrics.json").write_text(json.dumps(metrics, indent=1))

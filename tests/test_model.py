@@ -345,10 +345,11 @@ def test_all_objectives_of_a_seed_begin_alike():
 
 def test_each_parameter_is_trained_once(tokenizer):
     model = made(tiny())
-    both = [id(p) for p in model.head_parameters() + model.decoder_parameters()]
-    assert len(set(both)) == len(both) and set(both) == {id(p) for p in model.parameters()}
+    parts = model.head_parameters(), model.encoder_parameters(), model.decoder_parameters()
+    every = [id(p) for part in parts for p in part]
+    assert len(set(every)) == len(every) and set(every) == {id(p) for p in model.parameters()}
     assert {id(p) for p in model.decoder_parameters()} >= {id(p) for p in model.to_decoder.parameters()}
-    assert {id(p) for p in model.head_parameters()} >= {id(p) for p in model.encoder.parameters()}
+    assert {id(p) for p in model.encoder_parameters()} == {id(p) for p in model.encoder.parameters()}
 
 
 # pretrained models

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import ssb
-from ssb import figures, files, retrieval, study
+from ssb import figures, files, retrieval, study, tables
 from ssb.config import Config, ConfigError
 from ssb.study import Study
 from ssb.train import Run, TrainingError
@@ -202,7 +202,7 @@ def test_presets_and_corpora_have_their_own_folders(home):
 @pytest.fixture
 def trained(home):
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
-    return {name: members[0] for name, members in work.run(study.TABLE1).items()}
+    return {name: members[0] for name, members in work.run(tables.TABLE1).items()}
 
 
 def test_support_weights_of_a_batch(trained):
@@ -252,7 +252,11 @@ def test_attention_map_names_the_strongest_rows(trained):
 def test_training(trained, table):
     frame = table.training({name: [run] for name, run in trained.items()})
     model, _ = trained["cross"].load()
-    heads = sum(p.numel() for p in model.head_parameters()) + model.shift.numel() + model.scale.numel()
+    heads = (
+        sum(p.numel() for p in model.head_parameters() + model.encoder_parameters())
+        + model.shift.numel()
+        + model.scale.numel()
+    )
     assert (frame["weights"] == heads).all()  # tied word vectors are stored once
     assert frame.loc["cross", "kept"] == pytest.approx(trained["cross"].log["contrast"].iloc[0], abs=1e-3)
     assert frame.loc["cross", "captioning, last"] == pytest.approx(

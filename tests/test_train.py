@@ -3,11 +3,13 @@
 import importlib
 import linecache
 import os
+import pickle
 import signal
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -171,7 +173,13 @@ def test_collapse_is_found_and_not_reported(home, monkeypatch):
     monkeypatch.setattr(train, "build", one_point)
     with pytest.raises(Collapsed, match=r"2 × margin = 0\.4.*negatives = 'mean' or 'scheduled'"):
         fit(config, quiet=True)
-    assert not [path for path in files.runs().glob("*") if path.suffix != ".part"]
+    (kept,) = files.runs().glob("*")
+    assert kept.suffix == ".collapsed" and not (kept / "metrics.json").exists()
+    assert np.allclose(pd.read_csv(kept / "trace.csv")["contrast"], 0.4, atol=1e-3)
+    monkeypatch.setattr(train.Training, "take_step", None)
+    with pytest.raises(Collapsed, match=r"2 × margin = 0\.4") as again:  # it is not trained again
+        fit(config, quiet=True)
+    assert pickle.loads(pickle.dumps(again.value)).trace.equals(again.value.trace)  # as from a worker process
 
 
 def test_a_collapse_behind_dropout_is_found_in_the_end(home):
@@ -226,7 +234,7 @@ def test_a_run_that_learns_is_not_called_collapsed(home, monkeypatch):
 
 def test_loss_that_is_not_finite_stops(home):
     with pytest.raises(TrainingError, match="lower lr"):
-        fit(small(lr=1e30, clip=1e30, objective="none", epochs=3), quiet=True)
+        fit(small(lr=1e30, text_lr=1e30, clip=1e30, objective="none", epochs=3), quiet=True)
 
 
 def test_damaged_checkpoint_is_named(home):
@@ -263,7 +271,7 @@ def test_what_a_run_leaves_behind(home):
 
 def test_it_learns(home):
     """A few epochs of the real corpus lift validation recall well above chance."""
-    run = fit(Config.preset("smoke", objective="none", epochs=12, lr=3e-3, dim=64), quiet=True)
+    run = fit(Config.preset("smoke", objective="none", epochs=12, lr=3e-3, text_lr=3e-3, dim=64), quiet=True)
     chance = 100 * 10 / 100  # R@10 of 100 clips
     assert run.log["val R@10"].iloc[-1] > 3 * chance
 

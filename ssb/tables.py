@@ -1,0 +1,149 @@
+"""The rows of every table of settings: what each changes in the preset; and what the paper claims of them."""
+
+from typing import NamedTuple
+
+from ssb.config import OBJECTIVES
+from ssb.corpus import Corpus
+
+TABLE1 = {objective: {"objective": objective} for objective in OBJECTIVES}
+
+_PAPER_HEAD = {"video_pooling": "transformer", "pool_ffn": 512}  # feed-forward twice the width, as the paper's
+_PROBED = _PAPER_HEAD | {"objective": "none"}
+HEADS = {  # is a run trained at all? without captioning
+    "convolutions": {"objective": "none"},
+    "paper's head on video": _PROBED,
+    "paper's head on video, InfoNCE": _PROBED | {"contrast": "info_nce"},
+    "paper's head on video, InfoNCE, 100 epochs": _PROBED
+    | {"contrast": "info_nce", "epochs": 100, "validate_every": 10},
+    "paper's heads on both, InfoNCE": _PROBED | {"contrast": "info_nce", "text_pooling": "transformer"},
+}
+
+ROLES = {"resnet152": "appearance", "conv3d": "motion", "r2plus1d": "motion"}  # of a stream that is not called so
+
+
+def table2a(corpus: Corpus) -> dict[str, dict]:
+    """Video encoder: each stream of the corpus alone, and all of them side by side where there are several."""
+    alone = {ROLES.get(name, name): {"streams": (name,)} for name in corpus.streams}
+    return {"all streams": {}} | (alone if len(alone) > 1 else {})
+
+
+def table2b(preset: str) -> dict[str, dict]:
+    """Aggregation of the video features: the paper's head, mean and max; beyond the paper, the head taken apart."""
+    head = {"video_pooling": "transformer"} if preset == "paper" else _PAPER_HEAD
+    return {
+        "transformer": head,
+        "mean": {"video_pooling": "mean"},
+        "max": {"video_pooling": "max"},
+        "transformer without f": head | {"pre_encoder": False},
+        "transformer, [CLS] query": head | {"pool_query": "cls"},
+        "transformer, one layer": head | {"pool_layers": 1},
+        "convolutions f alone": {"video_pooling": "conv"},
+    }
+
+
+def _scratch_text(width: int, layers: int) -> dict:
+    size = {"scratch_text_width": width, "scratch_text_layers": layers}
+    return {"text_encoder": "scratch", "freeze_text": False, "text_lr": 1e-3, **size}
+
+
+def table2c(preset: str) -> dict[str, dict]:
+    """Text encoder: in the paper's preset t5-small and t5-base, otherwise sizes that train in minutes."""
+    if preset == "paper":
+        return {"base": {"text_encoder": "t5-base"}, "small": {"text_encoder": "t5-small"}}
+    grid = {"base": _scratch_text(128, 2), "small": _scratch_text(32, 1)}
+    if preset == "laptop":
+        grid |= {"sentence encoder, frozen": {}, "sentence encoder, fine-tuned": {"freeze_text": False}}
+    return grid
+
+
+def table2d(preset: str) -> dict[str, dict]:
+    """Decoder: in the paper's preset t5-small and t5-base, otherwise from scratch."""
+    if preset == "paper":
+        return {"base": {"decoder": "t5-base"}, "small": {"decoder": "t5-small"}}
+    base, small = ({"scratch_width": width, "scratch_layers": layers} for width, layers in ((192, 2), (48, 1)))
+    return {"base": base, "middle": {}, "small": small}
+
+
+_TRIPLET = {"contrast": "triplet"}
+TABLE2E = {
+    "triplet, scheduled": _TRIPLET | {"negatives": "scheduled"},
+    "triplet, hardest": _TRIPLET | {"negatives": "hardest"},
+    "triplet, mean": _TRIPLET | {"negatives": "mean"},
+    "triplet, inter and intra": _TRIPLET | {"negatives": "scheduled", "intra": True},
+    **{f"InfoNCE, {t:g}": {"contrast": "info_nce", "info_nce_temperature": t} for t in (0.02, 0.05, 0.1, 0.2)},
+}
+# Eq. 1 from the first step, on a text encoder that knows nothing yet and on one that does; and the two ways round.
+COLLAPSE = {
+    "hardest, text encoder from scratch": _TRIPLET | _scratch_text(128, 2) | {"negatives": "hardest"},
+    "hardest, pretrained text encoder": _TRIPLET | {"negatives": "hardest"},
+    "mean, text encoder from scratch": _TRIPLET | _scratch_text(128, 2) | {"negatives": "mean"},
+    "scheduled, text encoder from scratch": _TRIPLET | _scratch_text(128, 2) | {"negatives": "scheduled"},
+}
+COLLAPSE = {name: changes | {"objective": "none"} for name, changes in COLLAPSE.items()}
+
+
+def table2f(batch: int) -> dict[str, dict]:
+    """Support-set size: a geometric series from 4 to eight times the batch, and no captioning beside it."""
+    sizes = [n for n in (4 * 2**k for k in range(30)) if n <= 8 * batch]
+    return {str(n): {"support_set": None if n == batch else n} for n in sizes} | {"none": {"objective": "none"}}
+
+
+LAMBDAS, TEMPERATURES = (0.01, 0.1, 1.0, 10.0), (0.01, 0.03, 0.1, 0.3, 1.0)
+WARMUP = 0.5  # share of the steps in which the decoder learns before it teaches
+
+
+def constant(captioning: float, temperature: float, warm: bool = False) -> str:
+    """The name of a cell of the map of λ and T."""
+    return f"λ = {captioning:g}, T = {temperature:g}" + ", decoder first" * warm
+
+
+def constants(lambdas=LAMBDAS, temperatures=TEMPERATURES) -> dict[str, dict]:
+    """λ and T of `cross`; at the paper's T also with a decoder that has learnt to speak before it moves the heads."""
+    cells = {constant(c, t): {"captioning": c, "temperature": t} for c in lambdas for t in temperatures}
+    warm = {
+        constant(c, 0.1, True): {"captioning": c, "temperature": 0.1, "decoder_warmup": WARMUP} for c in lambdas[1:]
+    }
+    return {"none": {"objective": "none"}} | {k: v | {"objective": "cross"} for k, v in (cells | warm).items()}
+
+
+class Claim(NamedTuple):
+    """What the paper says of two settings of a table: the first retrieves better. `paper`: the row of paper.csv that
+    holds the difference, or two rows to subtract; empty where the size is not known."""
+
+    table: str
+    says: str
+    setting: str
+    baseline: str
+    paper: tuple[str, ...] = ()
+
+
+CLAIMS = [
+    Claim("table1", "cross-captioning beats no captioning", "cross", "none", ("cross", "none")),
+    Claim("table1", "hybrid captioning beats no captioning", "hybrid", "none", ("hybrid", "none")),
+    Claim("table1", "cross beats hybrid", "cross", "hybrid", ("cross", "hybrid")),
+    Claim("table2a", "motion features beat appearance features", "motion", "appearance", ("r2plus1d minus resnet152",)),
+    Claim("table2a", "both together beat motion alone", "all streams", "motion", ("concat minus r2plus1d",)),
+    Claim(
+        "table2b",
+        "the transformer head beats the mean",
+        "transformer",
+        "mean",
+        ("transformer minus mean or max (more than)",),
+    ),
+    Claim(
+        "table2b",
+        "the transformer head beats the maximum",
+        "transformer",
+        "max",
+        ("transformer minus mean or max (more than)",),
+    ),
+    Claim("table2c", "the larger text encoder beats the smaller", "base", "small", ("t5-base minus t5-small",)),
+    Claim(
+        "table2d", "the larger decoder beats the smaller", "base", "small", ("t5-base decoder minus t5-small decoder",)
+    ),
+    Claim("table2e", "the triplet loss beats InfoNCE", "triplet, scheduled", "InfoNCE, 0.05"),
+    Claim("table2e", "the intra-modal terms do not help", "triplet, scheduled", "triplet, inter and intra"),
+    Claim("table2f", "the batch beats a small support set", "64", "4"),
+    Claim("table2f", "the batch beats a very large support set", "64", "512"),
+    Claim("constants", "cross beats none at the paper's λ and T", constant(10, 0.1), "none", ("cross", "none")),
+]
