@@ -7,7 +7,19 @@ warnings.filterwarnings("ignore", "'ssb.train' found in sys.modules", RuntimeWar
 # we draw no widgets, so that a saved notebook stays readable
 warnings.filterwarnings("ignore", "IProgress not found")
 
-from ssb import charts, figures, losses, probe, retrieval, study, tables
+from ssb import (
+    charts,
+    figures,
+    losses,
+    meaning,
+    mechanism,
+    probe,
+    report,
+    retrieval,
+    significance,
+    study,
+    tables,
+)
 from ssb.config import OBJECTIVES, PRESETS, Config, ConfigError
 from ssb.corpus import Corpus, CorpusError, load_corpus
 from ssb.notebook import parameters

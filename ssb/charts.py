@@ -1,7 +1,6 @@
 """Figures of the ablations, drawn from frames alone; style and saving are those of `ssb.figures`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -95,32 +94,41 @@ def densities(frame: pd.DataFrame, title: str):
     """How similar a caption is to its own clip, to others of the same meaning and to the rest, a panel for each
     setting. frame: setting, kind, similarity, density."""
     settings = list(frame["setting"].unique())
-    figure, axes = plt.subplots(1, len(settings), figsize=(PAGE, 2.2), sharey=True, sharex=True, squeeze=False)
-    for axis, setting in zip(axes[0], settings):
+    lines = -(-len(settings) // 3)
+    size = (PAGE, 1.4 * lines + 0.7)
+    figure, axes = plt.subplots(lines, 3, figsize=size, sharey=True, sharex=True, squeeze=False)
+    for axis in axes.flat[len(settings) :]:
+        axis.axis("off")
+    for axis, setting in zip(axes.flat, settings):
         for k, (kind, rows) in enumerate(frame[frame["setting"] == setting].groupby("kind", sort=False)):
             style = dict(color=COLOURS[k], ls=("-", "--", ":")[k])
             axis.plot(rows["similarity"], rows["density"], label=kind if axis is axes[0, 0] else None, **style)
             axis.fill_between(rows["similarity"], rows["density"], color=COLOURS[k], alpha=0.12, lw=0)
-        axis.set(title=setting, xlabel="similarity s", ylim=(0, None))
-    axes[0, 0].set_ylabel("density")
+        axis.set(title=setting, ylim=(0, None))
+    figure.supxlabel("similarity s", fontsize=8)
+    figure.supylabel("density", fontsize=8)
     figure.suptitle(title, fontsize=8)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure
 
 
 @styled
-def power(curve: pd.DataFrame, title: str, clips: int, goal: float = 0.8):
-    """The probability of resolving the effect against the number of test clips, a line for each number of seeds.
-    curve: clips, seeds, power. clips: of this corpus, marked."""
-    figure, axis = plt.subplots(figsize=(PAGE * 0.6, 2.6))
-    for k, (seeds, rows) in enumerate(curve.groupby("seeds")):
-        axis.plot(rows["clips"], rows["power"], marker=MARKS[k], ms=3, lw=1, color=COLOURS[k], label=f"{seeds} seeds")
-    axis.axhline(goal, color="0.5", lw=0.8, ls="--")
-    axis.axvline(clips, color="0.7", lw=0.8, ls=":")
-    axis.set_xscale("log")
-    axis.set(xlabel="test clips (dotted: this corpus)", ylabel="probability of resolving it", title=title)
-    axis.set(ylim=(0, 1.02))
-    axis.legend(frameon=False, fontsize=7)
+def power(curves: pd.DataFrame, title: str, clips: int, goal: float = 0.8):
+    """The probability of resolving the effect against the number of test clips, a line for each number of seeds and a
+    panel for each source of noise. curves: difference, clips, seeds, power. clips: of this corpus, marked."""
+    names = list(curves["difference"].unique())
+    figure, axes = plt.subplots(1, len(names), figsize=(PAGE, 2.6), sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], names):
+        for k, (seeds, rows) in enumerate(curves[curves["difference"] == name].groupby("seeds")):
+            label = f"{seeds} seeds" if axis is axes[0, 0] else None
+            axis.plot(rows["clips"], rows["power"], marker=MARKS[k], ms=3, lw=1, color=COLOURS[k], label=label)
+        axis.axhline(goal, color="0.5", lw=0.8, ls="--")
+        axis.axvline(clips, color="0.7", lw=0.8, ls=":")
+        axis.set_xscale("log")
+        axis.set(xlabel="test clips (dotted: this corpus)", title=f"noise of {name}", ylim=(0, 1.02))
+    axes[0, 0].set_ylabel("probability of resolving it")
+    figure.suptitle(title, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=7)
     return figure
 
 
@@ -148,12 +156,11 @@ def collapse(traces: Mapping[str, pd.DataFrame], title: str, margin: float, wind
 
 
 @styled
-def overview(claims: pd.DataFrame, results: Path, title: str):
+def overview(claims: pd.DataFrame, title: str):
     """One panel for each table: every claim of the paper as the difference it names, ours with its intervals and the
     paper's where its size is known; grey says on which side the paper's lies.
 
-    claims: of `study.read_claims` for one corpus. results: the corpus' folder, for the panels of λ × T and of the false
-    negatives.
+    claims: of `report.claims` for one corpus.
     """
     names = list(claims["table"].unique())
     columns = 3

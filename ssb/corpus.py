@@ -288,6 +288,6 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus:
         if path.is_dir():
             return datasets.folder(path)
     raise CorpusError(
-        f"no corpus {str(name)!r}: neither {listed(['shapes', *datasets.READERS])} nor a folder (data are looked for "
-        f"in {files.data()}; set SSB_DATA to change that)"
+        f"no corpus {str(name)!r}: neither {listed(['shapes', *datasets.READERS], 99)} nor a folder (data are looked "
+        f"for in {files.data()}; set SSB_DATA to change that)"
     )

@@ -1,149 +1,300 @@
-"""Readers of corpora on disk: the official files of MSR-VTT, and a folder of your own."""
+"""What the official files of each dataset hold, and a folder of your own.
 
-import json
-import zipfile
-import zlib
+Annotation and features are read apart. An annotation function takes the dataset's folder and returns captions, a
+frame with the columns `clip` (id) and `text`, and splits, name → ids of the clips; it needs no features. A reader of
+`READERS` takes the folder of all data, adds the streams of `<dataset>/features/` (see `readers.read_streams`) and gives
+a Corpus. UCF-101, HMDB-51 and CrossTask have no captions: their functions return one frame of labels or steps.
+"""
+
+import functools
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from ssb.corpus import Corpus, CorpusError, Stream, check_array, listed, read_array
+from ssb.corpus import Corpus, CorpusError, listed
+from ssb.files import digest
+from ssb.readers import (
+    assemble,
+    check_apart,
+    clips_of,
+    expecting,
+    first_of,
+    numbers,
+    read_archive,
+    read_ids,
+    read_json,
+    read_lines,
+    read_splits,
+    read_streams,
+    read_table,
+)
+
+Annotation = tuple[pd.DataFrame, dict[str, list[str]]]
+HELD_OUT = 0.05  # of the training videos, to choose an epoch on, where a dataset has no validation split of its own
 
 
-def read_json(path: Path):
-    """A JSON file, or the one .json file in a zip; CorpusError naming the file where it cannot be read."""
-    try:
-        if path.suffix != ".zip":
-            return json.loads(path.read_text(encoding="utf-8"))
-        with zipfile.ZipFile(path) as archive:
-            inner = [name for name in archive.namelist() if name.endswith(".json")]
-            if len(inner) != 1:
-                raise CorpusError(f"{path}: {len(inner)} .json files inside; wanted one")
-            return json.loads(archive.read(inner[0]))
-    except FileNotFoundError:
-        raise CorpusError(f"{path}: no such file; see README.md for where the data is looked for") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorpusError(f"{path}: not readable as JSON ({error}); download it again") from None
+def shuffled(clips) -> list[str]:
+    """In an order of chance that is the same for ever: by a hash of the id, which no version of a random generator
+    changes and which does not depend on what other clips there are."""
+    return sorted(clips, key=digest)
 
 
-def read_streams(folder: Path, clips: list[str]) -> dict[str, Stream]:
-    """Every stream of a features folder, its rows in the order of `clips`.
+def frame(rows, *further: str) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["clip", "text", *further])
 
-    A stream is `<stream>.npy`, (clips, steps, dim), with `<stream>.ids.txt`, one clip id a line; an optional
-    `<stream>.lengths.txt` says how many steps of each are real. Or it is a folder `<stream>/` with one `<clip>.npy` of
-    (steps, dim) for each clip.
+
+# MSR-VTT (Xu et al., 2016): 10,000 clips, 20 captions each
+
+
+def msrvtt_captions(home: Path, *parts: str) -> pd.DataFrame:
+    """The official captions of `parts`: "train_val" (7,010 clips), "test" (2,990); the .json or the zip it comes in."""
+    packed = {"train_val": "train_val_annotation.zip", "test": "test_videodatainfo.json.zip"}
+    rows = []
+    for part in parts:
+        source = first_of(home, f"{part}_videodatainfo.json", packed[part])
+        annotation = read_json(source)
+        with expecting(source, "the MSR-VTT annotation: wanted sentences with video_id and caption"):
+            rows += [(sentence["video_id"], sentence["caption"]) for sentence in annotation["sentences"]]
+    return frame(rows)
+
+
+def msrvtt1k(home: Path) -> Annotation:
+    """The first 1,000 clips, 20 captions each, split 700 / 100 / 200 by clips1000_split.json.
+
+    All of these clips are in the official training set: results are not comparable with published 1k-A numbers.
     """
-    streams = {}
-    for path in sorted(folder.glob("[!.]*.npy")):
-        streams[path.stem] = packed_stream(path, clips)
-    for path in sorted(folder.glob("[!.]*/")):
-        paths = [path / f"{clip}.npy" for clip in clips]
-        absent(path, [clip for clip, file in zip(clips, paths) if not file.is_file()], clips)
-        streams[path.name] = Stream(paths, source=str(path))
-    if not streams:
-        raise CorpusError(f"{folder}: no feature stream; put <stream>.npy with <stream>.ids.txt there")
-    return streams
+    captions = msrvtt_captions(home, "train_val")
+    return captions, read_splits(home / "clips1000_split.json")
 
 
-def packed_stream(path: Path, clips: list[str]) -> Stream:
-    values = read_array(path)
-    check_array(values, path, "clips, steps, dim")
-    names = path.with_suffix(".ids.txt")
-    if not names.is_file():
-        raise CorpusError(f"{names}: no such file; write the clip id of each row of {path.name}, one a line")
-    ids = names.read_text(encoding="utf-8").split()
-    if len(ids) != len(values):
-        raise CorpusError(f"{names}: {len(ids)} ids for the {len(values)} rows of {path.name}")
-    row = {clip: i for i, clip in enumerate(ids)}
-    if len(row) != len(ids):
-        raise CorpusError(
-            f"{names}: duplicate clip id {listed({x for x in ids if ids.count(x) > 1})}; keep one of each"
+def msrvtt_full(home: Path) -> Annotation:
+    """The official split, {train,val,test}_list_full.txt: 6,513 / 497 / 2,990; every caption is a query."""
+    splits = {split: read_ids(home / f"{split}_list_full.txt") for split in ("train", "val", "test")}
+    return msrvtt_captions(home, "train_val", "test"), splits
+
+
+def msrvtt_1ka(home: Path, train: str = "MSRVTT_train.9k.csv") -> Annotation:
+    """The 1k-A split (Yu et al., 2018): MSRVTT_JSFUSION_test.csv names 1,000 test clips and one query for each; `train`
+    lists the other 9,000, or with MSRVTT_train.7k.csv the 7,010 of the official train and val.
+
+    It has no validation clips. The 497 official ones, all of them in both lists, are held out of training here: they
+    share no YouTube video with the 8,503 or 6,513 that are left.
+    """
+    test = read_table(home / "MSRVTT_JSFUSION_test.csv", "video_id", "sentence")
+    queries = frame(zip(test["video_id"], test["sentence"]))
+    val = read_ids(home / "val_list_full.txt")
+    known = read_table(home / train, "video_id")["video_id"]
+    splits = {"train": known[~known.isin(val)].tolist(), "val": val, "test": test["video_id"].tolist()}
+    captions = msrvtt_captions(home, "train_val", "test")
+    others = captions[~captions["clip"].isin(queries["clip"])]
+    return pd.concat([others, queries], ignore_index=True), splits
+
+
+# MSVD (Chen & Dolan, 2011)
+
+
+def msvd(home: Path) -> Annotation:
+    """{train,val,test}_list.txt: 1,200 / 100 / 670 clips, YouTube id and seconds; 18 to 81 captions each, lower case
+    and without punctuation, in sents_*_lc_nopunc.txt under numbers that youtube_video_to_id_mapping.txt explains."""
+    source = home / "youtube_video_to_id_mapping.txt"
+    with expecting(source, "the MSVD id map: wanted a clip and its number a line"):
+        clip = {number: clip for clip, number in map(str.split, read_lines(source))}
+    rows, splits = [], {}
+    for split in ("train", "val", "test"):
+        splits[split] = read_ids(home / f"{split}_list.txt")
+        source = home / f"sents_{split}_lc_nopunc.txt"
+        with expecting(source, "the MSVD captions: wanted a number of the id map, a tab and a caption a line"):
+            rows += [(clip[number], text) for number, text in (line.split("\t") for line in read_lines(source))]
+    return frame(rows), splits
+
+
+# ActivityNet Captions (Krishna et al., 2017)
+
+
+def activitynet(home: Path, test: str = "val_1.json") -> Annotation:
+    """Paragraph retrieval: the sentences of a video, joined in the order of the file, are its one caption. Tested on
+    val_1.json, 4,917 videos, or val_2.json, another annotator's words for 4,885 of them (the test captions are
+    not public). Of the 10,009 training videos 500 are held out for validation, chosen by a hash of their ids."""
+    known, unknown = activitynet_paragraphs(home / "train.json"), activitynet_paragraphs(home / test)
+    held = set(shuffled(known["clip"])[: round(HELD_OUT * len(known))])
+    splits = {"train": [clip for clip in known["clip"] if clip not in held], "val": sorted(held)}
+    return pd.concat([known, unknown], ignore_index=True), splits | {"test": unknown["clip"].tolist()}
+
+
+def activitynet_paragraphs(source: Path) -> pd.DataFrame:
+    videos = read_json(source)
+    with expecting(source, "an ActivityNet annotation: wanted {video: {sentences: [text]}}"):
+        return frame([(clip, " ".join(" ".join(video["sentences"]).split())) for clip, video in videos.items()])
+
+
+# YouCook2 (Zhou et al., 2018)
+
+
+def youcook2(home: Path) -> Annotation:
+    """A clip is an annotated step, `<video>_<number of the step>`, with one caption; the columns video, start and end
+    (seconds) say where it is from.
+
+    The test clips are the 3,350 of vttwins_validation_youcook.csv, of 436 of the 457 validation videos: the list that
+    Ko et al. (2022) report retrieval on. The other 142 validation clips are in no split. Of the 1,333 training videos,
+    10,337 clips, 67 are held out whole for validation, chosen by a hash of their ids: 9,821 and 516 clips.
+    """
+    source = first_of(home, "youcookii_annotations_trainval.json", "youcook2_youcookii_annotations_trainval.json")
+    videos = read_json(source)
+    with expecting(source, "the YouCook2 annotation: wanted {database: {video: {subset, annotations}}}"):
+        training = [name for name, video in videos["database"].items() if video["subset"] == "training"]
+        captions = frame(
+            [
+                (f"{name}_{step['id']}", step["sentence"], name, *map(float, step["segment"]))
+                for name, video in videos["database"].items()
+                for step in video["annotations"]
+            ],
+            *("video", "start", "end"),
         )
-    absent(path, [clip for clip in clips if clip not in row], clips)
-    rows = np.array([row[clip] for clip in clips])
-    lengths = None
-    if (extra := path.with_suffix(".lengths.txt")).is_file():
-        try:
-            (lengths,) = np.array(extra.read_text().split(), dtype=np.int64).reshape(1, len(ids))[:, rows]
-        except ValueError:
-            raise CorpusError(f"{extra}: wanted {len(ids)} whole numbers, one a line") from None
-    if not np.array_equal(rows, np.arange(len(values))):  # a copy is made only where rows are left out or out of order
-        values = values[rows]
-    return Stream(values, lengths, source=str(path))
+    held = set(shuffled(training)[: round(HELD_OUT * len(training))])
+    splits = {
+        "train": captions["clip"][captions["video"].isin(set(training) - held)].tolist(),
+        "val": captions["clip"][captions["video"].isin(held)].tolist(),
+    }
+    return captions, splits | {"test": youcook2_listed(home / "vttwins_validation_youcook.csv", captions)}
 
 
-def absent(path: Path, missing: list[str], clips: list[str]):
-    if missing:
-        share = 100 * len(missing) / len(clips)
-        raise CorpusError(
-            f"{path}: no features for {len(missing)} of {len(clips)} clips ({share:.1f} %): {listed(missing)}; extract "
-            f"them or leave these clips out of the split"
-        )
+def youcook2_listed(source: Path, captions: pd.DataFrame) -> list[str]:
+    """The clips that a list names by video, times and text: two steps of one video may have the same times."""
+    table = read_table(source, "video_id", "start", "end", "text")
+    keys = zip(table["video_id"], numbers(table, "start", source), numbers(table, "end", source), table["text"])
+    clip = dict(zip(zip(captions["video"], captions["start"], captions["end"], captions["text"]), captions["clip"]))
+    with expecting(source, "a list of YouCook2 steps: one of its rows is no annotated step"):
+        return [clip[key] for key in keys]
 
 
-def assemble(name: str, captions: pd.DataFrame, splits: dict[str, list[str]], features: Path) -> Corpus:
-    """A Corpus of the clips in `splits` from captions with the columns `clip` (id) and `text`."""
-    clips = [clip for members in splits.values() for clip in members]
-    position = {clip: i for i, clip in enumerate(clips)}
-    captions = captions[captions["clip"].isin(position)]
-    captions = captions.assign(clip=captions["clip"].map(position)).sort_values("clip", kind="stable")
-    return Corpus(
-        name=name,
-        clips=clips,
-        captions=captions.reset_index(drop=True),
-        splits={split: np.array([position[clip] for clip in members], dtype=int) for split, members in splits.items()},
-        streams=read_streams(features, clips),
-    )
+# VATEX (Wang et al., 2019)
 
 
-def read_splits(path: Path) -> dict[str, list[str]]:
-    splits, names = read_json(path), ("train", "val", "test")
-    if not isinstance(splits, dict) or not all(isinstance(splits.get(name), list) for name in names):
-        raise CorpusError(f'{path}: wanted {{"train": [ids], "val": [ids], "test": [ids]}}')
-    splits = {name: [str(clip) for clip in splits[name]] for name in names}
-    seen: dict[str, str] = {}
-    for name, members in splits.items():
-        for clip in members:
-            if clip in seen:
-                where = f"twice in {name!r}" if seen[clip] == name else f"in {seen[clip]!r} and again in {name!r}"
-                raise CorpusError(f"{path}: clip {clip!r} is {where}; keep it in one place")
-            seen[clip] = name
-    return splits
+def vatex(home: Path) -> Annotation:
+    """The English captions, ten a clip, of vatex_training_v1.0.json (25,991 clips) and vatex_validation_v1.0.json
+    (3,000). {train,val,test}_list.txt are the split of Chen et al. (2020): the official validation clips in halves."""
+    rows = []
+    for part in ("training", "validation"):
+        source = home / f"vatex_{part}_v1.0.json"
+        clips = read_json(source)
+        with expecting(source, "the VATEX captions: wanted a list of {videoID, enCap: [text], chCap}"):
+            rows += [(clip["videoID"], text) for clip in clips for text in clip["enCap"]]
+    return frame(rows), {split: read_ids(home / f"{split}_list.txt") for split in ("train", "val", "test")}
+
+
+# VidVRD (Shang et al., 2017)
+
+
+def vidvrd(home: Path) -> Annotation:
+    """train_val_label.json: one templated relation, "dog stand behind frisbee", for each of 447 clips. This is no
+    natural language, and as only 302 of them are distinct, many captions are true of several clips.
+
+    The split that comes with them (443 / 2 / 2) is no use for retrieval. The one here is drawn: 60 / 10 / 30 % of the
+    clips in the order of a hash of their ids, 268 / 45 / 134.
+    """
+    source = home / "train_val_label.json"
+    labels = read_json(source)
+    with expecting(source, "the VidVRD labels: wanted {clip: {captions: [text]}}"):
+        captions = frame([(clip, text.replace("_", " ")) for clip in labels for text in labels[clip]["captions"]])
+    clips = shuffled(labels)
+    train, test = round(0.6 * len(clips)), round(0.7 * len(clips))
+    return captions, {"train": clips[:train], "val": clips[train:test], "test": clips[test:]}
+
+
+def vidvrd_streams(home: Path, clips: list[str]):
+    """The two streams of the paper's shape: `resnet152`, 8 steps of 2048; `conv3d`, a clip-level vector of 512."""
+    return read_archive(home / "features.npz", clips, {"resnet152": "resnet152_pool8", "conv3d": "conv3d"})
+
+
+# Steps and actions: labels, no captions
+
+
+def crosstask(home: Path) -> pd.DataFrame:
+    """crosstask.csv (Zhukov et al., 2019): columns video, task, start, end (seconds), text, a row for each annotated
+    step: 2,640 steps of 331 videos of the 18 primary tasks. A step may come several times in a video."""
+    source = home / "crosstask.csv"
+    table = read_table(source, "video_id", "task_id", "start", "end", "text")
+    table = table.rename(columns={"video_id": "video", "task_id": "task"})
+    table = table.assign(start=numbers(table, "start", source), end=numbers(table, "end", source))
+    backward = table["video"][table["start"] >= table["end"]].unique()
+    if len(backward):
+        raise CorpusError(f"{source}: a step of video {listed(backward)} ends before it begins; mend or delete the row")
+    return table[["video", "task", "start", "end", "text"]]
+
+
+def ucf101(home: Path) -> pd.DataFrame:
+    """Columns clip, label (name of one of 101 classes), split1, split2, split3 ("train" or "test"): 13,320 clips of
+    vttwins_ucf.csv, the classes named by the official classInd.txt."""
+    source = first_of(home, "classInd.txt", "ucf101_classInd.txt")
+    with expecting(source, "the list of UCF-101 classes: wanted a number and a name a line"):
+        name = {number: name for number, name in map(str.split, read_lines(source))}
+    table = action_table(home / "vttwins_ucf.csv")
+    with expecting(home / "vttwins_ucf.csv", f"the UCF-101 list: wanted labels of {source.name}"):
+        return table.assign(label=[name[number] for number in table["label"]])
+
+
+def hmdb51(home: Path) -> pd.DataFrame:
+    """As `ucf101`: the 6,766 clips of vttwins_hmdb51.csv, 51 classes; a split has 70 training and 30 test clips of each
+    class, and "" where a clip is in neither."""
+    table = action_table(home / "vttwins_hmdb51.csv")
+    return table.assign(label=table["label"].str.removesuffix("_test"))
+
+
+def action_table(source: Path) -> pd.DataFrame:
+    """video_id → clip, the name of the file without folder and ending; the splits' 0, 1, 2 → "", "train", "test"."""
+    splits = ["split1", "split2", "split3"]
+    table = read_table(source, "video_id", "label", *splits)
+    if not table[splits].isin(["0", "1", "2"]).all(axis=None):
+        raise CorpusError(f"{source}: a split is not 0, 1 or 2 (neither, train, test); copy the list again")
+    clips = table["video_id"].str.rpartition("/")[2].str.rpartition(".")[0]
+    if clips.duplicated().any():
+        raise CorpusError(f"{source}: clip {listed(clips[clips.duplicated()])} is there twice; keep one of each")
+    table = table.assign(clip=clips).replace({split: {"0": "", "1": "train", "2": "test"} for split in splits})
+    return table[["clip", "label", *splits]]
+
+
+# Readers
 
 
 def folder(path: Path) -> Corpus:
     """A corpus of your own: `captions.csv` (columns clip, text), `split.json` ({"train": ids, "val": …, "test": …}) and
-    `features/` (see `read_streams`)."""
+    `features/` (see `readers.read_streams`)."""
     path = Path(path)
-    source = path / "captions.csv"
-    try:
-        captions = pd.read_csv(source, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise CorpusError(f"{source}: no such file; wanted a table with the columns clip, text") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{source}: not a readable CSV ({error}); save it as comma-separated UTF-8") from None
-    if not {"clip", "text"} <= set(captions.columns):
-        raise CorpusError(f"{source}: columns are {listed(captions.columns)}; wanted clip, text")
-    return assemble(path.resolve().name, captions, read_splits(path / "split.json"), path / "features")
+    captions = read_table(path / "captions.csv", "clip", "text")
+    splits = read_splits(path / "split.json")
+    return assemble(path.resolve().name, captions, splits, read_streams(path / "features", clips_of(splits)))
 
 
-def msrvtt1k(data: Path) -> Corpus:
-    """The first 1,000 clips of MSR-VTT, 20 captions each, under `data`/msrvtt: the official train_val annotation
-    (train_val_annotation.zip, or the .json out of it), clips1000_split.json (700 / 100 / 200) and features/.
+def reader(name: str, dataset: str, annotation, streams=None):
+    """data → Corpus `name`, from the official files in `data`/`dataset`. A folder of your own that has this name, in
+    the working directory or in `data`, is what is meant where there is one."""
 
-    All of these clips are in the official training set: results are not comparable with published 1k-A numbers.
-    """
-    home = data / "msrvtt"
-    plain = home / "train_val_videodatainfo.json"
-    source = plain if plain.is_file() else home / "train_val_annotation.zip"
-    annotation = read_json(source)
-    try:
-        rows = [(sentence["video_id"], sentence["caption"]) for sentence in annotation["sentences"]]
-    except (KeyError, TypeError):
-        raise CorpusError(f"{source}: not the MSR-VTT annotation: wanted sentences with video_id and caption") from None
-    captions = pd.DataFrame(rows, columns=["clip", "text"])
-    return assemble("msrvtt1k", captions, read_splits(home / "clips1000_split.json"), home / "features")
+    def read(data: Path) -> Corpus:
+        for own in (Path(name), data / name):
+            if (own / "captions.csv").is_file():
+                return folder(own)
+        home = data / dataset
+        captions, splits = annotation(home)
+        check_apart(home, splits)
+        clips = clips_of(splits)
+        found = streams(home, clips) if streams else read_streams(home / "features", clips)
+        return assemble(name, captions, splits, found)
+
+    return read
 
 
-READERS = {"msrvtt1k": msrvtt1k}
+msrvtt_1ka_7k = functools.partial(msrvtt_1ka, train="MSRVTT_train.7k.csv")
+activitynet_val2 = functools.partial(activitynet, test="val_2.json")
+
+READERS = {
+    "msrvtt1k": reader("msrvtt1k", "msrvtt", msrvtt1k),
+    "msrvtt_full": reader("msrvtt_full", "msrvtt", msrvtt_full),
+    "msrvtt_1ka": reader("msrvtt_1ka", "msrvtt", msrvtt_1ka),
+    "msrvtt_1ka_7k": reader("msrvtt_1ka_7k", "msrvtt", msrvtt_1ka_7k),
+    "msvd": reader("msvd", "msvd", msvd),
+    "activitynet": reader("activitynet", "activitynet", activitynet),
+    "activitynet_val2": reader("activitynet_val2", "activitynet", activitynet_val2),
+    "youcook2": reader("youcook2", "youcook2", youcook2),
+    "vatex": reader("vatex", "vatex", vatex),
+    "vidvrd": reader("vidvrd", "vidvrd", vidvrd, vidvrd_streams),
+}

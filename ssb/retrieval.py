@@ -160,17 +160,27 @@ def paired_bootstrap(
     p = 2 min(share of resamples with delta ≤ 0, share with delta ≥ 0), one resample added to each so that it is never
     0, and at most 1. Recalls: a positive delta speaks for a; MdR and MnR: for b.
     """
+    values = differences(a, b, metric, groups, resamples, seed)
+    return Paired(_score(_checked(a), metric) - _score(_checked(b), metric), *tested(values, level))
+
+
+def differences(a, b, metric: str = "R@1", groups=None, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """metric(a) − metric(b) in each resample, (resamples,); arguments as in `paired_bootstrap`. The draws depend on
+    groups, resamples and seed alone, so differences on the same groups are of the same resamples."""
     a, b = _checked(a), _checked(b)
     if a.shape != b.shape:
         raise ValueError(
             f"ranks of {a.shape} and {b.shape} (seeds, queries) cannot be paired: they must be of the "
             "same queries and as many seeds"
         )
-    values = _resample(a, metric, groups, resamples, seed) - _resample(b, metric, groups, resamples, seed)
+    return _resample(a, metric, groups, resamples, seed) - _resample(b, metric, groups, resamples, seed)
+
+
+def tested(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Resampled differences → their percentile interval, low and high, and p as in `paired_bootstrap`."""
     low, high = np.quantile(values, _tails(level))
     rarer = min((values <= 0).sum(), (values >= 0).sum())
-    p = min(1.0, 2 * (1 + rarer) / (1 + resamples))
-    return Paired(_score(a, metric) - _score(b, metric), float(low), float(high), float(p))
+    return float(low), float(high), float(min(1.0, 2 * (1 + rarer) / (1 + len(values))))
 
 
 def _numpy(x: Tensor) -> np.ndarray:
@@ -220,7 +230,7 @@ def _checked(ranks) -> np.ndarray:
     return np.atleast_2d(ranks)
 
 
-def _points(ranks: np.ndarray, metric: str) -> np.ndarray:
+def points(ranks: np.ndarray, metric: str) -> np.ndarray:
     """What each rank adds to a metric that is a mean over queries."""
     if metric == "MnR":
         return ranks
@@ -231,7 +241,7 @@ def _points(ranks: np.ndarray, metric: str) -> np.ndarray:
 
 def _score(ranks: np.ndarray, metric: str) -> float:
     """(seeds, Q) → the metric, averaged over seeds."""
-    return float(np.median(ranks, axis=1).mean() if metric == "MdR" else _points(ranks, metric).mean())
+    return float(np.median(ranks, axis=1).mean() if metric == "MdR" else points(ranks, metric).mean())
 
 
 def _tails(level: float) -> tuple[float, float]:
@@ -248,7 +258,7 @@ def _resample(ranks: np.ndarray, metric: str, groups, resamples: int, seed: int)
     draws = _draws(len(labels), queries, resamples, np.random.default_rng(seed))
     if metric == "MdR":
         return np.concatenate([np.mean([_medians(r, times, group) for r in ranks], axis=0) for times in draws])
-    sums = np.bincount(group, _points(ranks, metric).sum(axis=0))  # over seeds too: whole numbers add up without
+    sums = np.bincount(group, points(ranks, metric).sum(axis=0))  # over seeds too: whole numbers add up without
     sizes = len(ranks) * np.bincount(group)  # rounding, so settings that found equally many do not differ by 1e-16
     return np.concatenate([(times @ sums) / (times @ sizes) for times in draws])
 

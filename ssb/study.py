@@ -1,6 +1,7 @@
 """A table of the paper as a grid of runs: each run trained once, then rows, intervals and tests beside the paper's."""
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,11 +18,11 @@ from ssb.batches import Data
 from ssb.config import Config, ConfigError
 from ssb.corpus import Corpus, load_corpus
 from ssb.tables import CLAIMS, Claim
-from ssb.train import Run, TrainingError, fit, run_name
+from ssb.train import Collapsed, Run, TrainingError, fit, run_name
 
 WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
 METRICS = tuple(retrieval.metrics(np.ones(1)))
-PARTS = ("", "_summary", "_training", "_claims")  # of the files of a table
+PARTS = ("", "_summary", "_training", "_claims", "_traces", "_noise", "_power")  # of the files of a table
 VERDICTS = {"higher": "held", "lower": "contradicted", "not resolved": "not resolved"}  # of a claim
 DELTA = ("delta", "delta_low", "delta_high", "p", "seeds_low", "seeds_high")
 
@@ -111,8 +112,18 @@ class Study:
             print(f"{bar:·<20} {done}/{len(todo)}  {title}: {said}; about {minutes(left)} left", flush=True)
         return failed
 
-    def rows(self, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
-        """One row for each run, with its provenance; written to results/<corpus>/<table>.csv."""
+    def rows(self, runs: Mapping[str, list[Run]], also: pd.DataFrame | None = None) -> pd.DataFrame:
+        """One row for each run, with its provenance; written to results/<corpus>/<table>.csv. also: further columns, by
+        setting and seed."""
+        frame = self.frame(runs)
+        if also is not None:
+            new = [name for name in also if name not in frame or name in ("setting", "seed")]
+            frame = frame.merge(also[new].round(4), on=["setting", "seed"])
+        self.write(frame, f"{self.table}.csv")
+        return frame
+
+    def frame(self, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
+        """`rows`, not written."""
         rows = []
         for setting, members in runs.items():
             for run in members:
@@ -124,9 +135,7 @@ class Study:
                     | {"preset": self.preset, "run": run.name, "config_sha": run.config.sha}
                     | run.provenance
                 )
-        frame = pd.DataFrame(rows).sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
-        self._write(frame, f"{self.table}.csv")
-        return frame
+        return pd.DataFrame(rows).sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
 
     def summary(
         self,
@@ -134,6 +143,7 @@ class Study:
         baseline: str,
         way: str = "t2v",
         fixed: Mapping[str, np.ndarray] = MappingProxyType({}),
+        ranks: Mapping[str, np.ndarray] | None = None,
     ) -> pd.DataFrame:
         """One row for each setting; written to results/<corpus>/<table>_summary.csv.
 
@@ -146,12 +156,21 @@ class Study:
           verdict                        "higher" or "lower" where p < 0.05 and the seeds' interval agrees, else
                                          "not resolved"
         fixed: further settings that have no seeds, name → ranks (Q,) of the same queries; one may be the baseline.
+        ranks: setting → other ranks (seeds, Q) of the runs than those of `way`, such as semantic ones.
         """
+        frame = self.compare(runs, baseline, way, fixed, ranks)
+        frame["p"] = holm(frame["p"])
+        frame["verdict"] = [verdict(row) for _, row in frame.iterrows()]
+        frame = frame.round(3)
+        self.write(frame.reset_index(), f"{self.table}_summary.csv")
+        return frame
+
+    def compare(self, runs, baseline, way="t2v", fixed=MappingProxyType({}), ranks=None) -> pd.DataFrame:
+        """`summary` before p is adjusted and judged, not written."""
         if baseline not in [*runs, *fixed]:
             raise ConfigError(f"baseline = {baseline!r}: the settings are {', '.join([*fixed, *runs])}")
         paper = paper_numbers(self.table.removeprefix("table").partition("_")[0], way)
-        ranks = {name: given[None] for name, given in fixed.items()}  # (seeds, Q) each
-        ranks |= {name: np.stack([run.ranks[way] for run in members]) for name, members in runs.items()}
+        ranks = {name: given[None] for name, given in fixed.items()} | (ranks or stacked(runs, way))
         clips = next(iter(runs.values()))[0].ranks["clip"] if way == "t2v" else None
         rows = {}
         for setting, found in ranks.items():
@@ -164,12 +183,7 @@ class Study:
                 row |= against(found, np.broadcast_to(ranks[baseline], found.shape), clips)
             rows[setting] = row
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
-        frame = frame.reindex(columns=frame.columns.union([*DELTA], sort=False))  # missing in a table of one setting
-        frame["p"] = holm(frame["p"])
-        frame["verdict"] = [verdict(row) for _, row in frame.iterrows()]
-        frame = frame.round(3)
-        self._write(frame.reset_index(), f"{self.table}_summary.csv")
-        return frame
+        return frame.reindex(columns=frame.columns.union([*DELTA], sort=False))  # missing in a table of one setting
 
     def training(self, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
         """How each setting trained, means over seeds: its weights without the decoder's, the epoch kept, the
@@ -188,28 +202,50 @@ class Study:
                 }
             rows[setting] = {"weights": members[0].weights, **pd.DataFrame(each).mean().round(3)}
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
-        self._write(frame.reset_index(), f"{self.table}_training.csv")
+        self.write(frame.reset_index(), f"{self.table}_training.csv")
         return frame
 
-    def claims(self, runs: Mapping[str, list[Run]], of: str = "") -> pd.DataFrame:
+    def claims(self, runs: Mapping[str, list[Run]], ranks: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:
         """What the paper claims of this table's settings, tested as `summary` tests: one row for each claim whose two
-        settings are here. Written to results/<corpus>/<table>_claims.csv.
-
-        of: the table of `tables.CLAIMS`, this one's own name by default.
-        """
+        settings are here. A table's variants, such as table1_lambda10, are asked the same. Written to
+        results/<corpus>/<table>_claims.csv. ranks: as in `summary`."""
+        ranks = ranks or stacked(runs, "t2v")
+        clips = next(iter(runs.values()))[0].ranks["clip"]
         rows = []
         for claim in CLAIMS:
-            if claim.table == (of or self.table) and {claim.setting, claim.baseline} <= runs.keys():
-                one, other = (np.stack([run.ranks["t2v"] for run in runs[x]]) for x in (claim.setting, claim.baseline))
-                clips = runs[claim.setting][0].ranks["clip"]
+            if re.fullmatch(f"{claim.table}(_.*)?", self.table) and {claim.setting, claim.baseline} <= runs.keys():
+                one, other = ranks[claim.setting], ranks[claim.baseline]
                 row = {"claim": claim.says, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
                 rows.append(row | {"paper": paper_difference(claim)} | against(one, other, clips))
+        return self.judged(rows)
+
+    def judged(self, rows: list[dict]) -> pd.DataFrame:
+        """Claims with their differences → with p adjusted and verdicts, written."""
         frame = pd.DataFrame(rows, columns=["claim", "setting", "baseline", "seeds", "paper", *DELTA])
         frame["p"] = holm(frame["p"])
         frame["verdict"] = [VERDICTS[verdict(row)] for _, row in frame.iterrows()]
         frame = frame.round(3)
-        self._write(frame, f"{self.table}_claims.csv")
+        self.write(frame, f"{self.table}_claims.csv")
         return frame
+
+    def traces(self, grid: Mapping[str, Mapping]) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+        """How the steps of each setting went with the first seed, collapsed or not: setting → `Run.trace`; and how they
+        ended, written to results/<corpus>/<table>_traces.csv."""
+        traces, ends = {}, []
+        for setting, changes in grid.items():
+            config = Config(**{**self.base.model_dump(), **changes, "seed": self.seeds[0]})
+            try:
+                run = fit(config, self.corpus, quiet=True)
+                end = {"collapsed": False, "t2v R@1": round(run.metrics["t2v R@1"], 2)}
+                traces[setting] = run.trace
+            except Collapsed as collapsed:
+                end = {"collapsed": True}
+                traces[setting] = collapsed.trace
+            last = traces[setting].tail(10).drop(columns="step").mean()
+            ends.append({"setting": setting, "steps": len(traces[setting]), **end, **last.round(5)})
+        frame = pd.DataFrame(ends)
+        self.write(frame, f"{self.table}_traces.csv")
+        return traces, frame
 
     def written(self) -> str:
         """The paths of what this table has made."""
@@ -218,7 +254,8 @@ class Study:
         paths = [path for path in tables + figures if path.exists()]
         return "\n".join(files.short(path) for path in paths)
 
-    def _write(self, frame: pd.DataFrame, name: str):
+    def write(self, frame: pd.DataFrame, name: str):
+        """To results/<corpus>/<name>, whole or not at all."""
         with files.written(self.results / name) as draft:
             frame.to_csv(draft, index=False, lineterminator="\n")
         print(f"wrote {files.short(self.results / name)}")
@@ -254,6 +291,11 @@ def against(ranks: np.ndarray, base: np.ndarray, clips) -> dict[str, float]:
     return row | {"seeds_low": delta.delta - half, "seeds_high": delta.delta + half}
 
 
+def stacked(runs: Mapping[str, list[Run]], way: str) -> dict[str, np.ndarray]:
+    """Setting → the ranks of its runs, (seeds, Q)."""
+    return {setting: np.stack([run.ranks[way] for run in members]) for setting, members in runs.items()}
+
+
 def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
@@ -285,101 +327,9 @@ def paper_numbers(table: str, way: str = "t2v") -> dict[tuple[str, str], float]:
 
 def paper_difference(claim: Claim) -> float:
     """The size of a claim in the paper, in points of R@1; NaN where it is not known."""
-    numbers = paper_numbers("1" if claim.table == "constants" else claim.table.removeprefix("table"))
+    numbers = paper_numbers("1" if claim.table == "constants" else claim.table.removeprefix("table"))  # both of cross
     found = [numbers.get((row, metric), np.nan) for row in claim.paper for metric in ("R@1", "delta R@1")]
     found = [x for x in found if not np.isnan(x)]
     if len(found) != len(claim.paper) or not found:
         return np.nan
     return found[0] if len(found) == 1 else round(found[0] - found[1], 3)
-
-
-def signed(x: float) -> str:
-    """One decimal with its sign; what rounds to nothing is +0.0."""
-    return f"{round(x, 1) + 0.0:+.1f}"
-
-
-def reading(summary: pd.DataFrame, baseline: str, metric: str = "R@1") -> str:
-    """The table in words: what differs from the baseline beyond the noise, by how much, and what the paper found."""
-    base = summary.loc[baseline]
-    lines = [f"{baseline}: {metric} {base[metric]:.1f}"]
-    if base["seeds"] > 1:
-        lines[0] += f" (deviation over {base['seeds']:.0f} seeds {base[f'{metric} sd']:.1f})"
-    for setting, row in summary.drop(index=baseline).iterrows():
-        delta, low, high = (signed(row[name]) for name in ("delta", "delta_low", "delta_high"))
-        lines.append(f"{setting} against {baseline}: {delta} [{low}, {high}], p = {row['p']:.3f}: {row['verdict']}")
-        theirs = row[f"paper {metric}"] - base[f"paper {metric}"]
-        if not np.isnan(theirs):
-            lines[-1] += f" (paper {signed(theirs)})"
-    resolved = [f"{s} ({row['verdict']})" for s, row in summary.iterrows() if row["verdict"] in ("higher", "lower")]
-    lines.append(
-        f"Beyond the noise of queries and seeds: {', '.join(resolved)}."
-        if resolved
-        else f"No setting differs from {baseline} beyond the noise of queries and seeds."
-    )
-    return "\n".join(lines)
-
-
-def metrics_table(run: Run) -> pd.DataFrame:
-    """The test metrics of one run, a row for each protocol."""
-    table = pd.DataFrame({way: retrieval.metrics(run.ranks[way]) for way in WAYS}).T
-    return table.assign(queries=[len(run.ranks[way]) for way in WAYS]).round(2)
-
-
-def printed(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary as it is shown, every cell a string; what is not known is blank."""
-
-    def text(column: str, form: str) -> list[str]:
-        return ["" if np.isnan(x) else form.format(x) for x in summary[column]]
-
-    def interval(low: str, high: str) -> list[str]:
-        return ["" if np.isnan(a) else f"[{a:.1f}, {b:.1f}]" for a, b in zip(summary[low], summary[high])]
-
-    columns = {metric: text(metric, "{:.1f}") for metric in ("R@1", "R@5", "R@10", "MdR")}
-    columns |= {"R@1 sd": text("R@1 sd", "{:.1f}"), "R@1 95 %": interval("R@1 low", "R@1 high")}
-    columns |= {
-        "delta": ["" if np.isnan(x) else signed(x) for x in summary["delta"]],
-        "over queries": interval("delta_low", "delta_high"),
-    }
-    columns |= {"over seeds": interval("seeds_low", "seeds_high"), "p": text("p", "{:.3f}")}
-    columns |= {"verdict": summary["verdict"].fillna("").tolist()}
-    columns |= {name: text(name, "{:.1f}") for name in ("paper R@1", "paper R@5")}
-    return pd.DataFrame(columns, index=summary.index)
-
-
-def best(summary: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
-    """True at the best setting of each metric."""
-    marks = pd.DataFrame(False, shown.index, shown.columns)
-    for metric in ("R@1", "R@5", "R@10"):
-        marks[metric] = summary[metric] == summary[metric].max()
-    marks["MdR"] = summary["MdR"] == summary["MdR"].min()
-    return marks
-
-
-def show(summary: pd.DataFrame, caption: str):
-    """The table as a notebook shows it, the best of each metric in bold."""
-    shown = printed(summary)
-    bold = best(summary, shown).map(lambda x: "font-weight: bold" if x else "")
-    return shown.style.set_caption(caption).apply(lambda _: bold, axis=None).set_properties(**{"white-space": "nowrap"})
-
-
-def readme(results: Path) -> str:
-    """The README's results: every table under results/ made with the laptop preset, as Markdown."""
-    parts = []
-    for path in sorted(results.glob("*/*_summary.csv")):
-        summary = pd.read_csv(path, index_col="setting")
-        rows = pd.read_csv(path.with_name(path.name.replace("_summary", "")))
-        if rows["preset"].iloc[0] != "laptop":
-            continue
-        shown = printed(summary)
-        shown = shown.where(~best(summary, shown), "**" + shown + "**").reset_index()
-        title = f"**{path.parent.name}, {path.name.removesuffix('_summary.csv')}**"
-        lines = [
-            f"{title}: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
-            f"{rows['seconds'].sum() / 60:.0f} core minutes",
-            "",
-            *(f"| {' | '.join(cells)} |" for cells in [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]),
-            "",
-            reading(summary, summary.index[summary["delta"].isna()][0]).splitlines()[-1],
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)

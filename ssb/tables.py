@@ -8,9 +8,10 @@ from ssb.corpus import Corpus
 TABLE1 = {objective: {"objective": objective} for objective in OBJECTIVES}
 
 _PAPER_HEAD = {"video_pooling": "transformer", "pool_ffn": 512}  # feed-forward twice the width, as the paper's
-_PROBED = _PAPER_HEAD | {"objective": "none"}
+_TRIPLET = {"contrast": "triplet"}
+_PROBED = _PAPER_HEAD | _TRIPLET | {"negatives": "scheduled", "text_pooling": "mean", "objective": "none"}
 HEADS = {  # is a run trained at all? without captioning
-    "convolutions": {"objective": "none"},
+    "convolutions": {"video_pooling": "conv", "text_pooling": "mean", "objective": "none"},
     "paper's head on video": _PROBED,
     "paper's head on video, InfoNCE": _PROBED | {"contrast": "info_nce"},
     "paper's head on video, InfoNCE, 100 epochs": _PROBED
@@ -64,7 +65,6 @@ def table2d(preset: str) -> dict[str, dict]:
     return {"base": base, "middle": {}, "small": small}
 
 
-_TRIPLET = {"contrast": "triplet"}
 TABLE2E = {
     "triplet, scheduled": _TRIPLET | {"negatives": "scheduled"},
     "triplet, hardest": _TRIPLET | {"negatives": "hardest"},
@@ -104,6 +104,16 @@ def constants(lambdas=LAMBDAS, temperatures=TEMPERATURES) -> dict[str, dict]:
         constant(c, 0.1, True): {"captioning": c, "temperature": 0.1, "decoder_warmup": WARMUP} for c in lambdas[1:]
     }
     return {"none": {"objective": "none"}} | {k: v | {"objective": "cross"} for k, v in (cells | warm).items()}
+
+
+def same_meaning(captioning: float) -> dict[str, dict]:
+    """The objectives of Table 1 that can move the heads, and `cross` with more captioning than the preset's."""
+    objectives = {name: changes for name, changes in TABLE1.items() if name != "identity"}
+    more = {f"cross, λ = {c:g}": {"objective": "cross", "captioning": c} for c in (10 * captioning, 100 * captioning)}
+    return objectives | more
+
+
+CLIPS, SEEDS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000), (2, 3, 5, 10, 20)  # of the power curve
 
 
 class Claim(NamedTuple):
@@ -146,4 +156,5 @@ CLAIMS = [
     Claim("table2f", "the batch beats a small support set", "64", "4"),
     Claim("table2f", "the batch beats a very large support set", "64", "512"),
     Claim("constants", "cross beats none at the paper's λ and T", constant(10, 0.1), "none", ("cross", "none")),
+    Claim("same_meaning", "cross finds clips of the same meaning better than no captioning", "cross", "none"),
 ]

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ssb import Config, files
+from ssb import Config, files, retrieval, study
+from ssb.train import Run
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"  # of the checkout
 DATA = files.data() if os.environ.get("SSB_DATA") else BESIDE
@@ -83,3 +84,32 @@ def write_corpus(folder: Path) -> Path:
         np.save(folder / "features" / f"{stream}.npy", rng.standard_normal(shape).astype(np.float16))
         (folder / "features" / f"{stream}.ids.txt").write_text("\n".join(clips))
     return folder
+
+
+def made(home: Path, name: str, objective: str, seed: int, ranks, clip) -> Run:
+    """A finished run with these ranks."""
+    folder = home / "results" / "runs" / name
+    folder.mkdir(parents=True)
+    ways = {way: np.asarray(ranks, float) for way in study.WAYS}
+    np.savez(folder / "ranks.npz", clip=clip, **ways)
+    metrics = {f"{way} {k}": v for way, r in ways.items() for k, v in retrieval.metrics(r).items()}
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"n_queries": len(clip), "best_epoch": 1}))
+    (folder / "config.json").write_text(Config.preset("smoke", objective=objective, seed=seed).model_dump_json())
+    provenance = {"corpus_sha": "c", "commit": "x", "dirty": False, "torch": "t", "device": "cpu", "seconds": 1.0}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    return Run(folder)
+
+
+@pytest.fixture
+def hand(home):
+    """none, and cross which is better by 20 points on every seed, and full which is the same but for luck."""
+    rng = np.random.default_rng(0)
+    clip = np.repeat(np.arange(100), 4)
+    runs = {"none": [], "full": [], "cross": []}
+    for seed in range(5):
+        base = np.where(rng.random(400) < 0.3, 1, 7)
+        luck = np.where(rng.random(400) < 0.3, 1, 7)
+        better = np.where((base > 1) & (rng.random(400) < 0.3), 1, base)
+        for name, ranks in (("none", base), ("full", luck), ("cross", better)):
+            runs[name].append(made(home, f"{name}{seed}", name, seed, ranks, clip))
+    return runs

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ssb import study
+from ssb import report
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,11 +72,11 @@ def unchanged_results():
 
 
 def test_numbers_of_the_readme_are_those_of_the_results():
-    """Between the marks stands what `ssb.study.readme` makes of results/ now."""
+    """Between the marks stands what `ssb.report.readme` makes of results/ now."""
     unchanged_results()
     text = (ROOT / "README.md").read_text()
     written = text.split("<!-- results -->\n")[1].split("<!-- end of results -->")[0]
-    assert written.strip() == study.readme(ROOT / "results").strip()
+    assert written.strip() == report.readme(ROOT / "results").strip()
 
 
 def test_committed_tables_are_whole():

@@ -1,55 +1,20 @@
 """Grids of runs, tables and figures, on ranks made by hand and on runs of seconds."""
 
 import itertools
-import json
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 import ssb
-from ssb import figures, files, retrieval, study, tables
-from ssb.config import Config, ConfigError
+from ssb import charts, figures, files, report, study, tables, train
+from ssb.config import ConfigError
 from ssb.study import Study
-from ssb.train import Run, TrainingError
+from ssb.train import TrainingError
 
 SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("SSB_HOME", str(tmp_path))
-    return tmp_path
-
-
-def made(home, name: str, objective: str, seed: int, ranks, clip) -> Run:
-    """A finished run with these ranks."""
-    folder = home / "results" / "runs" / name
-    folder.mkdir(parents=True)
-    ways = {way: np.asarray(ranks, float) for way in study.WAYS}
-    np.savez(folder / "ranks.npz", clip=clip, **ways)
-    metrics = {f"{way} {k}": v for way, r in ways.items() for k, v in retrieval.metrics(r).items()}
-    (folder / "metrics.json").write_text(json.dumps(metrics | {"n_queries": len(clip), "best_epoch": 1}))
-    (folder / "config.json").write_text(Config.preset("smoke", objective=objective, seed=seed).model_dump_json())
-    provenance = {"corpus_sha": "c", "commit": "x", "dirty": False, "torch": "t", "device": "cpu", "seconds": 1.0}
-    (folder / "provenance.json").write_text(json.dumps(provenance))
-    return Run(folder)
-
-
-@pytest.fixture
-def hand(home):
-    """none, and cross which is better by 20 points on every seed, and full which is the same but for luck."""
-    rng = np.random.default_rng(0)
-    clip = np.repeat(np.arange(100), 4)
-    runs = {"none": [], "full": [], "cross": []}
-    for seed in range(5):
-        base = np.where(rng.random(400) < 0.3, 1, 7)
-        luck = np.where(rng.random(400) < 0.3, 1, 7)
-        better = np.where((base > 1) & (rng.random(400) < 0.3), 1, base)
-        for name, ranks in (("none", base), ("full", luck), ("cross", better)):
-            runs[name].append(made(home, f"{name}{seed}", name, seed, ranks, clip))
-    return runs
 
 
 @pytest.fixture
@@ -89,17 +54,17 @@ def test_a_table_that_the_paper_lacks_and_a_baseline_without_seeds(hand, table):
     frame = table.summary({"cross": hand["cross"]}, "probe", fixed={"probe": bar})
     assert frame[["paper R@1", "paper R@5"]].isna().all().all()
     assert frame.loc["probe", "seeds"] == 1 and frame.loc["cross", "verdict"] == "higher"
-    assert "probe: R@1" in study.reading(frame, "probe") and "paper" not in study.reading(frame, "probe")
-    page = study.show(frame, "Heads").to_html()
+    assert "probe: R@1" in report.reading(frame, "probe") and "paper" not in report.reading(frame, "probe")
+    page = report.show(frame, "Heads").to_html()
     assert "nan" not in page.lower().replace("nano", "")
     figures.settings(table.rows({"cross": hand["cross"]}), frame, "Heads", baseline="probe")
 
 
 def test_reading_is_the_table_in_words(hand, table):
-    words = study.reading(table.summary(hand, "none"), "none")
+    words = report.reading(table.summary(hand, "none"), "none")
     assert "Beyond the noise of queries and seeds: cross (higher)." in words
     assert "cross against none" in words and "(paper +1.3)" in words
-    same = study.reading(table.summary({name: hand[name] for name in ("none", "full")}, "none"), "none")
+    same = report.reading(table.summary({name: hand[name] for name in ("none", "full")}, "none"), "none")
     assert "No setting differs" in same
 
 
@@ -182,7 +147,7 @@ def test_any_error_of_a_run_is_told_after_the_others(home, tmp_path, monkeypatch
 
 def test_one_setting_and_an_unknown_baseline(hand, table):
     frame = table.summary({"none": hand["none"]}, "none")
-    assert study.show(frame, "t").to_html() and study.reading(frame, "none").startswith("none: R@1")
+    assert report.show(frame, "t").to_html() and report.reading(frame, "none").startswith("none: R@1")
     with pytest.raises(ConfigError, match="baseline = 'nothing': the settings are none"):
         table.summary({"none": hand["none"]}, "nothing")
 
@@ -267,11 +232,65 @@ def test_training(trained, table):
 
 def test_metrics_table(trained):
     run = trained["cross"]
-    frame = study.metrics_table(run)
+    frame = report.metrics_table(run)
     assert frame.loc["t2v", "R@10"] == pytest.approx(run.metrics["t2v R@10"], abs=0.005)
     assert list(frame["queries"]) == [30, 15, 15]
 
 
 def test_show_is_html_with_the_best_in_bold(hand, table):
-    page = study.show(table.summary(hand, "none"), "Table 1").to_html()
+    page = report.show(table.summary(hand, "none"), "Table 1").to_html()
     assert "Table 1" in page and "not resolved" in page and "font-weight: bold" in page
+
+
+def test_claims_of_a_table_and_of_its_variants(hand, table):
+    claims = table.claims(hand)
+    assert claims["claim"].tolist() == ["cross-captioning beats no captioning"]  # hybrid is not among these runs
+    row = claims.iloc[0]
+    delta = table.summary(hand, "none").loc["cross"]
+    assert (row["delta"], row["seeds_low"]) == (delta["delta"], delta["seeds_low"])
+    assert row["verdict"] == "held" and row["paper"] == 1.3
+    swapped = {"none": hand["cross"], "cross": hand["none"]}
+    table.table = "table1_lambda10"
+    assert table.claims(swapped)["verdict"].tolist() == ["contradicted"]
+    table.table = "table10"
+    assert table.claims(hand).empty
+    assert pd.read_csv(table.results / "table1_lambda10_claims.csv")["delta"].iloc[0] == -row["delta"]
+
+
+def test_summary_of_other_ranks(hand, table):
+    """Semantic ranks, say: here those of cross in place of none's, so nothing differs."""
+    ranks = {name: np.stack([run.ranks["t2v"] for run in hand["cross"]]) for name in hand}
+    frame = table.summary(hand, "none", ranks=ranks)
+    assert frame["delta"].dropna().eq(0).all() and frame["R@1"].nunique() == 1
+    assert table.claims(hand, ranks=ranks)["verdict"].tolist() == ["not resolved"]
+
+
+def test_rows_take_further_columns(hand, table):
+    also = pd.DataFrame([{"setting": s, "seed": k, "AUC": k / 10, "run": "?"} for s in hand for k in range(5)])
+    rows = table.rows(hand, also=also)
+    assert rows["AUC"].tolist() == pytest.approx((rows["seed"] / 10).tolist()) and "?" not in rows["run"].tolist()
+
+
+def test_traces_of_a_run_and_of_a_collapsed_one(home, monkeypatch):
+    monkeypatch.setattr(train, "STUCK_STEPS", 3)
+    build = train.build
+
+    def one_point(data):
+        model = build(data)
+        if data.config.negatives == "hardest":
+            for head in (model.text_head, model.video_head):
+                torch.nn.init.zeros_(head.f.weight).requires_grad_(False)
+                torch.nn.init.ones_(head.f.bias)
+        return model
+
+    monkeypatch.setattr(train, "build", one_point)
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"epochs": 3, "objective": "none"})
+    grid = {"stuck": {"contrast": "triplet", "negatives": "hardest"}, "fine": {}}
+    traces, ends = work.traces(grid)
+    ends = ends.set_index("setting")
+    assert ends.loc["stuck", "collapsed"] and not ends.loc["fine", "collapsed"]
+    assert np.isnan(ends.loc["stuck", "t2v R@1"]) and ends.loc["fine", "t2v R@1"] >= 0
+    assert ends.loc["stuck", "contrast"] == pytest.approx(0.4, abs=1e-3)
+    assert ends.loc["stuck", "spread"] == pytest.approx(0, abs=1e-3)
+    assert len(traces["stuck"]) == 3 and set(traces["fine"]) == {"step", *train.TRACE}
+    charts.collapse(traces, "Collapse: shapes, smoke", 0.2)

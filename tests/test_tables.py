@@ -1,0 +1,66 @@
+"""The rows of the tables: every setting is one that can be trained, and every claim is of settings that are there."""
+
+import re
+
+import pytest
+
+from ssb import PRESETS, Config, load_corpus, study, tables
+
+GRIDS = {  # as the notebooks ask for them, by preset
+    "table1": lambda preset: tables.TABLE1,
+    "heads": lambda preset: tables.HEADS,
+    "table2a": lambda preset: tables.table2a(load_corpus("shapes", clips=60)),
+    "table2b": tables.table2b,
+    "table2c": tables.table2c,
+    "table2d": tables.table2d,
+    "table2e": lambda preset: tables.TABLE2E,
+    "collapse": lambda preset: tables.COLLAPSE,
+    "table2f": lambda preset: tables.table2f(Config.preset(preset).batch),
+    "constants": lambda preset: tables.constants(),
+    "same_meaning": lambda preset: tables.same_meaning(Config.preset(preset).captioning),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("table", GRIDS)
+def test_settings_are_valid_and_differ(table, preset):
+    grid = GRIDS[table](preset)
+    base = Config.preset(preset).model_dump()
+    shas = {name: Config(**{**base, **changes}).effective().sha for name, changes in grid.items()}
+    same = {name for name in shas if list(shas.values()).count(shas[name]) > 1}
+    assert len(grid) > 1 and not same
+
+
+@pytest.mark.parametrize("claim", tables.CLAIMS, ids=lambda claim: claim.says)
+def test_claims_are_of_settings_of_their_table(claim):
+    for preset in ("paper", "laptop"):
+        grid = GRIDS[claim.table](preset)
+        assert {claim.setting, claim.baseline} <= grid.keys() or claim.table == "table2a"
+    found = study.paper_difference(claim)
+    assert bool(claim.paper) == (found == found)  # a size where a row of paper.csv is named, NaN where none is
+
+
+def test_sizes_of_the_papers_claims():
+    """By hand from paper.csv: 27.2 - 25.9, 26.0 - 25.9, 27.2 - 26.0."""
+    assert [study.paper_difference(claim) for claim in tables.CLAIMS[:3]] == [1.3, 0.1, 1.2]
+
+
+def test_streams_are_called_by_what_they_show(monkeypatch):
+    shapes = load_corpus("shapes", clips=60)
+    assert list(tables.table2a(shapes)) == ["all streams", "appearance", "motion"]
+    assert tables.ROLES == {"resnet152": "appearance", "conv3d": "motion", "r2plus1d": "motion"}
+
+
+def test_support_set_sizes_are_a_geometric_series_to_eight_batches():
+    grid = tables.table2f(64)
+    sizes = [int(name) for name in grid if name != "none"]
+    assert sizes[0] == 4 and sizes[-1] == 8 * 64 and all(b == 2 * a for a, b in zip(sizes, sizes[1:]))
+    assert grid["64"] == {"support_set": None}  # the run of Table 1
+
+
+def test_map_of_constants_spans_what_it_says():
+    assert max(tables.LAMBDAS) / min(tables.LAMBDAS) == 1000
+    assert (min(tables.TEMPERATURES), max(tables.TEMPERATURES)) == (0.01, 1.0)
+    paper = Config()
+    assert tables.constants()[tables.constant(paper.captioning, paper.temperature)]["temperature"] == 0.1
+    assert all(re.fullmatch(r"none|λ = [\d.]+, T = [\d.]+(, decoder first)?", name) for name in tables.constants())
