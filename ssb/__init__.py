@@ -9,6 +9,7 @@ warnings.filterwarnings("ignore", "IProgress not found")
 
 from ssb import (
     charts,
+    emcl,
     figures,
     losses,
     meaning,
@@ -16,6 +17,7 @@ from ssb import (
     probe,
     report,
     retrieval,
+    s2dtw,
     significance,
     study,
     tables,

@@ -105,8 +105,10 @@ def densities(frame: pd.DataFrame, title: str):
             axis.plot(rows["similarity"], rows["density"], label=kind if axis is axes[0, 0] else None, **style)
             axis.fill_between(rows["similarity"], rows["density"], color=COLOURS[k], alpha=0.12, lw=0)
         axis.set(title=setting, ylim=(0, None))
-    figure.supxlabel("similarity s", fontsize=8)
-    figure.supylabel("density", fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("similarity s")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("density")
     figure.suptitle(title, fontsize=8)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure
@@ -180,7 +182,7 @@ def overview(claims: pd.DataFrame, title: str):
         axis.axvline(0, color="0.5", lw=0.8, ls="--")
         axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6), title=name)
         axis.set(yticks=range(len(rows)), yticklabels=[f"{r.setting} –\n{r.baseline}" for r in rows.itertuples()])
-        axis.tick_params(axis="y", labelsize=5.5, length=0)
+        axis.tick_params(axis="y", labelsize=6, length=0)
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     for axis in axes[-1]:

@@ -1,0 +1,126 @@
+"""Expectation-maximisation contrastive learning of Jin et al. (EMCL, NeurIPS 2022): embeddings rebuilt from few bases.
+
+E (b, n): all text and video embeddings of a call, one per row, n channels. The data points of the EM algorithm are the
+n channels, each a vector of b numbers, so a result depends on which other embeddings were in the call.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TINY = 1e-6  # of the paper's code
+
+
+class EMCL(nn.Module):
+    """β Ê + E, where Ê is E rebuilt from `bases` vectors (section 3.2). As a training layer both embeddings of a batch,
+    stacked, go through it before the contrastive loss; `similarity` applies it to those of any trained model.
+
+    bases K, stages, temperature λ, beta β: EMCL-Net's by default; the inference module on CLIP2Video has K 7, 10
+        stages, λ 0.1, β 4. λ divides dot products of basis and channel: it must fit the length of the embeddings. With
+        unit rows and λ = 1 the responsibilities are nearly uniform, and all bases become one whatever the start.
+    momentum m: in training mode the start of the next call is m × start + (1 - m) × mean over rows of the bases.
+    released: step for step as the public code, which differs from the paper. Its responsibilities are normalised over
+        the channels and reused so for Ê, which makes Ê smaller by about n / K: a β for one form is none for the other.
+        Its start is a row of ±1 but for 1e-6, so that K bases are two, until at low temperatures many stages let
+        rounding tell them apart. Its start is not saved.
+
+    Ours starts from K different numbers and keeps them in state_dict. Both starts are constant over the rows, hence a
+    permutation of the rows of E permutes those of the result, and likewise for channels.
+    """
+
+    def __init__(
+        self,
+        bases: int = 32,
+        stages: int = 9,
+        temperature: float = 1.0,
+        beta: float = 3.0,
+        momentum: float = 0.9,
+        released: bool = False,
+    ):
+        super().__init__()
+        if min(bases, stages) < 1 or temperature <= 0 or not 0 <= momentum <= 1:
+            raise ValueError(
+                f"bases={bases}, stages={stages}, temperature={temperature}, momentum={momentum}; wanted bases and "
+                "stages of at least 1, a positive temperature, a momentum from 0 to 1"
+            )
+        self.stages, self.temperature, self.beta = stages, temperature, beta
+        self.momentum, self.released = momentum, released
+        start = torch.randn(1, bases) * math.sqrt(2 / bases)
+        if released:
+            start = start / (TINY + start.norm(dim=0))  # the norm of a column of one number: its absolute value
+        self.register_buffer("start", start, persistent=not released)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """EM on the channels of x (b, n) → bases (b, K) of unit length, responsibilities (n, K) of the last E-step."""
+        bases = self.start.to(x.dtype).expand(len(x), -1)
+        for _ in range(self.stages):
+            z = (x.T @ bases / self.temperature).softmax(dim=1)
+            if self.released:
+                z = z / (TINY + z.sum(dim=0))
+                bases = x @ z
+                bases = bases / (TINY + bases.norm(dim=0))
+            else:
+                bases = F.normalize(x @ z / (TINY + z.sum(dim=0)), dim=0)
+        return bases, z
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(b, n) → (b, n). The gradient is that of the summand E alone: EM is a constant to it."""
+        if embeddings.dim() != 2 or not embeddings.numel():
+            raise ValueError(f"EMCL wants embeddings of shape (rows, channels), got {tuple(embeddings.shape)}")
+        with torch.autocast(embeddings.device.type, enabled=False):
+            x = embeddings.detach()
+            bases, z = self.fit(x if x.dtype == torch.float64 else x.float())
+            rebuilt = bases @ z.T  # Ê
+        if self.training:
+            mean = bases.mean(dim=0, keepdim=True).to(self.start.dtype)
+            self.start.copy_(self.momentum * self.start + (1 - self.momentum) * mean)
+        return self.beta * rebuilt.to(embeddings.dtype) + embeddings
+
+
+@torch.no_grad()
+def similarity(
+    text: Tensor, video: Tensor, module: EMCL, block: int | None = 32, unit: bool = True, score: str = "cosine"
+) -> Tensor:
+    """Scores of text (Q, n) and video (C, n) after EMCL → (Q, C). The module's start is left as it is.
+
+    block: captions and clips that meet in one call. The scores of block × block pairs come from one call on those
+        embeddings alone, as in the public code (32), so a score depends on the block and on the order of the rows; name
+        it with the result. None: one call on everything, which depends on neither.
+    unit: rows to unit length first, as the public inference module. False: as they are, for a model that was trained
+        with the layer.
+    score: of the results; "dot" is that of the public inference module, where long rows win.
+    """
+    if score not in ("cosine", "dot"):
+        raise ValueError(f"score={score!r}; wanted 'cosine' or 'dot'")
+    if block is not None and block < 1:
+        raise ValueError(f"block={block}; wanted at least 1, or None for all at once")
+    if unit:
+        text, video = F.normalize(text, dim=1), F.normalize(video, dim=1)
+    block = block or max(len(text), len(video), 1)
+    training = module.training
+    module.eval()
+    try:
+        out = text.new_empty(len(text), len(video))
+        for i in range(0, len(text), block):
+            for j in range(0, len(video), block):
+                t, v = text[i : i + block], video[j : j + block]
+                rows = module(torch.cat([v, t]))
+                if score == "cosine":
+                    rows = F.normalize(rows, dim=1)
+                out[i : i + block, j : j + block] = rows[len(v) :] @ rows[: len(v)].T
+        return out
+    finally:
+        module.train(training)
+
+
+def effective_rank(x: Tensor) -> float:
+    """exp of the entropy of the singular values of x (rows, columns), normalised to sum 1 (Roy & Vetterli, EUSIPCO
+    2007): from 1 for equal directions to min(rows, columns) for equal singular values."""
+    if not x.any() or not x.isfinite().all():
+        raise ValueError("effective_rank of a matrix that is zero, empty or not finite")
+    values = torch.linalg.svdvals(x.detach().double())
+    share = values / values.sum()
+    return torch.special.entr(share).sum().exp().item()
