@@ -115,14 +115,13 @@ def _order(name: str) -> tuple[int, str]:
 def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
     """`claims` as it is read: a row for each claim, the paper's difference, and for each corpus ours with its interval
     over queries and the verdict, blank where the corpus cannot tell."""
-    corpora = sorted(frame["corpus"].unique(), key=lambda name: (name != "shapes", name))
     rows = {}
     for row in frame.itertuples():
         paper = "" if np.isnan(row.paper) else signed(row.paper)
         line = rows.setdefault((row.table, row.claim), {"table": row.table, "claim": row.claim, "paper": paper})
         interval = f"[{signed(row.delta_low)}, {signed(row.delta_high)}]"
         line[row.corpus] = f"{signed(row.delta)} {interval} {row.verdict}"
-    return pd.DataFrame(rows.values(), columns=["table", "claim", "paper", *corpora]).fillna("")
+    return pd.DataFrame(rows.values(), columns=["table", "claim", "paper", *_corpora(frame["corpus"])]).fillna("")
 
 
 def cost(results: Path, preset: str = "laptop") -> str:
@@ -146,15 +145,26 @@ def markdown(frame: pd.DataFrame) -> str:
 def readme(results: Path) -> str:
     """The README's results, from what the laptop preset has left under results/: claims, Table 1, the rest as links."""
     parts = [f"### The paper's claims\n\n{markdown(claims_table(claims(results)))}", cost(results), "### Table 1"]
-    links = []
-    for path in sorted(results.glob("*/*_summary.csv")):
+    parts += [_table(path) for path in sorted(results.glob("*/table1_summary.csv")) if "-" not in path.parent.name]
+    return "\n\n".join([*parts, "### Every table", markdown(links(results))])
+
+
+def links(results: Path) -> pd.DataFrame:
+    """A row for each table, a column for each corpus: the minutes of its runs on two cores, were none shared, as a
+    link to its summary."""
+    cells = {}
+    for path in sorted(results.glob("*/*_summary.csv"), key=lambda path: _order(path.name)):
         corpus, name = path.parent.name, path.name.removesuffix("_summary.csv")
-        if "-" in corpus:
-            continue
-        if name == "table1":
-            parts.append(_table(path))
-        links.append(f"[{corpus}/{name}](results/{corpus}/{path.name})")
-    return "\n\n".join([*parts, f"Every table in full: {', '.join(links)}."])
+        if "-" not in corpus:
+            minutes = pd.read_csv(path.with_name(f"{name}.csv"))["seconds"].sum() / 120
+            cells.setdefault(name, {})[corpus] = f"[{minutes:.0f} min](results/{corpus}/{path.name})"
+    frame = pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("table").reset_index()
+    return frame[["table", *_corpora(frame.columns[1:])]]
+
+
+def _corpora(names) -> list[str]:
+    """`shapes` first."""
+    return sorted(set(names), key=lambda name: (name != "shapes", name))
 
 
 def _table(path: Path) -> str:

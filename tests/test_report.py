@@ -57,3 +57,12 @@ def test_a_shared_run_costs_once(results):
     assert "4 runs" in report.cost(results) and "(2 more rows share them)" in report.cost(results)
     assert "3.5 core hours, about 1.8 hours on two cores" in report.cost(results)
     assert "2 runs" in report.cost(results, "smoke")
+
+
+def test_links_say_what_a_table_took_on_two_cores(results):
+    for corpus in ("shapes", "msrvtt1k", "shapes-smoke"):
+        (results / corpus / "table1_summary.csv").touch()
+    shown = report.links(results)
+    assert shown.values.tolist() == [
+        ["table1", "[45 min](results/shapes/table1_summary.csv)", "[45 min](results/msrvtt1k/table1_summary.csv)"]
+    ]

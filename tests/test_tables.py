@@ -3,8 +3,9 @@
 import re
 
 import pytest
+from transformers import T5Config, T5ForConditionalGeneration
 
-from ssb import PRESETS, Config, load_corpus, study, tables
+from ssb import PRESETS, Config, load_corpus, study, tables, text
 
 GRIDS = {  # as the notebooks ask for them, by preset
     "table1": lambda preset: tables.TABLE1,
@@ -64,3 +65,25 @@ def test_map_of_constants_spans_what_it_says():
     paper = Config()
     assert tables.constants()[tables.constant(paper.captioning, paper.temperature)]["temperature"] == 0.1
     assert all(re.fullmatch(r"none|λ = [\d.]+, T = [\d.]+(, decoder first)?", name) for name in tables.constants())
+
+
+def test_paper_preset_takes_t5_from_folders_of_their_names(tmp_path, monkeypatch):
+    """Tables 2c and 2d as the paper has them, on small weights saved as those of t5-small and t5-base are."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = text.fit_tokenizer(["a red disc moves left", "the blue ring grows"], 300)
+    for name, width in (("t5-small", 16), ("t5-base", 24)):
+        sizes = dict(d_model=width, d_kv=8, d_ff=32, num_heads=2, num_layers=1, num_decoder_layers=1)
+        model = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes))
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    small = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
+    small |= {"dim": 32, "pool_ffn": 32, "lr_schedule": "constant", "contrast": "info_nce", "negatives": "mean"}
+    work = study.Study("table2c", preset="paper", seeds=[0], jobs=1, changes=small)
+    for grid in (tables.table2c("paper"), tables.table2d("paper")):
+        runs = work.run(grid)
+        widths = {name: members[0].load()[0] for name, members in runs.items()}
+        if grid["small"].get("text_encoder"):
+            assert widths["base"].encoder.config.d_model == 24 and widths["small"].encoder.config.d_model == 16
+        else:
+            assert widths["base"].decoder.config.d_model == 24 and widths["small"].decoder.config.d_model == 16
+    assert work.claims(runs)["claim"].tolist() == ["the larger text encoder beats the smaller"]
