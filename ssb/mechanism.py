@@ -28,11 +28,12 @@ class Sweep:
     """
 
     def __init__(self, table: str, dials: Iterable[float], changes: Mapping = MappingProxyType({}), **arguments):
-        options = dict(changes.get("corpus_options", {}))
-        self.studies = {
-            dial: Study(table, changes={**changes, "corpus_options": options | {"false_negatives": dial}}, **arguments)
-            for dial in sorted(dials)
-        }
+        self.studies = {}
+        for dial in sorted(dials):
+            options = {**changes.get("corpus_options", {}), "false_negatives": dial}
+            if dial == shapes.FALSE_NEGATIVES:
+                del options["false_negatives"]  # the corpus of the other tables, whose runs are shared
+            self.studies[dial] = Study(table, changes={**changes, "corpus_options": options}, **arguments)
         if not self.studies:
             raise ConfigError("dials = []: wanted one or more rates of false negatives, such as [0.005, 0.05]")
         self.first = next(iter(self.studies.values()))

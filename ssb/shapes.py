@@ -17,6 +17,7 @@ from ssb.corpus import Corpus, CorpusError, Stream, listed, read_array
 from ssb.pixels import VERSION, Scene, appearance, motion, render
 
 STREAMS = "appearance", "motion"
+FALSE_NEGATIVES = 0.02  # about one or two of them a caption in a batch of 64
 
 
 ATTRIBUTES = tuple(field.name for field in fields(Scene))
@@ -59,12 +60,14 @@ PACE = _table("slow: slow, slow-moving, unhurried; fast: fast, fast-moving, quic
 CARE = np.array([[10, 10, 6, 9, 4, 4], [9, 9, 9, 9, 9, 9], [7, 5, 4, 6, 3, 10], [5, 4, 5, 10, 8, 2]]) / 10
 
 
-def corpus(clips: int = 1200, captions: int = 5, false_negatives: float = 0.02, seed: int = 0, **unknown) -> Corpus:
+def corpus(
+    clips: int = 1200, captions: int = 5, false_negatives: float = FALSE_NEGATIVES, seed: int = 0, **unknown
+) -> Corpus:
     """The corpus `shapes`: two thirds of the clips to train on, a twelfth to validate, a quarter to test.
 
     captions:        per clip, each by one of four describers in turn.
     false_negatives: share of the ordered pairs (caption, another clip) of the whole corpus in which the caption is true
-                     of the other clip too. The default makes about one or two of them a caption in a batch of 64.
+                     of the other clip too.
     seed:            everything random follows from it.
 
     Streams (clips, 8, 128) `appearance` and (clips, 8, 64) `motion`, float16, stand for the paper's ResNet-152 and
