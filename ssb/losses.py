@@ -83,7 +83,8 @@ def support_set_weights(
 
     text (B, d); video (S, d), S ≥ B: first the B clips of the batch, then, if any, clips of earlier batches.
     objective: "identity" S_i = {i}; "full" S_i = {1..S}; "hybrid" the mean of the two; "cross" all j ≠ i.
-    candidates: (B, S) bool, false where clip j may not be in S_i; None: every clip may.
+    candidates: (B, S) bool, false where clip j may not be in S_i; None: every clip may. The own clip of "identity" and
+        "hybrid" is not asked.
     Returns (B, S), each row non-negative with sum 1. Gradient flows to both embeddings (but for "identity", a
     constant): since Ψ' is frozen, this is the only way the captioning loss reaches the pooling heads.
     """

@@ -27,7 +27,7 @@ from ssb.model import DECODER, SupportSetModel
 
 CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
 KEPT = ("stuck", "sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
-TRACE = ("contrast", "spread", "gradient")  # of every step: loss, deviation of the similarities, norm over the heads
+TRACE = ("contrast", "spread", "gradient")  # of each step: loss, deviation of similarities, norm clipped with the heads
 STUCK_STEPS = 100  # in a row at 2α before a run counts as collapsed
 
 
@@ -184,7 +184,7 @@ class Training:
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
-        self.steps = len(self.data.order(0))  # of an epoch
+        self.steps = len(self.data.order(0))  # of an epoch; of pairs some shuffles fill a batch more than others
         self.epoch = self.step = 0  # the next step to take
         self.stuck = 0
         self.sums: dict[str, float] = {}
@@ -199,6 +199,7 @@ class Training:
         self.begun = self.saved = time.perf_counter()
         for self.epoch in range(self.epoch, self.config.epochs):
             order = self.data.order(self.epoch)
+            self.steps = len(order)
             for self.step in range(self.step, self.steps):
                 self.take_step(order[self.step])
                 if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
@@ -362,6 +363,7 @@ class Training:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         for name in KEPT:
             setattr(self, name, state[name])
+        self.memory = tuple(x.to(self.accelerator.device) for x in self.memory)
         self.epoch, self.step = state["next"]
 
     def finish(self):

@@ -124,6 +124,41 @@ def test_every_setting_but_the_seed_changes_the_sha():
     assert all(len(sha) == 12 and set(sha) <= set("0123456789abcdef") for sha in shas.values())
 
 
+class Grown(Config):
+    """The library one setting later."""
+
+    colour: str = "red"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_setting_that_is_added_later_renames_no_run(preset):
+    for changes in ({}, dict(corpus_options={"clips": 60}, objective="none", support_set=8, seed=3)):
+        now, later = Config.preset(preset, **changes), Grown.preset(preset, **changes)
+        assert later.key == now.key and later.sha == now.sha
+        assert later.replace(colour="blue").key != now.key and later.replace(colour="blue").sha != now.sha
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_key_is_what_differs_from_the_defaults(preset):
+    config = Config.preset(preset, seed=3, streams=["motion"], margin=0.2)  # the last of them as it is anyway
+    key = json.loads(config.key)
+    assert key == {"seed": 3, "streams": ["motion"]} | PRESETS[preset]
+    assert Config(**key) == config and json.loads(Config().key) == {}
+
+
+def test_without_captioning_its_settings_are_nobodys():
+    captioning = {"captioning", "temperature", "support_set", "decoder_warmup"}
+    captioning |= {"decoder", "decoder_lr", "decoder_dropout"}
+    bare = Config(objective="none")
+    for name, value in OTHER.items():
+        if name == "objective":
+            continue
+        changed = {"contrast": "triplet"} | {name: value}
+        effective = Config(objective="none", **changed).effective()
+        assert (effective.key == bare.key) == (name in captioning), name
+        assert Config(**changed).effective() == Config(**changed)  # with captioning each matters
+
+
 def test_equal_configs_have_one_sha():
     one, other = (Config(lr=lr, corpus_options=options) for lr, options in (
         (1, {"clips": 60, "captions": 3}), (1.0, {"captions": 3, "clips": 60})))  # fmt: skip
@@ -173,8 +208,8 @@ def test_each_wrong_setting_has_its_line():
 
 
 LOW, TYPE = "should be greater than", "should be a valid"
-NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "captioning", "temperature", "lr",
-           "decoder_lr", "clip")  # fmt: skip
+NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "captioning", "temperature",
+           "decoder_warmup", "lr", "text_lr", "decoder_lr", "clip")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -191,6 +226,8 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("vocabulary", 63, LOW + " or equal to 64"),
         ("scratch_width", 4, LOW + " or equal to 8"),
         ("scratch_layers", 0, LOW + " or equal to 1"),
+        ("scratch_text_width", 4, LOW + " or equal to 8"),
+        ("scratch_text_layers", 0, LOW + " or equal to 1"),
         ("scratch_heads", 0, LOW + " or equal to 1"),
         ("dim", 0, LOW + " or equal to 2"),
         ("video_pooling", "avg", "'mean', 'max', 'conv' or 'transformer'"),
@@ -198,6 +235,7 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("pool_layers", 0, LOW + " or equal to 1"),
         ("pool_heads", 0, LOW + " or equal to 1"),
         ("pool_ffn", 0, LOW + " or equal to 1"),
+        ("pool_query", "last", "'first' or 'cls'"),
         ("dropout", -0.1, LOW + " or equal to 0"),
         ("dropout", 1.0, "less than 1"),
         ("decoder_dropout", 1.0, "less than 1"),
@@ -206,10 +244,18 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("schedule", (0.8, 0.2), "schedule (0.8, 0.2) must be two shares of the epochs, ascending, from 0 to 1"),
         ("schedule", (0.2, 1.1), "schedule (0.2, 1.1) must be two shares of the epochs, ascending, from 0 to 1"),
         ("schedule", [0.2], "required"),
+        ("intra", "both", TYPE + " boolean"),
         ("info_nce_temperature", 0.0, LOW + " 0"),
         ("objective", "crss", "'none', 'identity', 'full', 'hybrid' or 'cross'"),
         ("captioning", -1.0, LOW + " or equal to 0"),
         ("temperature", 0.0, LOW + " 0"),
+        ("support_set", 1, LOW + " or equal to 2"),
+        ("support_set", 0, LOW + " or equal to 2"),
+        ("support_set", 2.5, TYPE + " integer"),
+        ("support_set", "64", TYPE + " integer"),
+        ("support_set", True, TYPE + " integer"),
+        ("decoder_warmup", -0.1, LOW + " or equal to 0"),
+        ("decoder_warmup", 1.0, "less than 1"),
         ("batch", 1, LOW + " or equal to 2"),
         ("batch", "64", TYPE + " integer"),
         ("batch", 64.0, TYPE + " integer"),
@@ -218,6 +264,8 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("lr", 0.0, LOW + " 0"),
         ("lr", "fast", TYPE + " number"),
         ("lr", None, TYPE + " number"),
+        ("text_lr", 0.0, LOW + " 0"),
+        ("text_lr", None, TYPE + " number"),
         ("decoder_lr", -1.0, LOW + " 0"),
         ("lr_schedule", "step", "'decay', 'constant' or 'cosine'"),
         ("clip", 0.0, LOW + " 0"),
@@ -229,6 +277,8 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("corpus_options", {"clips": True}, TYPE),
         ("pool_heads", 3, "dim 1024 must be divisible by 4 and by pool_heads 3"),
         ("dim", 1022, "dim 1022 must be divisible by 4"),
+        ("scratch_width", 66, "scratch_width 66 must be divisible by scratch_heads"),
+        ("scratch_text_width", 66, "scratch_text_width 66 must be divisible by scratch_heads"),
         ("scratch_heads", 3, "scratch_width 128 must be divisible by scratch_heads"),
         *((name, value, name) for name in NUMBERS for value in (math.inf, math.nan)),
     ],
@@ -240,3 +290,9 @@ def test_a_bad_value_is_named(name, value, words):
 
 def test_freezing_what_is_not_pretrained_is_refused():
     assert "freeze_text needs a pretrained text_encoder" in refusal(freeze_text=True, text_encoder="scratch")
+
+
+@pytest.mark.parametrize("contrast", ["info_nce", "my.losses:hinge"])
+def test_intra_is_of_the_triplet_loss_alone(contrast):
+    said = refusal(intra=True, contrast=contrast)
+    assert said == f"intra = True is a part of the triplet loss; contrast is {contrast!r}"

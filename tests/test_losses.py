@@ -23,6 +23,12 @@ def pairs(size, dim=5, seed=0):
     return (x * torch.tensor([0.3, 4.0])[:, None, None]).unbind()
 
 
+def triples(size, seed=0):
+    """Pairs, and another caption of each clip."""
+    text, video = pairs(size, seed=seed)
+    return text, video, 2 * text + 3 * pairs(size, seed=seed + 100)[0]
+
+
 def tracked(*tensors):
     return [x.clone().requires_grad_() for x in tensors]
 
@@ -35,14 +41,19 @@ def s(a, b):
     return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
 
 
-def naive_triplet(text, video, margin, negatives):
-    """Eq. 1 word for word, and its two gentler forms."""
+def naive_triplet(text, video, margin, negatives, intra=None):
+    """Eq. 1 word for word, and its two gentler forms; with intra also each caption against the other captions, another
+    one of its clip as the positive, and each clip against the other clips, itself as the positive."""
     size, total = len(text), 0.0
     for i in range(size):
         others = [j for j in range(size) if j != i]
         own = s(text[i], video[i])
-        for scores in ([s(text[i], video[j]) for j in others], [s(text[j], video[i]) for j in others]):
-            hinges = [max(0.0, margin - own + score) for score in scores]
+        parts = [(own, [s(text[i], video[j]) for j in others]), (own, [s(text[j], video[i]) for j in others])]
+        if intra is not None:
+            parts.append((s(text[i], intra[i]), [s(text[i], text[j]) for j in others]))
+            parts.append((1.0, [s(video[i], video[j]) for j in others]))
+        for positive, scores in parts:
+            hinges = [max(0.0, margin - positive + score) for score in scores]
             violating = [hinge for hinge in hinges if hinge > 0]
             if negatives == "mean":
                 total += sum(hinges) / len(hinges)
@@ -61,14 +72,16 @@ def naive_info_nce(text, video, temperature):
     return total / size
 
 
-def naive_weights(text, video, objective, temperature):
-    """w of eq. 3, over the support sets of section 3.2."""
-    size = len(text)
+def naive_weights(text, video, objective, temperature, candidates=None):
+    """w of eq. 3, over the support sets of section 3.2, or those of their clips that are candidates."""
+    size, clips = len(text), range(len(video))
     if objective == "hybrid":
-        return (naive_weights(text, video, "identity", 1) + naive_weights(text, video, "full", temperature)) / 2
-    w = torch.zeros(size, size, dtype=torch.float64)
+        one, all_of_them = (naive_weights(text, video, o, temperature, candidates) for o in ("identity", "full"))
+        return (one + all_of_them) / 2
+    w = torch.zeros(size, len(video), dtype=torch.float64)
     for i in range(size):
-        members = {"identity": {i}, "full": set(range(size)), "cross": set(range(size)) - {i}}[objective]
+        members = {"identity": {i}, "full": set(clips), "cross": set(clips) - {i}}[objective]
+        members = {j for j in members if candidates is None or candidates[i, j]}
         scores = {j: math.exp(s(text[i], video[j]) / temperature) for j in members}
         for j in members:
             w[i, j] = scores[j] / sum(scores.values())
@@ -110,6 +123,57 @@ def test_triplet_of_separated_pairs_is_zero():
 def test_triplet_of_collapsed_embeddings_is_twice_the_margin(negatives, margin):
     point = torch.tensor([[1.0, 2.0, 2.0]], dtype=torch.float64).expand(7, 3)
     assert losses.triplet(point, 5 * point, margin, negatives).item() == pytest.approx(2 * margin, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("margin", [0.5, 1.5])
+@pytest.mark.parametrize("negatives", ["hardest", "mean", 0.0, 0.3, 1.0])
+def test_intra_is_the_hinge_within_each_modality_too(size, margin, negatives):
+    text, video, other = triples(size, seed=size)
+    wanted = naive_triplet(text, video, margin, negatives, other)
+    assert losses.triplet(text, video, margin, negatives, intra=other).item() == pytest.approx(wanted, abs=1e-12)
+    assert wanted > naive_triplet(text, video, margin, negatives)  # there is something to add
+
+
+def test_intra_by_hand():
+    """Pairs far apart: nothing but the second captions can be wrong. At right angles to their first they cost α each;
+    two clips at cosine 0.9 cost α - 0.1 each."""
+    axes = torch.eye(6, dtype=torch.float64)
+    assert losses.triplet(axes[:3], axes[:3], 0.2, intra=axes[:3]) == 0
+    assert losses.triplet(axes[:3], axes[:3], 0.2, intra=axes[3:]).item() == pytest.approx(0.2, abs=1e-12)
+    assert losses.triplet(axes[:3], axes[:3], 0.2, intra=-axes[:3]).item() == pytest.approx(1.2, abs=1e-12)
+    near = torch.tensor([[1, 0], [0.9, 0.19**0.5]], dtype=torch.float64)
+    text = torch.tensor([[1, -1], [-1, 1]], dtype=torch.float64)  # s to the own clip at least 0.3 above the other's
+    alone = losses.triplet(text, near, 0.2).item()
+    assert losses.triplet(text, near, 0.2, intra=text).item() == pytest.approx(alone + 0.1, abs=1e-12)
+
+
+@pytest.mark.parametrize("negatives", ["hardest", "mean", 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("margin", [0.2, 0.5])
+def test_intra_of_collapsed_embeddings_is_four_times_the_margin(negatives, margin):
+    point = torch.tensor([[1.0, 2.0, 2.0]], dtype=torch.float64).expand(7, 3)
+    loss = losses.triplet(point, 5 * point, margin, negatives, intra=0.1 * point)
+    assert loss.item() == pytest.approx(4 * margin, abs=1e-12)
+
+
+@pytest.mark.parametrize("negatives", ["hardest", "mean", 0.4])
+def test_intra_does_not_see_the_length_of_an_embedding(negatives):
+    triple = triples(5)
+    scaled = [x * torch.rand(5, 1, dtype=torch.float64).add(0.1).mul(30) for x in triple]
+    found = [losses.triplet(text, video, 0.9, negatives, intra=other) for text, video, other in (triple, scaled)]
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("negatives", ["hardest", "mean", 0.4])
+@pytest.mark.parametrize("size", [2, 4])
+def test_gradient_of_intra(size, negatives):
+    inputs = tracked(*triples(size))
+    assert gradcheck(lambda a, b, c: losses.triplet(a, b, 0.9, negatives, intra=c), inputs)
+    plain = tracked(*triples(size))
+    losses.triplet(*inputs[:2], 0.9, negatives, intra=inputs[2]).backward()
+    losses.triplet(*plain[:2], 0.9, negatives).backward()
+    assert inputs[2].grad.abs().sum() > 0
+    assert all(not torch.allclose(a.grad, b.grad) for a, b in zip(inputs[:2], plain[:2]))
 
 
 @pytest.mark.parametrize("negatives", ["hardest", "mean", 0.4])
@@ -181,6 +245,73 @@ def test_weights_are_shares(objective, size, temperature, seed, dtype):
     assert w.shape == (size, size) and w.dtype == dtype and (w >= 0).all()
     torch.testing.assert_close(w.sum(dim=1), torch.ones(size, dtype=dtype))
     assert objective != "cross" or (w.diagonal() == 0).all()
+
+
+@st.composite
+def support_sets(draw):
+    """An objective, B, S ≥ B and candidates (B, S): the own clip always, and another one."""
+    objective, size = draw(st.sampled_from(SUPPORTS)), draw(st.integers(1, 6))
+    clips = size + draw(st.integers(int(size == 1), 6))
+    rows = st.lists(st.booleans(), min_size=clips, max_size=clips)
+    candidates = torch.tensor(draw(st.lists(rows, min_size=size, max_size=size)))
+    for i in range(size):
+        candidates[i, i] = candidates[i, draw(st.sampled_from([j for j in range(clips) if j != i]))] = True
+    return objective, candidates
+
+
+def of_support_set(candidates, seed, dim=3):
+    size, clips = candidates.shape
+    return pairs(size, dim, seed)[0], pairs(clips, dim, seed + 1)[1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(drawn=support_sets(), temperature=st.floats(0.02, 100), seed=st.integers(0, 10**6))
+def test_weights_of_candidates_are_eq_3_over_them_alone(drawn, temperature, seed):
+    """Support sets smaller and larger than the batch."""
+    objective, candidates = drawn
+    text, video = of_support_set(candidates, seed)
+    w = losses.support_set_weights(text, video, objective, temperature, candidates)
+    assert w.shape == candidates.shape and (w >= 0).all()
+    torch.testing.assert_close(w, naive_weights(text, video, objective, temperature, candidates))
+    torch.testing.assert_close(w.sum(dim=1), torch.ones(len(w), dtype=torch.float64))
+    assert (w[~candidates] == 0).all() and (objective != "cross" or (w.diagonal() == 0).all())
+    every = torch.ones_like(candidates)
+    bare = losses.support_set_weights(text, video, objective, temperature)
+    assert torch.equal(bare, losses.support_set_weights(text, video, objective, temperature, every))
+    torch.testing.assert_close(bare, naive_weights(text, video, objective, temperature))
+
+
+@settings(deadline=None, max_examples=40)
+@given(drawn=support_sets(), temperature=st.floats(1e-3, 1e3), seed=st.integers(0, 10**6))
+def test_weights_of_candidates_are_shares_at_any_temperature(drawn, temperature, seed):
+    objective, candidates = drawn
+    inputs = (x.float() for x in of_support_set(candidates, seed))
+    w = losses.support_set_weights(*inputs, objective, temperature, candidates)
+    assert w.dtype == torch.float32 and (w >= 0).all() and (w[~candidates] == 0).all()
+    torch.testing.assert_close(w.sum(dim=1), torch.ones(len(w)))
+
+
+@pytest.mark.parametrize("objective", ["full", "cross"])
+def test_an_empty_support_set_is_refused(objective):
+    candidates = torch.ones(3, 5).bool()
+    candidates[1] = torch.arange(5) == 1 if objective == "cross" else False
+    with pytest.raises(ValueError, match=f"objective '{objective}' leaves a support set empty"):
+        losses.support_set_weights(pairs(3)[0], pairs(5)[1], objective, candidates=candidates)
+    if objective == "cross":  # the own clip alone is enough for the others
+        for other in ("identity", "full", "hybrid"):
+            w = losses.support_set_weights(pairs(3)[0], pairs(5)[1], other, candidates=candidates)
+            assert w[1].tolist() == [0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("objective", ["full", "hybrid", "cross"])
+def test_gradient_of_weights_goes_to_the_candidates(objective):
+    candidates = torch.ones(3, 6).bool()
+    candidates[:, 4] = candidates[0, 5] = candidates[1, 2] = False
+    text, video = tracked(pairs(3)[0], pairs(6)[1])
+    assert gradcheck(lambda a, b: losses.support_set_weights(a, b, objective, 0.5, candidates), (text, video))
+    (losses.support_set_weights(text, video, objective, 0.5, candidates) ** 2).sum().backward()
+    assert (text.grad.abs().sum(1) > 0).all()
+    assert (video.grad.abs().sum(1) > 0).tolist() == [True, True, True, True, False, True]
 
 
 def test_identity_is_constant():
@@ -296,6 +427,14 @@ def test_contrast_takes_the_settings_of_triplet(negatives):
     for progress in (0.0, 1.0):  # which is the schedule's alone
         loss = losses.contrastive(config, progress)(*pairs(7))
         assert loss.item() == pytest.approx(naive_triplet(*pairs(7), 0.4, negatives))
+
+
+@pytest.mark.parametrize("progress, hardness", [(0.1, 0.0), (0.35, 0.25), (0.9, 1.0)])
+def test_contrast_takes_the_second_captions(progress, hardness):
+    config = Config(contrast="triplet", negatives="scheduled", schedule=(0.2, 0.8), margin=0.9, intra=True)
+    text, video, other = triples(7)
+    loss = losses.contrastive(config, progress)(text, video, intra=other)
+    assert loss.item() == pytest.approx(naive_triplet(text, video, 0.9, hardness, other))
 
 
 def test_contrast_takes_the_temperature_of_info_nce():

@@ -212,6 +212,46 @@ def test_more_padding_changes_no_head(pooling, f, pre_encoder):
     assert out.shape == (4, 8) and (out.std(0) > 0).all()
 
 
+@pytest.mark.parametrize("pre_encoder", [True, False])
+@pytest.mark.parametrize("f", [Convolutions, Recurrence])
+def test_cls_pools_what_a_learned_vector_before_the_first_step_becomes(f, pre_encoder):
+    x, lengths = torch.randn(4, 5, WIDTH), (5, 1, 3, 4)
+    mask = steps_mask(lengths)
+    head = Head("transformer", f, WIDTH, tiny(pool_query="cls", pre_encoder=pre_encoder))
+    torch.testing.assert_close(head(x, mask), head(*longer(x, mask)))  # training, which moves the running statistics
+    head.eval()
+    out, (one, two) = head(x, mask), head.layers
+    for i, n in enumerate(lengths):
+        steps, real = torch.cat([head.cls[None], x[i, :n]])[None], torch.ones(1, n + 1).bool()
+        torch.testing.assert_close(out[i : i + 1], two(one(steps, real), real)[:, 0])
+    torch.testing.assert_close(out, head(*longer(x, mask)))
+    first = Head("transformer", f, WIDTH, tiny(pre_encoder=pre_encoder)).eval()
+    unlike = first.load_state_dict(head.state_dict(), strict=False)
+    assert unlike.unexpected_keys == ["cls"] and not unlike.missing_keys
+    assert ((first(x, mask) - out).abs().amax(dim=1) > 0.01).all()
+    out.square().sum().backward()
+    assert head.cls.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("query, moves", [("cls", False), ("first", True)])
+def test_a_cls_vector_does_not_see_the_order_of_steps(query, moves):
+    """Attention has no positions; without f, which has, only the first step as the query knows of an order."""
+    head = Head("transformer", Recurrence, WIDTH, tiny(pool_query=query, pre_encoder=False)).eval()
+    x, mask = torch.randn(1, 6, WIDTH), torch.ones(1, 6).bool()
+    out = head(x, mask)
+    for order in ([5, 4, 3, 2, 1, 0], [3, 1, 2, 0, 4, 5]):
+        assert torch.allclose(head(x[:, order], mask), out, atol=1e-5) != moves
+    assert torch.allclose(head(x[:, [0, 3, 2, 1, 5, 4]], mask), out, atol=1e-5)  # the first step is where it was
+    with_f = Head("transformer", Recurrence, WIDTH, tiny(pool_query=query)).eval()
+    assert not torch.allclose(with_f(x[:, [0, 3, 2, 1, 5, 4]], mask), with_f(x, mask), atol=1e-3)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "conv"])
+def test_only_a_transformer_head_has_a_query(pooling):
+    names = [Head(pooling, Recurrence, WIDTH, tiny(pool_query=query)).state_dict().keys() for query in ("cls", "first")]
+    assert names[0] == names[1]
+
+
 # captioning
 
 
@@ -292,6 +332,49 @@ def test_captioning_reaches_the_heads_through_the_weights_alone(objective, token
     assert size_of_gradient(model.decoder.decoder) > 0 and size_of_gradient(model.to_decoder) > 0
 
 
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[2:])
+def test_until_the_decoder_is_warm_the_rest_learns_as_without_captioning(objective, tokenizer):
+    """To the last bit, and the decoder as if the rest learned too."""
+    made_alike = []
+    for changes in (dict(decoder_warmup=0.5), dict(decoder_warmup=0.0), dict(objective="none")):
+        torch.manual_seed(4)
+        made_alike.append(made(tiny(**{"objective": objective, **changes})).eval())
+    warming, warm, none = made_alike
+    batch = pairs_of(tokenizer)
+    bare = gradients(none, none(batch)["loss"])
+    whole = gradients(warm, warm(batch)["loss"])
+    for progress in (0.0, 0.2, 0.499, 0.5, 0.7, 1.0):
+        terms = warming(batch, progress)
+        assert terms["captioning"] == warm(batch)["captioning"]
+        found = gradients(warming, terms["loss"])
+        wanted = whole if progress >= 0.5 else whole | bare
+        assert found.keys() == whole.keys() and bare.keys() < whole.keys()
+        assert all(torch.equal(found[name], wanted[name]) for name in found)
+    assert not any(torch.equal(bare[name], whole[name]) for name in bare if "head" in name and name.endswith("weight"))
+
+
+def test_intra_is_of_another_caption_of_each_clip(tokenizer):
+    model = made(tiny(contrast="triplet", negatives="mean", margin=0.9, intra=True)).eval()
+    batch, others = pairs_of(tokenizer), Ragged.of(text.token_ids(tokenizer, CAPTIONS[1:6], 40))
+    batch.other, batch.other_mask = others.padded(np.arange(5))
+    c_t, c_v = (F.normalize(x) for x in embedded(model, batch))
+    again = F.normalize(model.embed_text(batch.other, batch.other_mask))
+    wanted = 0.0
+    for i in range(5):
+        for j in set(range(5)) - {i}:
+            wanted += (0.9 - c_t[i] @ c_v[i] + c_t[i] @ c_v[j]).clamp(min=0) / 20
+            wanted += (0.9 - c_t[i] @ c_v[i] + c_t[j] @ c_v[i]).clamp(min=0) / 20
+            wanted += (0.9 - c_t[i] @ again[i] + c_t[i] @ c_t[j]).clamp(min=0) / 20
+            wanted += (0.9 - 1 + c_v[i] @ c_v[j]).clamp(min=0) / 20
+    torch.testing.assert_close(model(batch)["contrast"], wanted.detach())
+
+
 def embedded(model, batch):
     return model.embed_text(batch.text, batch.text_mask), model.embed_video(batch.video, batch.video_mask)
 
@@ -344,11 +427,12 @@ def test_all_objectives_of_a_seed_begin_alike():
 
 
 def test_each_parameter_is_trained_once(tokenizer):
-    model = made(tiny())
+    model = made(tiny(pool_query="cls", video_pooling="transformer"))
     parts = model.head_parameters(), model.encoder_parameters(), model.decoder_parameters()
     every = [id(p) for part in parts for p in part]
     assert len(set(every)) == len(every) and set(every) == {id(p) for p in model.parameters()}
     assert {id(p) for p in model.decoder_parameters()} >= {id(p) for p in model.to_decoder.parameters()}
+    assert any(p is model.video_head.cls for p in model.head_parameters())
     assert {id(p) for p in model.encoder_parameters()} == {id(p) for p in model.encoder.parameters()}
 
 

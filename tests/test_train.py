@@ -1,6 +1,8 @@
 """The training loop: same bits, resumption after a kill, collapse, what a run leaves behind."""
 
+import dataclasses
 import importlib
+import json
 import linecache
 import os
 import pickle
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from ssb import files, retrieval, train
 from ssb.config import Config, ConfigError
 from ssb.corpus import CorpusError, load_corpus
+from ssb.study import Study
 from ssb.train import Collapsed, TrainingError, fit
 
 SMALL = dict(corpus_options={"clips": 120, "captions": 2, "false_negatives": 0.05}, batch=16)
@@ -29,7 +32,8 @@ def small(**changes) -> Config:
 def content(run) -> dict[str, bytes]:
     """What a run is, without what a clock says; of the weights the bits, for safetensors orders its header at will."""
     weights = {name: tensor.numpy().tobytes() for name, tensor in load_file(run.folder / "model.safetensors").items()}
-    texts = {name: (run.folder / name).read_bytes() for name in ("config.json", "metrics.json", "log.csv")}
+    names = ("config.json", "metrics.json", "log.csv", "trace.csv")
+    texts = {name: (run.folder / name).read_bytes() for name in names}
     return weights | texts | {name: ranks.tobytes() for name, ranks in run.ranks.items()}
 
 
@@ -88,6 +92,61 @@ def test_identity_cannot_move_the_heads(home):
     assert not np.array_equal(ranks["none", True], ranks["cross", True])
 
 
+def test_a_run_whose_decoder_never_is_warm_retrieves_as_without_captioning(home):
+    still = dict(clip_apart=True, decoder_dropout=0.0, epochs=1)
+    none, warming, warm = (
+        fit(small(**still, **changes), quiet=True)
+        for changes in (dict(objective="none"), dict(decoder_warmup=0.999), dict(decoder_warmup=0.5))
+    )
+    assert np.array_equal(none.ranks["t2v"], warming.ranks["t2v"])
+    assert not np.array_equal(none.ranks["t2v"], warm.ranks["t2v"])
+    weights = [load_file(run.folder / "model.safetensors") for run in (none, warming, warm)]
+    heads = [name for name in weights[0] if "head" in name]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in heads)
+    assert not any(torch.equal(weights[0][name], weights[2][name]) for name in heads if "weight" in name)
+
+
+RATES = {"lr": ("text_head.", "video_head."), "text_lr": ("encoder.",), "decoder_lr": ("decoder.", "to_decoder.")}
+
+
+@pytest.mark.parametrize("slow", RATES)
+def test_each_rate_moves_its_own_part_alone(home, slow):
+    config = small(epochs=1, **{slow: 1e-12})
+    corpus = load_corpus("shapes", **SMALL["corpus_options"])
+    trained = dict(fit(config, corpus, quiet=True).load(corpus)[0].named_parameters())
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        begun = dict(train.build(train.Data(config, corpus)).named_parameters())
+    still = {name for name, first in begun.items() if (trained[name] - first).abs().max() < 1e-8}
+    unused = "decoder.encoder.final_layer_norm.weight"  # of a T5's encoder, which is passed by
+    assert still == {name for name in begun if name.startswith(RATES[slow])} | {unused}
+
+
+def test_the_second_caption_is_the_next_of_the_clip(home, small_folder):
+    """Of clips with 1, 2, 3 and 4 captions, in any order: from each caption one after another, each once, and back."""
+    counts = {f"clip{i:02d}": 1 + i % 4 for i in range(12)}
+    rows = [(clip, f"clip {clip[-2:]} said {n}") for clip, count in counts.items() for n in range(count)]
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    corpus = load_corpus(str(small_folder))
+    captions = pd.DataFrame(
+        {"clip": [corpus.clips.index(clip) for clip, _ in rows], "text": [said for _, said in rows]}
+    )
+    config = Config.preset("smoke", contrast="triplet", intra=True, batch=6, epoch="pairs")
+    data = train.Data(config, dataclasses.replace(corpus, captions=captions))
+    for caption, (clip, said) in enumerate(rows):
+        seen, now = [], caption
+        for _ in range(counts[clip]):
+            now = data.next[now]
+            seen.append(rows[now])
+        assert now == caption and len(set(seen)) == counts[clip] and {clip} == {found for found, _ in seen}
+    captions = data.order(0)[0]
+    batch = data.batch(captions)
+    for ids, mask, caption in zip(batch.other, batch.other_mask, captions):
+        (clip, said), other = rows[caption], data.tokenizer.decode(ids[mask], skip_special_tokens=True).strip()
+        assert (clip, other) in rows and (other == said) == (counts[clip] == 1)
+    assert train.Data(config.replace(intra=False), data.corpus).batch(captions).other is None
+
+
 @pytest.mark.parametrize("epoch", ["clips", "pairs"])
 def test_an_epoch_sees_each_training_clip_or_pair_once(home, epoch):
     corpus = load_corpus("shapes", **SMALL["corpus_options"])
@@ -100,6 +159,14 @@ def test_an_epoch_sees_each_training_clip_or_pair_once(home, epoch):
     assert whole - 3 * 8 < len(seen) <= whole
     for batch in data.order(1):
         assert len(np.unique(data.clip_of[batch])) == len(batch)  # no clip is its own negative or in its own support
+
+
+def test_epochs_of_pairs_may_differ_in_how_many_batches_they_fill(home):
+    """Two captions of a clip are never in one batch, so how many fill up is left to the order: here 25, 25, 24."""
+    options = {"clips": 60, "captions": 5}
+    config = small(corpus_options=options, batch=8, epoch="pairs", objective="none", seed=2, epochs=3, validate_every=3)
+    run = fit(config, quiet=True)
+    assert len(run.trace) in (3 * 24, 25 + 25 + 24)
 
 
 def test_a_finished_run_is_not_trained_again(home, monkeypatch):
@@ -156,30 +223,54 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(home):
     assert content(resumed) == content(fit(config, quiet=True))
 
 
-def test_collapse_is_found_and_not_reported(home, monkeypatch):
-    """Embeddings that are all one point sit at 2α with the hardest negative; held there by a head without weights."""
+@pytest.fixture
+def one_point(monkeypatch):
+    """Heads without weights hold runs of margin 0.2 where all embeddings are one point."""
     monkeypatch.setattr(train, "STUCK_STEPS", 5)
-    config = small(contrast="triplet", negatives="hardest", objective="none", epochs=3)
     build = train.build
 
-    def one_point(data):
+    def held(data):
         model = build(data)
-        for head in (model.text_head, model.video_head):
+        for head in (model.text_head, model.video_head) if data.config.margin == 0.2 else ():
             torch.nn.init.zeros_(head.f.weight)
             head.f.weight.requires_grad_(False)
             torch.nn.init.ones_(head.f.bias)
         return model
 
-    monkeypatch.setattr(train, "build", one_point)
-    with pytest.raises(Collapsed, match=r"2 × margin = 0\.4.*negatives = 'mean' or 'scheduled'"):
+    monkeypatch.setattr(train, "build", held)
+
+
+@pytest.mark.parametrize("intra, floor", [(False, 0.4), (True, 0.8)])
+def test_collapse_is_found_and_not_reported(home, monkeypatch, one_point, intra, floor):
+    """Embeddings that are all one point sit at 2α with the hardest negative, with the intra-modal terms at 4α."""
+    config = small(contrast="triplet", negatives="hardest", objective="none", epochs=3, intra=intra)
+    words = f"{4 if intra else 2} × margin = {floor}".replace(".", r"\.")
+    with pytest.raises(Collapsed, match=words + ".*negatives = 'mean' or 'scheduled'") as first:
         fit(config, quiet=True)
     (kept,) = files.runs().glob("*")
     assert kept.suffix == ".collapsed" and not (kept / "metrics.json").exists()
-    assert np.allclose(pd.read_csv(kept / "trace.csv")["contrast"], 0.4, atol=1e-3)
+    assert kept == first.value.folder and Config(**json.loads((kept / "config.json").read_text())) == config.effective()
+    assert len(first.value.trace) == 5 and np.allclose(pd.read_csv(kept / "trace.csv")["contrast"], floor, atol=1e-3)
     monkeypatch.setattr(train.Training, "take_step", None)
-    with pytest.raises(Collapsed, match=r"2 × margin = 0\.4") as again:  # it is not trained again
+    with pytest.raises(Collapsed, match=words) as again:  # it is not trained again
         fit(config, quiet=True)
     assert pickle.loads(pickle.dumps(again.value)).trace.equals(again.value.trace)  # as from a worker process
+
+
+def test_a_study_with_a_collapsed_run_keeps_the_others(home, monkeypatch, one_point, capsys):
+    changes = SMALL | {"contrast": "triplet", "negatives": "hardest", "objective": "none", "epochs": 1}
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=changes)
+    grid = {"dead": {}, "alive": {"margin": 0.3}, "mean": {"margin": 0.3, "negatives": "mean"}}
+    words = r"of \d runs failed; the others are kept.\ndead, seed 0: collapsed: in epoch 1: for 5 steps"
+    for left in ("1 ", "1 "):
+        with pytest.raises(TrainingError, match=left + words):
+            work.run(grid)
+        assert len(list(files.runs().glob("*.collapsed"))) == 1
+        assert len(list(files.runs().glob("*/metrics.json"))) == 2 and not list(files.runs().glob("*.part"))
+        assert "dead, seed 0: failed: collapsed" in capsys.readouterr().out
+        monkeypatch.setattr(train.Training, "take_step", None)  # the second time nothing is trained
+    del grid["dead"]
+    assert [len(runs) for runs in work.run(grid).values()] == [1, 1]
 
 
 def test_a_collapse_behind_dropout_is_found_in_the_end(home):
@@ -267,6 +358,37 @@ def test_what_a_run_leaves_behind(home):
     model, data = run.load()
     text, video, clip = data.embed(model, "test")
     assert np.array_equal(retrieval.search(text, video, clip), run.ranks["t2v"])
+
+
+def test_the_trace_has_a_row_for_each_step(home):
+    config = small(epochs=3)
+    run = fit(config, quiet=True)
+    steps = len(run.load()[1].order(0))
+    assert list(run.trace["step"]) == list(range(3 * steps)) and list(run.trace.columns[1:]) == list(train.TRACE)
+    assert np.isfinite(run.trace).all(axis=None) and (run.trace[["spread", "gradient"]] > 0).all(axis=None)
+    means = run.trace["contrast"].to_numpy().reshape(3, steps).mean(axis=1)
+    assert run.log["contrast"].to_numpy() == pytest.approx(means, rel=1e-4)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_row_of_the_trace_is_what_the_step_was(home, apart):
+    """Similarities by numpy, and the norm of the gradient before it is clipped."""
+    config = small(clip_apart=apart, clip=1e-3, dropout=0.0, decoder_dropout=0.0)
+    work = train.Training(config, load_corpus("shapes", **SMALL["corpus_options"]), files.runs() / "x", True)
+    captions = work.data.order(0)[0]
+    model, batch = work.raw.train(), work.data.batch(captions)
+    terms = model(batch, 0.0)
+    terms["loss"].backward()
+    named = [(name, p.grad.double()) for name, p in model.named_parameters() if p.grad is not None]
+    heads = sum((grad**2).sum().item() for name, grad in named if not name.startswith(RATES["decoder_lr"]))
+    every = sum((grad**2).sum().item() for _, grad in named)
+    embedded = model.embed_text(batch.text, batch.text_mask), model.embed_video(batch.video, batch.video_mask)
+    c_t, c_v = (x.detach().double().numpy() for x in embedded)
+    cosines = c_t @ c_v.T / np.linalg.norm(c_t, axis=1)[:, None] / np.linalg.norm(c_v, axis=1)
+    model.zero_grad()
+    work.take_step(captions)
+    wanted = terms["contrast"].item(), cosines.std(ddof=1), (heads if apart else every) ** 0.5
+    assert work.trace == [pytest.approx(wanted, rel=1e-4)] and heads < every
 
 
 def test_it_learns(home):
