@@ -1,6 +1,6 @@
 """Figures of the ablations, drawn from frames alone; style and saving are those of `ssb.figures`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,10 +15,10 @@ MARKS = "oDs^vPX"
 
 
 @styled
-def heat_map(summary: pd.DataFrame, title: str, metric: str = "R@1"):
+def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = (), metric: str = "R@1"):
     """λ × T: the difference of `cross` to no captioning in each cell, bold where it is resolved. The last column is the
     paper's T with a decoder that learns to speak before it moves the heads. summary: of `Study.summary` over
-    `tables.constants`."""
+    `tables.constants`; collapsed: settings that have no number because a run of theirs collapsed."""
     columns = [(t, False) for t in tables.TEMPERATURES] + [(0.1, True)]
     names = [[tables.constant(c, *column) for column in columns] for c in tables.LAMBDAS]
     deltas = np.array([[summary["delta"].get(name, np.nan) for name in row] for row in names])
@@ -32,6 +32,8 @@ def heat_map(summary: pd.DataFrame, title: str, metric: str = "R@1"):
                 dark = abs(deltas[y, x]) > 0.6 * norm.vmax
                 style = dict(fontweight="bold" if resolved else "normal", color="white" if dark else "black")
                 axis.text(x, y, f"{deltas[y, x]:+.1f}", ha="center", va="center", fontsize=7, **style)
+            elif name in collapsed:
+                axis.text(x, y, "collapsed", ha="center", va="center", fontsize=7, style="italic")
     axis.set(xticks=range(len(columns)), xticklabels=[f"{t:g}" + "\ndecoder first" * warm for t, warm in columns])
     axis.set(yticks=range(len(names)), yticklabels=[f"{c:g}" for c in tables.LAMBDAS])
     axis.set(xlabel="temperature T", ylabel="weight of captioning λ", title=title)

@@ -56,12 +56,15 @@ class Study:
         said = [f"{name} = {value}" for name, value in changed.items()]
         self.where = ", ".join([self.corpus.name, f"{preset} preset", *said])  # for titles
         self.results, self.figures = folder("results", self.label), folder("figures", self.label)
+        self.collapsed: dict[str, int] = {}  # settings left out → how many of their runs collapsed
 
-    def run(self, grid: Mapping[str, Mapping]) -> dict[str, list[Run]]:
+    def run(self, grid: Mapping[str, Mapping], may_collapse: bool = False) -> dict[str, list[Run]]:
         """Train what is not trained yet; returns setting → its runs, one for each seed.
 
         grid: setting → what it changes in the preset. A run that fails does not stop the others: they are finished and
         kept, and TrainingError then says which failed and why.
+        may_collapse: settings of which a run collapses are left out, said so, and counted in `self.collapsed`, for the
+        other seeds of such a setting alone would flatter it.
         """
         base = self.base.model_dump()
         grid = {
@@ -78,8 +81,17 @@ class Study:
                     todo.setdefault(folder.name, (f"{name}, seed {config.seed}", config))
         self._prepare([config for _, config in todo.values()])
         failed = self._train(list(todo.values()))
+        if may_collapse:
+            gone = {title: error for title, error in failed.items() if isinstance(error, Collapsed)}
+            failed = {title: error for title, error in failed.items() if title not in gone}
+            lost = {name for name, (title, _) in todo.items() if title in gone}
+            counts = {name: sum(folder.name in lost for folder in found) for name, found in folders.items()}
+            self.collapsed = {name: n for name, n in counts.items() if n}
+            for name, n in self.collapsed.items():
+                print(f"left out: {name}, of which {n} of {len(self.seeds)} runs collapsed")
+            folders = {name: found for name, found in folders.items() if name not in self.collapsed}
         if failed:
-            lines = "\n".join(f"{title}: {error}" for title, error in failed)
+            lines = "\n".join(f"{title}: {error}" for title, error in failed.items())
             raise TrainingError(f"{len(failed)} of {len(todo)} runs failed; the others are kept.\n{lines}")
         missing = [str(f) for found in folders.values() for f in found if not (f / "metrics.json").exists()]
         if missing:
@@ -93,15 +105,15 @@ class Study:
         for config in {(c.text_encoder, c.max_tokens): c for c in configs if c.freeze_text}.values():
             Data(config, self.corpus)
 
-    def _train(self, todo: list[tuple[str, Config]]) -> list[tuple[str, Exception]]:
-        """Train in parallel; one line as each run ends. Returns the failed ones."""
-        failed, begun = [], time.perf_counter()
+    def _train(self, todo: list[tuple[str, Config]]) -> dict[str, Exception]:
+        """Train in parallel; one line as each run ends. Returns the failed ones, title → why."""
+        failed, begun = {}, time.perf_counter()
         work = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")
         places = {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}  # a worker may be elsewhere
         results = work(joblib.delayed(attempt)(title, config, places) for title, config in todo)
         for done, (title, run, error) in enumerate(results, 1):
             if error:
-                failed.append((title, error))
+                failed[title] = error
             left = (time.perf_counter() - begun) / done * (len(todo) - done)
             said = (
                 f"failed: {error}"

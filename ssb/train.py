@@ -295,9 +295,10 @@ class Training:
         pd.DataFrame(self.trace, columns=TRACE).to_csv(folder / "trace.csv", index_label="step", float_format="%.6g")
 
     def advice(self) -> str:
+        less = f"a smaller captioning = {self.config.captioning:g}, " if self.config.objective != "none" else ""
         return (
-            f"With negatives = {self.config.negatives!r} nothing parts the clips again: take negatives = 'mean' or "
-            f"'scheduled', contrast = 'info_nce', a pretrained text_encoder, or a lower lr = {self.config.lr:g}. "
+            f"With negatives = {self.config.negatives!r} nothing parts the clips again: take {less}negatives = 'mean' "
+            f"or 'scheduled', contrast = 'info_nce', a pretrained text_encoder, or a lower lr = {self.config.lr:g}. "
             f"Nothing of this run is reported."
         )
 

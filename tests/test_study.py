@@ -271,6 +271,27 @@ def test_rows_take_further_columns(hand, table):
     assert rows["AUC"].tolist() == pytest.approx((rows["seed"] / 10).tolist()) and "?" not in rows["run"].tolist()
 
 
+def test_settings_that_collapse_are_left_out_where_they_may(home, monkeypatch, capsys):
+    def collapse(config, quiet):
+        if config.negatives == "hardest" and config.seed == 1:
+            raise train.Collapsed("collapsed: all one point", home / "x.collapsed")
+        if config.lr == 0.5:
+            raise TrainingError("loss is nan")
+        return fit(config, quiet=quiet)
+
+    fit = study.fit
+    monkeypatch.setattr(study, "fit", collapse)
+    work = Study("t", preset="smoke", seeds=[0, 1], jobs=1, changes=SMALL | {"objective": "none"})
+    grid = {"fine": {}, "stuck": {"contrast": "triplet", "negatives": "hardest"}}
+    with pytest.raises(TrainingError, match="stuck, seed 1: collapsed"):
+        work.run(grid)
+    assert list(work.run(grid, may_collapse=True)) == ["fine"] and work.collapsed == {"stuck": 1}
+    assert "left out: stuck, of which 1 of 2 runs collapsed" in capsys.readouterr().out
+    grid["broken"] = {"lr": 0.5}
+    with pytest.raises(TrainingError, match="2 of 3 runs failed.*\nbroken, seed 0: loss is nan"):  # no collapse
+        work.run(grid, may_collapse=True)
+
+
 def test_traces_of_a_run_and_of_a_collapsed_one(home, monkeypatch):
     monkeypatch.setattr(train, "STUCK_STEPS", 3)
     build = train.build
