@@ -94,7 +94,7 @@ def table2f(batch: int) -> dict[str, dict]:
 
 
 LAMBDAS, TEMPERATURES = (0.01, 0.1, 1.0, 10.0), (0.01, 0.1, 1.0)
-WARMUP = 0.5  # share of the steps in which the decoder learns before it teaches
+WARMUP = 0.2  # share of the steps in which the decoder learns before it teaches; the epoch kept is to lie after it
 
 
 def constant(captioning: float, temperature: float, warm: bool = False) -> str:
