@@ -87,7 +87,7 @@ def gains(summary: pd.DataFrame, title: str, metric: str = "R@1"):
     axis.minorticks_off()
     axis.set(xlabel="false negatives of a caption in a batch (expected number)")
     axis.set(ylabel=f"{metric} less none (points)", title=title)
-    axis.legend(frameon=False, fontsize=7)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure
 
 
