@@ -173,21 +173,25 @@ def overview(claims: pd.DataFrame, title: str):
     for axis, name in zip(axes.flat, names):
         rows = claims[claims["table"] == name].reset_index(drop=True)
         for y, row in rows.iterrows():
-            bar = dict(fmt="D", ms=4, color=COLOURS[0], capsize=2)
+            bar = dict(fmt="D", ms=4, color=COLOURS[0], capsize=2, label="ours, 95 % over queries")
             axis.errorbar(row["delta"], y, xerr=arms(row["delta"], row["delta_low"], row["delta_high"]), **bar)
+            bar = dict(fmt="none", color=COLOURS[2], capsize=2, label="95 % over seeds")
             seeds = arms(row["delta"], row["seeds_low"], row["seeds_high"])
-            axis.errorbar(row["delta"], y + 0.22, xerr=seeds, fmt="none", color=COLOURS[2], capsize=2)
+            axis.errorbar(row["delta"], y + 0.22, xerr=seeds, **bar)
             if not np.isnan(row["paper"]):
-                axis.scatter(row["paper"], y, marker="*", s=45, color=COLOURS[1], zorder=3)
+                axis.scatter(row["paper"], y, marker="*", s=45, color=COLOURS[1], zorder=3, label="the paper's")
         reach = 1.1 * max(1.5, *np.abs(axis.get_xlim()))
         axis.axvspan(0, reach, color="0.93", lw=0, zorder=-1)
         axis.axvline(0, color="0.5", lw=0.8, ls="--")
-        axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6), title=name)
+        axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6), title=tables.TITLES.get(name, name))
         axis.set(yticks=range(len(rows)), yticklabels=[f"{r.setting} –\n{r.baseline}" for r in rows.itertuples()])
         axis.tick_params(axis="y", labelsize=6, length=0)
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
-    for axis in axes[-1]:
+    for axis in axes.flat[max(len(names) - columns, 0) : len(names)]:
         axis.set_xlabel("R@1 (points)")
     figure.suptitle(title, fontsize=8)
+    found = [axis.get_legend_handles_labels() for axis in axes.flat]
+    legend = {label: handle for handles, labels in found for label, handle in zip(labels, handles)}
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure

@@ -163,3 +163,17 @@ CLAIMS = [
     Claim("constants", "cross beats none at the paper's λ and T", constant(10, 0.1), "none", ("cross", "none")),
     Claim("same_meaning", "cross finds clips of the same meaning better than no captioning", "cross", "none"),
 ]
+
+TITLES = {  # of the panels of the overview
+    "table1": "Table 1: captioning objective",
+    "table1_lambda10": "Table 1 at the paper's λ",
+    "table2a": "Table 2a: video features",
+    "table2b": "Table 2b: aggregation",
+    "table2c": "Table 2c: text encoder",
+    "table2d": "Table 2d: decoder",
+    "table2e": "Table 2e: contrastive loss",
+    "table2f": "Table 2f: support-set size",
+    "constants": "λ and T",
+    "false_negatives": "gain per tenfold of false negatives",
+    "same_meaning": "recall of the same meaning",
+}
