@@ -153,7 +153,9 @@ def links(results: Path) -> pd.DataFrame:
     """A row for each table, a column for each corpus: the minutes of its runs on two cores, were none shared, as a
     link to its summary."""
     cells = {}
-    for path in sorted(results.glob("*/*_summary.csv"), key=lambda path: _order(path.name)):
+    for path in sorted(
+        results.glob("*/*_summary.csv"), key=lambda path: _order(path.name.removesuffix("_summary.csv"))
+    ):
         corpus, name = path.parent.name, path.name.removesuffix("_summary.csv")
         if "-" not in corpus:
             minutes = pd.read_csv(path.with_name(f"{name}.csv"))["seconds"].sum() / 120
