@@ -113,14 +113,15 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`claims` as it is read: a row for each claim, the paper's difference, and for each corpus ours with its interval
-    over queries and the verdict, blank where the corpus cannot tell."""
+    """`claims` as it is read: a row for each claim, the paper's difference, and for each corpus ours with its intervals
+    over queries and over seeds and the verdict, blank where the corpus cannot tell."""
     rows = {}
     for row in frame.itertuples():
         paper = "" if np.isnan(row.paper) else signed(row.paper)
         line = rows.setdefault((row.table, row.claim), {"table": row.table, "claim": row.claim, "paper": paper})
-        interval = f"[{signed(row.delta_low)}, {signed(row.delta_high)}]"
-        line[row.corpus] = f"{signed(row.delta)} {interval} {row.verdict}"
+        pairs = (row.delta_low, row.delta_high), (row.seeds_low, row.seeds_high)
+        intervals = " ".join(f"[{signed(low)}, {signed(high)}]" for low, high in pairs)
+        line[row.corpus] = f"{signed(row.delta)} {intervals} {row.verdict}"
     return pd.DataFrame(rows.values(), columns=["table", "claim", "paper", *_corpora(frame["corpus"])]).fillna("")
 
 
@@ -132,8 +133,9 @@ def cost(results: Path, preset: str = "laptop") -> str:
     hours = runs["seconds"].sum() / 3600
     shared = len(rows[rows["preset"] == preset]) - len(runs)
     return (
-        f"All of it: {len(runs)} runs of {runs['seconds'].mean():.0f} seconds in the mean ({shared} more rows share "
-        f"them), {hours:.1f} core hours, about {hours / 2:.1f} hours on two cores."
+        f"The training of all of it, some of it beside other work: {len(runs)} runs of "
+        f"{runs['seconds'].mean():.0f} seconds in the mean ({shared} more rows share them), {hours:.1f} core hours, "
+        f"about {hours / 2:.1f} hours on two cores."
     )
 
 

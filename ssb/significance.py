@@ -128,10 +128,11 @@ def needed(
 
 def noise(runs: Mapping[str, list[Run]], setting: str, baseline: str) -> pd.DataFrame:
     """`components` of a setting less the baseline; and, what tables of single runs are made of, of the baseline less
-    itself with another seed."""
+    itself with another seed. There the clips' own part cancels, and the other two count twice."""
     one, base = (np.stack([run.ranks["t2v"] for run in runs[name]]) for name in (setting, baseline))
     clips = runs[baseline][0].ranks["clip"]
-    again = components(np.roll(base, 1, axis=0), base, clips)
+    alone = components(base, np.full_like(base, 2.0), clips)  # of its R@1: less what never finds
+    again = Components(0.0, 2 * alone.seed, 2 * alone.residual)
     rows = {f"{setting} − {baseline}": components(one, base, clips), f"{baseline}, another seed": again}
     return pd.DataFrame(rows, index=Components._fields).T.round(3).rename_axis("difference")
 

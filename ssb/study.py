@@ -339,7 +339,7 @@ def paper_numbers(table: str, way: str = "t2v") -> dict[tuple[str, str], float]:
 
 def paper_difference(claim: Claim) -> float:
     """The size of a claim in the paper, in points of R@1; NaN where it is not known."""
-    numbers = paper_numbers("1" if claim.table == "constants" else claim.table.removeprefix("table"))  # both of cross
+    numbers = paper_numbers(claim.table.removeprefix("table"))
     found = [numbers.get((row, metric), np.nan) for row in claim.paper for metric in ("R@1", "delta R@1")]
     found = [x for x in found if not np.isnan(x)]
     if len(found) != len(claim.paper) or not found:

@@ -32,8 +32,14 @@ def test_claims_are_side_by_side(results):
     shown = report.claims_table(report.claims(results))
     assert list(shown.columns) == ["table", "claim", "paper", "shapes", "msrvtt1k"]
     assert shown.values.tolist() == [
-        ["table1", "cross beats none", "+1.3", "-0.3 [-0.5, +0.0] not resolved", "+2.0 [-0.5, +0.0] held"],
-        ["table2a", "more is more", "", "-0.3 [-0.5, +0.0] held", ""],
+        [
+            "table1",
+            "cross beats none",
+            "+1.3",
+            "-0.3 [-0.5, +0.0] [-0.9, +0.4] not resolved",
+            "+2.0 [-0.5, +0.0] [-0.9, +0.4] held",
+        ],
+        ["table2a", "more is more", "", "-0.3 [-0.5, +0.0] [-0.9, +0.4] held", ""],
     ]
     assert "nobody" not in report.markdown(shown)
     assert report.claims(results, "shapes-smoke")["claim"].tolist() == ["nobody reads this"]

@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from ssb import study
-from ssb.significance import Components, components, curve, needed, power, standard_error
+from ssb.significance import Components, components, curve, needed, noise, power, standard_error
 
 
 def residual_squares(values, *factors) -> float:
@@ -214,3 +215,22 @@ def test_no_number_of_clips_does_against_the_noise_of_seeds():
     assert needed(Components(100, 4, 300), 1.0, seeds=5) == np.inf
     assert needed(Components(100, 4, 300), 1.0, seeds=100) < 5000
     assert needed(Components(0, 0, 0), 1.0, seeds=1) == np.inf and needed(Components(0, 0, 0), 1.0, seeds=2) == 2
+
+
+def test_noise_of_another_seed_is_that_of_independent_pairs(home):
+    """Against the variances that the hits are drawn with: the clips' part cancels between two seeds of one setting."""
+    rng = np.random.default_rng(3)
+    clip = np.repeat(np.arange(400), 5)
+    chance = rng.uniform(0.1, 0.6, 400)[clip]
+    found = {"none": [], "cross": []}
+    for seed in range(12):
+        luck = rng.choice([-0.08, 0.08])  # of the seed: variance 0.0064, 64 squared points
+        for name in found:
+            ranks = np.where(rng.random(2000) < chance + luck, 1, 9)
+            found[name].append(made(home, f"{name}{seed}", name, seed, ranks, clip))
+    frame = noise(found, "cross", "none")
+    assert list(frame.index) == ["cross − none", "none, another seed"]
+    again = frame.loc["none, another seed"]
+    residual = 1e4 * np.mean((chance + 0.08) * (1 - chance - 0.08) + (chance - 0.08) * (1.08 - chance)) / 2 / 5
+    assert again["clip"] == 0 and again["residual"] == pytest.approx(2 * residual, rel=0.1)
+    assert 40 < again["seed"] < 300  # 2 × 64, from twelve seeds
