@@ -114,7 +114,7 @@ def test_each_run_is_trained_once_and_kept(home, monkeypatch, capsys):
 
 
 def test_a_failed_run_does_not_stop_the_others(home):
-    grid = {"bad": {"lr": 1e30, "clip": 1e30}, "good": {}}
+    grid = {"bad": {"lr": 1e30, "text_lr": 1e30, "clip": 1e30}, "good": {}}
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"objective": "none", "epochs": 3})
     with pytest.raises(TrainingError, match=r"1 of 2 runs failed; the others are kept.\nbad, seed 0: loss is"):
         work.run(grid)
