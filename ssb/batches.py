@@ -5,8 +5,8 @@ import contextlib
 import numpy as np
 import torch
 
-from ssb import text
-from ssb.config import Config
+from ssb import emcl, losses, retrieval, s2dtw, text
+from ssb.config import Config, ConfigError
 from ssb.corpus import Corpus, CorpusError
 from ssb.model import Batch, Past
 
@@ -23,9 +23,12 @@ def threads(count: int):
 
 
 class Data:
-    """Fused features in memory, token ids or kept text states, and labels of a corpus, for one Config."""
+    """Fused features in memory, token ids or kept text states, and labels of a corpus, for one Config.
 
-    def __init__(self, config: Config, corpus: Corpus, device="cpu"):
+    like: the data of the run that a model's weights are from; its tokenizers number the words.
+    """
+
+    def __init__(self, config: Config, corpus: Corpus, device="cpu", like: "Data | None" = None):
         self.config, self.corpus, self.device = config, corpus, device
         captions = corpus.captions["text"].tolist()
         self.clip_of = corpus.captions["clip"].to_numpy(copy=True)  # of each caption
@@ -36,7 +39,7 @@ class Data:
         self.video, self.video_mask = torch.from_numpy(video), torch.from_numpy(mask)  # (N, M, D), (N, M)
 
         known = corpus.captions_of(self.train)["text"].tolist()  # a fitted tokenizer sees no other captions
-        self.tokenizer = text.tokenizer(config.text_encoder, known, config.vocabulary)
+        self.tokenizer = like.tokenizer if like else text.tokenizer(config.text_encoder, known, config.vocabulary)
         self.encoder = text.build_encoder(config, len(self.tokenizer))
         self.text_width = self.encoder.config.hidden_size
         self.text = text.Ragged.of(text.token_ids(self.tokenizer, captions, config.max_tokens))
@@ -45,7 +48,8 @@ class Data:
                 self.text = text.kept_states(config.text_encoder, self.encoder, self.text, device)
         self.vocabulary, self.labels = 0, None
         if config.objective != "none":
-            self.label_tokenizer = text.tokenizer(config.decoder, known, config.vocabulary)
+            spoken = getattr(like, "label_tokenizer", None)  # none, where that run did not caption
+            self.label_tokenizer = spoken or text.tokenizer(config.decoder, known, config.vocabulary)
             self.vocabulary = len(self.label_tokenizer)
             self.labels = text.Ragged.of(text.token_ids(self.label_tokenizer, captions, config.max_tokens))
 
@@ -87,31 +91,43 @@ class Data:
                 filling.remove(batch)
         return np.array(full)
 
-    def batch(self, captions: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
+    def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
         """The pairs of these captions, padded to the longest of them. memory: clips (P,) and c_v (P, d) of the past."""
-        clips = torch.from_numpy(self.clip_of[captions])
-        parts = [*self.text.padded(captions), self.video[clips], self.video_mask[clips]]
-        batch = Batch(*(x.to(self.device) for x in parts), clips=clips.to(self.device))
-        if self.labels is not None:
-            labels, mask = self.labels.padded(captions)
-            batch.labels = labels.masked_fill(~mask, -100).to(self.device)
+        batch = self._batch(rows, self.clip_of[rows])
         if self.config.intra:
-            batch.other, batch.other_mask = (x.to(self.device) for x in self.text.padded(self.next[captions]))
+            batch.other, batch.other_mask = (x.to(self.device) for x in self.text.padded(self.next[rows]))
         if memory:
             clips = memory[0].cpu()
             parts = *memory, self.video[clips], self.video_mask[clips]
             batch.past = Past(*(x.to(self.device) for x in parts))
         return batch
 
+    def _batch(self, captions: np.ndarray, clips: np.ndarray) -> Batch:
+        clips = torch.from_numpy(clips)
+        parts = [*self.text.padded(captions), self.video[clips], self.video_mask[clips]]
+        batch = Batch(*(x.to(self.device) for x in parts), clips=clips.to(self.device))
+        if self.labels is not None:
+            labels, mask = self.labels.padded(captions)
+            batch.labels = labels.masked_fill(~mask, -100).to(self.device)
+        return batch
+
     def embed(self, model, split: str) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """c_t (Q, d) of every caption of a split, c_v (C, d) of its clips, and each caption's clip (Q,) among those."""
-        with torch.inference_mode(), threads(self.config.threads):
-            return self._embed(model.eval(), split)
-
-    def _embed(self, model, split: str, size: int = 512) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         clips = self.corpus.split(split)
         rows = self.corpus.captions_of(clips)
-        captions = rows["caption"].to_numpy(copy=True)
+        place = {clip: i for i, clip in enumerate(clips)}
+        with torch.inference_mode(), threads(self.config.threads):
+            c_t = self.embedded_text(model.eval(), rows["caption"].to_numpy(copy=True))
+            return c_t, self.embedded(model, clips).cpu(), rows["clip"].map(place).to_numpy(copy=True)
+
+    def embedded(self, model, clips: np.ndarray, size: int = 512) -> torch.Tensor:
+        """c_v (clips, d) of these clips, on the data's device; in inference mode."""
+        parts = torch.from_numpy(clips).split(size)
+        c_v = [model.embed_video(self.video[i].to(self.device), self.video_mask[i].to(self.device)) for i in parts]
+        return torch.cat(c_v).float()
+
+    def embedded_text(self, model, captions: np.ndarray, size: int = 512) -> torch.Tensor:
+        """c_t (captions, d) of these captions, on the CPU; in inference mode."""
         order = np.argsort(self.text.lengths[captions], kind="stable")  # captions of a length together: little padding
         c_t = None
         for part in np.array_split(order, max(1, -(-len(order) // size))):
@@ -119,7 +135,76 @@ class Data:
             out = model.embed_text(values.to(self.device), mask.to(self.device)).float().cpu()
             c_t = out.new_empty(len(captions), out.shape[1]) if c_t is None else c_t
             c_t[part] = out
-        parts = torch.from_numpy(clips).split(size)
-        c_v = [model.embed_video(self.video[i].to(self.device), self.video_mask[i].to(self.device)) for i in parts]
-        place = {clip: i for i, clip in enumerate(clips)}
-        return c_t, torch.cat(c_v).float().cpu(), rows["clip"].map(place).to_numpy(copy=True)
+        return c_t
+
+    def ranks(self, model, split: str) -> dict[str, np.ndarray]:
+        """Ranks of a split's queries: "t2v", "v2t best-caption", "v2t max-per-video"; and `clip`, that of each text
+        query. With EMCL the embeddings go through it in blocks of the batch's size, as in training."""
+        c_t, c_v, clip = self.embed(model, split)
+        if self.config.emcl:
+            with threads(self.config.threads):
+                pair = c_t.to(self.device), c_v.to(self.device)
+                scores = emcl.similarity(*pair, model.emcl, block=self.config.batch, unit=False)
+            return retrieval.matrix_ranks(scores, clip) | {"clip": clip}
+        return {
+            "t2v": retrieval.search(c_t, c_v, clip),
+            "v2t best-caption": retrieval.video_to_text(c_v, c_t, clip, protocol="best-caption"),
+            "v2t max-per-video": retrieval.video_to_text(c_v, c_t, clip, protocol="max-per-video"),
+            "clip": clip,
+        }
+
+
+class StoryData(Data):
+    """A corpus of long videos (`Corpus.stories`): a batch is of `Config.batch` videos, all clips of each and all
+    captions told of it. A query is the whole telling of a video."""
+
+    def __init__(self, config: Config, corpus: Corpus, device="cpu", like: Data | None = None):
+        if corpus.stories is None:
+            raise CorpusError(f"{corpus.name} has no long videos; sequences = True wants a corpus such as events")
+        self.stories = corpus.stories
+        clips, captions = self.stories.clips.shape[1], self.stories.captions.shape[1]
+        if config.contrast != "s2dtw" and clips != captions:
+            raise ConfigError(
+                f"contrast = {config.contrast!r} pairs captions and clips by their place, but {corpus.name} tells "
+                f"{captions} captions of {clips} clips; take contrast = 's2dtw'"
+            )
+        super().__init__(config, corpus, device, like)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Videos of an epoch's batches, (steps, B)."""
+        videos = np.random.default_rng((self.config.seed, epoch)).permutation(self.stories.splits["train"])
+        size = min(self.config.batch, len(videos))
+        return videos[: len(videos) // size * size].reshape(-1, size)
+
+    def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
+        """All clips of these videos and all captions told of them, one video after the other."""
+        batch = self._batch(self.stories.captions[rows].ravel(), self.stories.clips[rows].ravel())
+        batch.stories = len(rows)
+        return batch
+
+    def told(self, model, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """c_t (V, m, d) of the captions told of each video of a split, c_v (V, n, d) of its clips; after EMCL, one call
+        on all of them, where the model has it."""
+        rows = self.stories.splits[split]
+        captions, clips = self.stories.captions[rows], self.stories.clips[rows]
+        with torch.inference_mode(), threads(self.config.threads):
+            c_t = self.embedded_text(model.eval(), captions.ravel()).to(self.device)
+            c_v = self.embedded(model, clips.ravel())
+            if model.emcl is not None:
+                c_v, c_t = model.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
+            return c_t.unflatten(0, captions.shape).cpu(), c_v.unflatten(0, clips.shape).cpu()
+
+    def ranks(self, model, split: str) -> dict[str, np.ndarray]:
+        """Of tellings among videos, and of videos among tellings, by their S2DTW. Each video has one telling, so both
+        protocols from video to text are the same, and `clip` is the video."""
+        c_t, c_v = self.told(model, split)
+        with torch.inference_mode(), threads(self.config.threads):
+            scores = -s2dtw.distances(c_v, c_t, **losses.aligning(self.config))  # (tellings, videos)
+        own = np.arange(len(scores))
+        back = retrieval.ranks(scores.T, own)
+        return {
+            "t2v": retrieval.ranks(scores, own),
+            "v2t best-caption": back,
+            "v2t max-per-video": back,
+            "clip": own,
+        }

@@ -11,10 +11,12 @@ VERSION = 1
 
 Objective = Literal["none", "identity", "full", "hybrid", "cross"]
 OBJECTIVES: tuple[str, ...] = Objective.__args__
+CONTRASTS = ("triplet", "info_nce", "s2dtw")  # or one of the reader's
 
 
 # Settings that mean nothing without captioning.
 CAPTIONING = "captioning temperature support_set decoder_warmup decoder decoder_lr decoder_dropout".split()
+EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()  # ... without the layer
 
 
 class ConfigError(ValueError):
@@ -35,6 +37,9 @@ class Config(BaseModel):
     max_steps: int = Field(32, ge=1)  # M; MSR-VTT: at most 32 seconds
     max_tokens: int = Field(100, ge=2)  # per caption, the end mark included
     epoch: Literal["pairs", "clips"] = "pairs"  # every caption once, or every clip once with a random caption of its
+    sequences: bool = False  # train on long videos and their caption sequences, `batch` of them at a time
+
+    pretrained: str = ""  # name of a finished run, results/runs/<name>, whose weights this one begins with
 
     # text encoder Φ' and decoder: "scratch" or anything transformers loads, by hub name or folder
     text_encoder: str = "t5-base"
@@ -60,12 +65,25 @@ class Config(BaseModel):
     decoder_dropout: float = Field(0.3, ge=0, lt=1)
 
     # L = L_contrast + λ L_cross
-    contrast: str = "triplet"  # or "info_nce", or a loss of your own as "package.module:function"
+    contrast: str = "triplet"  # "info_nce", "s2dtw" (on sequences), or a loss of your own as "package.module:function"
     margin: float = Field(0.2, gt=0)  # α
     negatives: Literal["hardest", "mean", "scheduled"] = "hardest"  # scheduled: violating mean → hardest
     schedule: tuple[float, float] = (0.2, 0.8)  # shares of the epochs where the scheduled change begins and ends
     intra: bool = False  # the triplet loss within each modality too
     info_nce_temperature: float = Field(0.05, gt=0)
+    emcl: bool = False  # both embeddings of a batch pass through EMCL (Jin et al., 2022) before all losses
+    emcl_bases: int = Field(32, ge=1)  # K; this and the next are EMCL-Net's
+    emcl_stages: int = Field(9, ge=1)
+    emcl_temperature: float = Field(1.0, gt=0)  # λ of their paper
+    emcl_beta: float = Field(3.0, ge=0)  # β
+    emcl_released: bool = False  # step for step as their code
+    s2dtw_gamma: float = Field(0.1, gt=0)  # γ of VT-TWINS (Ko et al., 2022); scores sequences whatever the contrast
+    s2dtw_dummy: float | None = 0.5  # cost of a dummy cell; None: no weak alignment
+    s2dtw_smooth: bool = True  # local neighbourhood smoothing
+    s2dtw_shifted: bool = True  # cost -cos, or 1 - cos
+    s2dtw_contrastive: bool = True
+    s2dtw_symmetric: bool = False  # the released loss is text → video only ...
+    s2dtw_temperature: float = Field(1.0, gt=0)  # ... and has no τ
     objective: Objective = "cross"
     captioning: float = Field(10.0, ge=0)  # λ
     temperature: float = Field(0.1, gt=0)  # T, of the support-set weights
@@ -103,8 +121,10 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _together(self):
-        if self.contrast not in ("triplet", "info_nce") and ":" not in self.contrast:
-            raise ValueError(f"contrast = {self.contrast!r}: wanted 'triplet', 'info_nce' or 'package.module:function'")
+        if self.contrast not in CONTRASTS and ":" not in self.contrast:
+            raise ValueError(
+                f"contrast = {self.contrast!r}: wanted {', '.join(map(repr, CONTRASTS))} or 'package.module:function'"
+            )
         if self.dim % self.pool_heads or self.dim % 4:
             raise ValueError(f"dim {self.dim} must be divisible by 4 and by pool_heads {self.pool_heads}")
         for name in ("scratch_width", "scratch_text_width"):
@@ -112,11 +132,27 @@ class Config(BaseModel):
                 raise ValueError(f"{name} {getattr(self, name)} must be divisible by scratch_heads")
         if self.intra and self.contrast != "triplet":
             raise ValueError(f"intra = True is a part of the triplet loss; contrast is {self.contrast!r}")
+        if self.intra and self.emcl:
+            raise ValueError("intra = True and emcl = True: there is no third embedding in EMCL; take one of them")
+        self._sequences()
         if self.freeze_text and self.text_encoder == "scratch":
             raise ValueError("freeze_text needs a pretrained text_encoder; one from scratch has nothing worth freezing")
         if not 0 <= self.schedule[0] <= self.schedule[1] <= 1:
             raise ValueError(f"schedule {self.schedule} must be two shares of the epochs, ascending, from 0 to 1")
         return self
+
+    def _sequences(self):
+        if self.contrast == "s2dtw" and not self.sequences:
+            raise ValueError("contrast = 's2dtw' aligns caption sequences with long videos; set sequences = True")
+        if not self.sequences:
+            return
+        if self.intra or self.support_set:
+            raise ValueError("sequences = True: there is no intra-modal loss and no support_set on long videos")
+        if self.contrast == "s2dtw" and self.objective not in ("none", "full", "cross"):
+            raise ValueError(
+                f"objective = {self.objective!r}: with contrast = 's2dtw' no clip is known to be a caption's own; "
+                f"take 'none', 'cross' (clips of other videos) or 'full'"
+            )
 
     @classmethod
     def preset(cls, name: str, /, **changes) -> "Config":
@@ -130,10 +166,11 @@ class Config(BaseModel):
 
     def effective(self) -> "Config":
         """The same run with the settings that it does not use at their defaults, so that tables that vary them share
-        one run: without captioning nothing of the decoder matters."""
-        if self.objective != "none":
+        one run: without captioning nothing of the decoder matters, without EMCL none of its constants."""
+        unused = CAPTIONING * (self.objective == "none") + EMCL * (not self.emcl)
+        if not unused:
             return self
-        return self.replace(**{name: type(self).model_fields[name].default for name in CAPTIONING})
+        return self.replace(**{name: type(self).model_fields[name].default for name in unused})
 
     @property
     def key(self) -> str:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssb import s2dtw
 from ssb.config import OBJECTIVES, Config, ConfigError
 
 
@@ -123,7 +124,8 @@ def contrastive(config: Config, progress: float = 1.0) -> Callable[[Tensor, Tens
     """L_contrast of a Config, a function of (text, video).
 
     progress: share of the training steps done, for negatives = "scheduled".
-    A loss of your own is named "package.module:function" and called with (text, video).
+    A loss of your own is named "package.module:function" and called with (text, video). "s2dtw" is that of VT-TWINS
+    (Ko et al., 2022), on text (B, m, d) and video (B, n, d).
     """
     if config.contrast == "info_nce":
         return partial(info_nce, temperature=config.info_nce_temperature)
@@ -133,7 +135,15 @@ def contrastive(config: Config, progress: float = 1.0) -> Callable[[Tensor, Tens
         return partial(
             triplet, margin=config.margin, negatives=hardness if config.negatives == "scheduled" else config.negatives
         )
+    if config.contrast == "s2dtw":
+        options = {name: getattr(config, f"s2dtw_{name}") for name in ("contrastive", "symmetric", "temperature")}
+        return lambda text, video: s2dtw.loss(video, text, **options, **aligning(config))
     return imported(config.contrast)
+
+
+def aligning(config: Config) -> dict:
+    """How a Config's S2DTW aligns: arguments of `s2dtw.loss` and `s2dtw.distances`."""
+    return {name: getattr(config, f"s2dtw_{name}") for name in ("gamma", "dummy", "smooth", "shifted")}
 
 
 def imported(name: str) -> Callable:
@@ -146,5 +156,5 @@ def imported(name: str) -> Callable:
         return found
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"contrast = {name!r}: wanted 'triplet', 'info_nce' or 'package.module:function' ({error})"
+            f"contrast = {name!r}: wanted 'triplet', 'info_nce', 's2dtw' or 'package.module:function' ({error})"
         ) from None

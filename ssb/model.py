@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ssb import losses, text
 from ssb.config import Config, ConfigError
+from ssb.emcl import EMCL
 
 DECODER = ("decoder.", "to_decoder.")  # how the names of what captioning alone trains begin
 
@@ -143,6 +144,7 @@ class Batch:
     other: Tensor | None = None  # another caption of each clip, as `text`, and its mask; for the intra-modal loss
     other_mask: Tensor | None = None
     past: Past | None = None  # more clips to reconstruct captions from
+    stories: int = 0  # how many long videos the clips are of, as many of each, and the captions likewise; 0: of none
 
 
 class SupportSetModel(nn.Module):
@@ -168,6 +170,10 @@ class SupportSetModel(nn.Module):
             self.decoder = text.build_decoder(config, vocabulary)
             width = self.decoder.config.d_model
             self.to_decoder = nn.Sequential(nn.Linear(video_width, width), nn.LayerNorm(width))
+        self.emcl = None
+        if config.emcl:
+            sizes = config.emcl_bases, config.emcl_stages, config.emcl_temperature, config.emcl_beta
+            self.emcl = EMCL(*sizes, released=config.emcl_released)
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """What captioning alone trains: the decoder and the layer before it."""
@@ -199,8 +205,14 @@ class SupportSetModel(nn.Module):
 
         support_set = n below B: the own clip and n - 1 others, drawn anew in every step, as if the batch were of n.
         Above B: the batch and those past clips that are not the caption's own, seen in an earlier epoch.
+        Under S2DTW a video may be none of its own captions' support, since nobody says which clip is whose: `cross` is
+        all clips of other videos.
         """
         n, size = self.config.support_set, len(batch.text)
+        if self.config.contrast == "s2dtw":
+            told, shown = (torch.arange(len(x)) * batch.stories // len(x) for x in (batch.text, batch.video))
+            other = told[:, None] != shown
+            return None if self.config.objective == "full" else other.to(batch.video.device)
         if n is not None and n < size:
             draw = torch.rand(size, size, device=batch.video.device).fill_diagonal_(2)
             return torch.zeros_like(draw, dtype=torch.bool).scatter(1, draw.topk(n, dim=1).indices, True)
@@ -245,8 +257,13 @@ class SupportSetModel(nn.Module):
         c_t = self.embed_text(batch.text, batch.text_mask).float()
         c_v = self.embed_video(batch.video, batch.video_mask).float()
         intra = {"intra": self.embed_text(batch.other, batch.other_mask).float()} if config.intra else {}
+        if self.emcl is not None:
+            c_v, c_t = self.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
+        pair = c_t, c_v
+        if config.contrast == "s2dtw":  # (videos, captions or clips of each, d)
+            pair = [c.unflatten(0, (batch.stories, -1)) for c in pair]
         with torch.autocast(c_t.device.type, enabled=False):  # a cosine in bfloat16 is off by a hundredth of α
-            contrast = losses.contrastive(config, progress)(c_t, c_v, **intra)
+            contrast = losses.contrastive(config, progress)(*pair, **intra)
             similarity = losses.cosine(c_t, c_v)
         if contrast.ndim:
             raise ConfigError(f"contrast = {config.contrast!r} gives shape {tuple(contrast.shape)}; wanted one number")
@@ -265,6 +282,8 @@ class SupportSetModel(nn.Module):
             c_v = torch.cat([c_v, batch.past.c_v])
             video, mask = torch.cat([video, batch.past.video]), torch.cat([mask, batch.past.video_mask])
         objective, temperature = self.config.objective, self.config.temperature
+        if self.config.contrast == "s2dtw":
+            objective = "full"  # of `candidates`
         with torch.autocast(c_t.device.type, enabled=False):
             weights = losses.support_set_weights(c_t, c_v, objective, temperature, self.candidates(batch))
         return self.caption_loss(

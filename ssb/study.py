@@ -58,17 +58,30 @@ class Study:
         self.results, self.figures = folder("results", self.label), folder("figures", self.label)
         self.collapsed: dict[str, int] = {}  # settings left out → how many of their runs collapsed
 
-    def run(self, grid: Mapping[str, Mapping], may_collapse: bool = False) -> dict[str, list[Run]]:
+    def run(
+        self,
+        grid: Mapping[str, Mapping],
+        may_collapse: bool = False,
+        begin: Mapping[str, list[Run]] = MappingProxyType({}),
+    ) -> dict[str, list[Run]]:
         """Train what is not trained yet; returns setting → its runs, one for each seed.
 
         grid: setting → what it changes in the preset. A run that fails does not stop the others: they are finished and
         kept, and TrainingError then says which failed and why.
         may_collapse: settings of which a run collapses are left out, said so, and counted in `self.collapsed`, for the
         other seeds of such a setting alone would flatter it.
+        begin: settings that begin with the weights of other runs, setting → a run for each seed (`Config.pretrained`).
         """
         base = self.base.model_dump()
+        first = {name: [{"pretrained": run.name} for run in begin.get(name, [])] for name in grid}
+        first = {name: runs or [{}] * len(self.seeds) for name, runs in first.items()}
+        if wrong := [name for name, runs in first.items() if len(runs) != len(self.seeds)]:
+            raise ConfigError(f"{wrong[0]!r}: {len(first[wrong[0]])} runs to begin with for {len(self.seeds)} seeds")
         grid = {
-            name: [Config(**{**base, **changes, "seed": seed}).effective() for seed in self.seeds]
+            name: [
+                Config(**{**base, **changes, "seed": seed, **before}).effective()
+                for seed, before in zip(self.seeds, first[name])
+            ]
             for name, changes in grid.items()
         }
         todo, folders = {}, {}

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 
 from ssb import files, losses, retrieval
-from ssb.batches import Data, threads
+from ssb.batches import Data, StoryData, threads
 from ssb.config import VERSION, Config, ConfigError
 from ssb.corpus import Corpus, CorpusError, load_corpus
 from ssb.model import DECODER, SupportSetModel
@@ -108,7 +108,7 @@ class Run:
             raise CorpusError(
                 f"run {self.name} was trained on {trained}, this corpus is {corpus.fingerprint}: pass that one"
             )
-        data = Data(self.config, corpus)
+        data = data_for(self.config, corpus)
         model = build(data)
         load_model(model, self.folder / "model.safetensors")
         return model.eval(), data
@@ -117,6 +117,21 @@ class Run:
         return (
             f"Run({self.name}: {self.config.objective}, seed {self.config.seed}, t2v R@1 {self.metrics['t2v R@1']:.1f})"
         )
+
+
+def named(name: str) -> Run:
+    """A finished run of this study; ConfigError where there is none of that name."""
+    if not (files.runs() / name / "metrics.json").exists():
+        raise ConfigError(f"pretrained = {name!r}: no such finished run in {files.short(files.runs())}; train it first")
+    return Run(files.runs() / name)
+
+
+def data_for(config: Config, corpus: Corpus, device="cpu", like: Data | None = None) -> Data:
+    """A corpus made ready for a run: its clips and captions, or its long videos where the run is of sequences. like: as
+    in `Data`; the data of the run that `pretrained` names."""
+    if config.pretrained:
+        like = named(config.pretrained).load()[1]
+    return (StoryData if config.sequences else Data)(config, corpus, device, like)
 
 
 def build(data: Data) -> SupportSetModel:
@@ -129,6 +144,22 @@ def build(data: Data) -> SupportSetModel:
         for buffer, value in zip((model.shift, model.scale), data.statistics()):
             buffer.copy_(value)
     return model
+
+
+def begin_with(model: SupportSetModel, run: Run):
+    """Give the model the weights of a finished run, whatever both have; the statistics of the features stay the
+    model's own. A decoder may be new, where the run did not caption; any other difference is a ConfigError."""
+    shift, scale = model.shift.clone(), model.scale.clone()
+    hint = "take the same preset, and streams that are as wide in sum"
+    try:
+        missing, _ = load_model(model, run.folder / "model.safetensors", strict=False)
+    except RuntimeError as error:  # torch's, a line for each weight of another shape
+        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+        raise ConfigError(f"pretrained = {run.name!r}: {(lines or [str(error)])[0]}; {hint}") from None
+    if missing := [name for name in missing if not name.startswith((*DECODER, "emcl."))]:
+        raise ConfigError(f"pretrained = {run.name!r}: that run has no {missing[0]}; {hint}")
+    model.shift.copy_(shift)
+    model.scale.copy_(scale)
 
 
 def run_name(config: Config, corpus: Corpus) -> str:
@@ -173,8 +204,10 @@ class Training:
         device = self.accelerator.device
         if config.precision == "fp16" and device.type == "cpu":
             raise ConfigError("precision = 'fp16' needs a GPU; on a CPU take 'no' or 'bf16'")
-        self.data = Data(config, corpus, device)
+        self.data = data_for(config, corpus, device)
         model = build(self.data)
+        if config.pretrained:
+            begin_with(model, named(config.pretrained))
         optimizer = torch.optim.Adam(
             [
                 {"params": model.head_parameters(), "initial_lr": config.lr},
@@ -231,13 +264,13 @@ class Training:
         norms = [torch.nn.utils.clip_grad_norm_(weights, config.clip) for weights in parts]
         self.optimizer.step()
         self.optimizer.zero_grad()
-        similarity = terms.pop("similarity")
-        self.trace.append((terms["contrast"].item(), similarity.std().item(), norms[0].item()))
+        spread = terms.pop("similarity").std().item()
         self.remember(batch.clips, terms.pop("c_v"))
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.item()
-        self.sums["steps"] = self.sums.get("steps", 0.0) + 1
-        self.watch(terms["contrast"].item(), similarity)
+        values = {name: value.item() for name, value in terms.items()} | {"steps": 1.0}
+        self.trace.append((values["contrast"], spread, norms[0].item()))
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.watch(values["contrast"], spread)
 
     def remember(self, clips: torch.Tensor, c_v: torch.Tensor):
         """First in, first out: as many past clips as the support set is larger than the batch."""
@@ -246,9 +279,9 @@ class Training:
             new = clips, c_v
             self.memory = tuple(torch.cat(parts)[-room:] for parts in zip(self.memory or [x[:0] for x in new], new))
 
-    def watch(self, contrast: float, similarity: torch.Tensor):
+    def watch(self, contrast: float, spread: float):
         """Stop a run whose embeddings have become one point: the hinge sits at 2α and all similarities are equal."""
-        if self.config.contrast != "triplet" or abs(contrast - self.floor) > 1e-3 or similarity.std() > 1e-2:
+        if self.config.contrast != "triplet" or abs(contrast - self.floor) > 1e-3 or spread > 1e-2:
             self.stuck = 0
             return
         self.stuck += 1
@@ -272,12 +305,16 @@ class Training:
 
     @property
     def floor(self) -> float:
-        """The triplet loss of one point: α for each of its two terms, or of its four with intra."""
-        return (4 if self.config.intra else 2) * self.config.margin
+        """The triplet loss of one point: α for each of its hinges."""
+        return self.hinges * self.config.margin
 
     @property
     def said_floor(self) -> str:
-        return f"{4 if self.config.intra else 2} × margin = {self.floor:g}"
+        return f"{self.hinges} × margin = {self.floor:g}"
+
+    @property
+    def hinges(self) -> int:
+        return 4 if self.config.intra else 2
 
     def collapse(self, how: str):
         """Keep how the run went, and give it up."""
@@ -304,8 +341,7 @@ class Training:
 
     def validate(self):
         """Keep the weights if they are the best so far on the validation clips: R@1 + R@5 + R@10, text to video."""
-        text, video, clip_of = self.data.embed(self.model, "val")
-        metrics = retrieval.metrics(retrieval.search(text, video, clip_of))
+        metrics = retrieval.metrics(self.data.ranks(self.raw, "val")["t2v"])
         score = metrics["R@1"] + metrics["R@5"] + metrics["R@10"]
         steps = self.sums.pop("steps")
         means = {name: total / steps for name, total in self.sums.items()}
@@ -371,25 +407,26 @@ class Training:
         """Measure the best epoch's weights on the test clips, write the run's folder whole, drop the checkpoint."""
         self.refuse_chance()
         self.raw.load_state_dict(self.best["weights"])
-        text, video, clip_of = self.data.embed(self.model, "test")
-        ranks = {
-            "t2v": retrieval.search(text, video, clip_of),
-            "v2t best-caption": retrieval.video_to_text(video, text, clip_of, protocol="best-caption"),
-            "v2t max-per-video": retrieval.video_to_text(video, text, clip_of, protocol="max-per-video"),
-        }
-        metrics = {f"{way} {name}": x for way, r in ranks.items() for name, x in retrieval.metrics(r).items()}
-        metrics |= {"n_queries": len(text), "best_epoch": self.best["epoch"]}
+        ranks = self.data.ranks(self.raw, "test")
+        metrics = measured(ranks) | {"best_epoch": self.best["epoch"]}
         seconds = self.seconds + time.perf_counter() - self.begun
         with files.written(self.folder) as draft:
             draft.mkdir()
             save_model(self.raw, str(draft / "model.safetensors"))
-            np.savez(draft / "ranks.npz", clip=clip_of, **ranks)
+            np.savez(draft / "ranks.npz", **ranks)
             pd.DataFrame(self.log).to_csv(draft / "log.csv", index=False)
             self.write_trace(draft)
             (draft / "config.json").write_text(self.config.model_dump_json(indent=1))
             (draft / "provenance.json").write_text(json.dumps(provenance(self.data.corpus, seconds), indent=1))
             (draft / "metrics.json").write_text(json.dumps(metrics, indent=1))
         shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def measured(ranks: dict[str, np.ndarray]) -> dict[str, float]:
+    """Ranks of `Data.ranks` → "<protocol> <metric>" → value, and n_queries."""
+    ways = {way: found for way, found in ranks.items() if way != "clip"}
+    metrics = {f"{way} {name}": x for way, found in ways.items() for name, x in retrieval.metrics(found).items()}
+    return metrics | {"n_queries": len(ranks["clip"])}
 
 
 def provenance(corpus: Corpus, seconds: float) -> dict:

@@ -277,7 +277,7 @@ def test_a_name_that_is_not_there(tiny, error, words, changes):
 
 def test_a_loss_that_is_none_of_ours(tiny):
     with pytest.raises(
-        ConfigError, match="contrast = 'hinge': wanted 'triplet', 'info_nce' or 'package.module:function'"
+        ConfigError, match="contrast = 'hinge': wanted 'triplet', 'info_nce', 's2dtw' or 'package.module:function'"
     ):
         tiny.replace(contrast="hinge")
 

@@ -89,6 +89,21 @@ OTHER = dict(
     validate_every=2,
     precision="bf16",
     threads=2,
+    sequences=True,
+    pretrained="0123456789ab",
+    emcl=True,
+    emcl_bases=16,
+    emcl_stages=5,
+    emcl_temperature=0.1,
+    emcl_beta=1.0,
+    emcl_released=True,
+    s2dtw_gamma=0.01,
+    s2dtw_dummy=None,
+    s2dtw_smooth=False,
+    s2dtw_shifted=False,
+    s2dtw_contrastive=False,
+    s2dtw_symmetric=True,
+    s2dtw_temperature=0.1,
 )
 
 
@@ -149,14 +164,24 @@ def test_the_key_is_what_differs_from_the_defaults(preset):
 def test_without_captioning_its_settings_are_nobodys():
     captioning = {"captioning", "temperature", "support_set", "decoder_warmup"}
     captioning |= {"decoder", "decoder_lr", "decoder_dropout"}
+    constants = {"emcl_bases", "emcl_stages", "emcl_temperature", "emcl_beta", "emcl_released"}  # without the layer
     bare = Config(objective="none")
     for name, value in OTHER.items():
         if name == "objective":
             continue
         changed = {"contrast": "triplet"} | {name: value}
         effective = Config(objective="none", **changed).effective()
-        assert (effective.key == bare.key) == (name in captioning), name
-        assert Config(**changed).effective() == Config(**changed)  # with captioning each matters
+        assert (effective.key == bare.key) == (name in captioning or name in constants), name
+        matters = Config(**changed if name == "intra" else {"emcl": True} | changed)
+        assert matters.effective() == matters  # with captioning and EMCL each matters
+
+
+def test_sequences_are_checked():
+    assert "set sequences = True" in refusal(contrast="s2dtw")
+    assert "no support_set on long videos" in refusal(sequences=True, support_set=4)
+    assert "take 'none', 'cross'" in refusal(sequences=True, contrast="s2dtw", objective="identity")
+    assert "take one of them" in refusal(emcl=True, intra=True)
+    assert Config(sequences=True, contrast="s2dtw", objective="cross").s2dtw_gamma == 0.1
 
 
 def test_equal_configs_have_one_sha():

@@ -452,7 +452,9 @@ def test_a_loss_of_your_own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["tripelt", "no.such.module:f", "ssb.losses:nothing", "ssb.losses", "", ":f"])
 def test_an_unknown_contrast_is_named(wrong):
-    with pytest.raises(ConfigError, match="wanted 'triplet', 'info_nce' or 'package.module:function'") as error:
+    with pytest.raises(
+        ConfigError, match="wanted 'triplet', 'info_nce', 's2dtw' or 'package.module:function'"
+    ) as error:
         losses.contrastive(Config(contrast=wrong))
     assert f"contrast = {wrong!r}" in str(error.value)
 

@@ -1,0 +1,59 @@
+"""From one corpus to another: the same runs tested elsewhere without training (zero-shot, Table 10)."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ssb.config import Config, ConfigError
+from ssb.corpus import Corpus
+from ssb.train import Run, data_for, measured
+
+
+class ZeroShot(Run):
+    """A finished run on the test clips of another corpus, none of which, nor anything else of it, it was trained on.
+    Its folder, settings and provenance are the run's own; its metrics and ranks are of the other corpus.
+
+    streams: those of the other corpus, as wide in sum as what the run was trained on; (): all of them. ConfigError
+    where they are not.
+    """
+
+    def __init__(self, run: Run, corpus: Corpus, streams: Iterable[str] = ()):
+        super().__init__(run.folder)
+        model, known = run.load()
+        config = run.config.replace(corpus=corpus.name, corpus_options={}, streams=tuple(streams), pretrained="")
+        data = data_for(config, corpus, like=known)
+        width, wanted = data.video.shape[-1], len(model.shift)
+        if width != wanted:
+            raise ConfigError(
+                f"run {run.name} was trained on features of width {wanted}, those of {corpus.name} have {width}; "
+                f"name streams of that width in sum"
+            )
+        self.ranks: dict[str, np.ndarray] = data.ranks(model, "test")
+        self.metrics = measured(self.ranks) | {"best_epoch": run.metrics["best_epoch"]}
+        self.provenance = run.provenance | {"corpus_sha": corpus.fingerprint}
+
+
+def zero_shot(
+    runs: Mapping[str, list[Run]], corpus: Corpus, streams: Iterable[str] = (), said: str = "{}, zero-shot"
+) -> dict[str, list[ZeroShot]]:
+    """Every run on the test clips of another corpus, under a name of its own. said: how a setting is called there."""
+    return {
+        said.format(setting): [ZeroShot(run, corpus, streams) for run in members] for setting, members in runs.items()
+    }
+
+
+def fine_tuned(base: Config, objectives: Iterable[str] = ("none", "cross")) -> dict[str, dict]:
+    """The settings of Tables 3 to 6: each objective from scratch; for a quarter of the epochs from the weights of a
+    run on another corpus, as the paper does after HowTo100M; and, which the paper leaves out, for as few epochs from
+    scratch. Which runs to begin with is `begin` of `Study.run`, under the names of `begun`."""
+    short = {"epochs": max(1, base.epochs // 4)}
+    grid = {}
+    for name in objectives:
+        grid |= {name: {"objective": name}, f"{name}, a quarter": {"objective": name, **short}}
+        grid[f"{name}, pre-trained"] = {"objective": name, **short}
+    return grid
+
+
+def begun(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
+    """Pre-trained runs by objective → by the settings of `fine_tuned` that begin with them."""
+    return {f"{name}, pre-trained": members for name, members in runs.items()}

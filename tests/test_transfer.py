@@ -1,0 +1,176 @@
+"""Weights of one run in another, tests of a run on another corpus, EMCL as a layer of training."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ssb import emcl, losses, retrieval
+from ssb.batches import Data
+from ssb.config import Config, ConfigError
+from ssb.corpus import load_corpus
+from ssb.study import Study
+from ssb.train import Training, build, fit
+from ssb.transfer import ZeroShot, begun, fine_tuned, zero_shot
+
+OPTIONS = {"clips": 120, "captions": 2, "false_negatives": 0.05}
+HERE, THERE = {"corpus_options": OPTIONS | {"seed": 3}}, {"corpus_options": OPTIONS}
+
+
+def small(**changes) -> Config:
+    return Config.preset("smoke", batch=16, **changes)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSB_HOME", str(tmp_path))
+    return tmp_path
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("objective", ["none", "cross"])
+def test_a_run_begins_with_the_weights_of_another(home, objective):
+    first = fit(small(objective=objective, **THERE), quiet=True)
+    config = small(objective=objective, pretrained=first.name, lr=1e-12, text_lr=1e-12, decoder_lr=1e-12, **HERE)
+    second, fresh = fit(config, quiet=True), fit(config.replace(pretrained=""), quiet=True)
+    before, after, other = weights(first), weights(second), weights(fresh)
+    assert after.keys() == before.keys() and second.name != fresh.name
+    for name in after.keys() - {"shift", "scale"}:
+        assert torch.allclose(after[name], before[name], atol=1e-7), name
+    assert torch.equal(after["shift"], other["shift"]) and not torch.equal(after["shift"], before["shift"])
+    assert not torch.allclose(other["video_head.f.weight"], before["video_head.f.weight"])
+
+
+def test_words_keep_their_numbers(home):
+    """The captions of the second corpus are numbered by the tokenizer of the first, or its weights were nonsense."""
+    first = fit(small(**THERE), quiet=True)
+    second = fit(small(pretrained=first.name, **HERE), quiet=True)
+    (_, known), (_, data) = first.load(), second.load()
+    sentence = "watch a large red circle slide to the left"
+    for name in ("tokenizer", "label_tokenizer"):
+        assert getattr(data, name)(sentence) == getattr(known, name)(sentence)
+    fresh = Data(small(**HERE), data.corpus)
+    assert fresh.tokenizer.get_vocab() != known.tokenizer.get_vocab()
+
+
+def test_a_decoder_may_be_new(home):
+    first = fit(small(objective="none", **THERE), quiet=True)
+    second = fit(small(objective="cross", pretrained=first.name, lr=1e-12, text_lr=1e-12, **HERE), quiet=True)
+    assert torch.allclose(weights(second)["text_head.f.weight"], weights(first)["text_head.f.weight"], atol=1e-7)
+    assert any(name.startswith("decoder.") for name in weights(second))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"dim": 64}, "size mismatch for text_head.f.weight"),
+        ({"streams": ("motion",)}, "size mismatch for .*streams that are as wide in sum"),
+        ({"text_pooling": "transformer"}, "that run has no text_head.layers"),
+        ({"pretrained": "0123456789ab"}, "no such finished run in results/runs; train it first"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(home, changes, message):
+    first = fit(small(objective="none", **THERE), quiet=True)
+    with pytest.raises(ConfigError, match=message):
+        fit(small(**{"objective": "none", "pretrained": first.name, **HERE, **changes}), quiet=True)
+
+
+def test_zero_shot_is_the_run_itself_on_its_own_corpus(home):
+    run = fit(small(**THERE), quiet=True)
+    same = ZeroShot(run, load_corpus("shapes", **OPTIONS))
+    assert same.metrics == run.metrics and all(np.array_equal(same.ranks[way], run.ranks[way]) for way in run.ranks)
+
+
+def test_zero_shot_by_hand(home):
+    """Captions and clips of the other corpus through the trained model, with its tokenizer and its statistics."""
+    run, corpus = fit(small(**THERE), quiet=True), load_corpus("shapes", **HERE["corpus_options"])
+    found = zero_shot({"cross": [run]}, corpus, said="{} there")["cross there"][0]
+    model, known = run.load()
+    clips = corpus.split("test")
+    values, mask = corpus.features(max_steps=run.config.max_steps)
+    captions = corpus.captions_of(clips)
+    with torch.inference_mode():
+        c_v = model.embed_video(torch.from_numpy(values[clips]), torch.from_numpy(mask[clips]))
+        end = [known.tokenizer.eos_token_id]
+        ids = [torch.tensor([known.tokenizer(text).input_ids + end]) for text in captions["text"]]
+        c_t = torch.cat([model.embed_text(row, torch.ones_like(row, dtype=torch.bool)) for row in ids])
+    place = captions["clip"].map({clip: i for i, clip in enumerate(clips)}).to_numpy(copy=True)
+    ranks = retrieval.ranks(losses.cosine(c_t, c_v), place)
+    assert np.mean(found.ranks["t2v"] == ranks) > 0.97  # rounding may turn a tie
+    assert found.metrics["t2v R@1"] != run.metrics["t2v R@1"] and found.provenance["corpus_sha"] == corpus.fingerprint
+
+
+def test_zero_shot_wants_features_of_the_same_width(home):
+    run = fit(small(**THERE), quiet=True)
+    with pytest.raises(ConfigError, match="width 192, those of shapes have 64; name streams"):
+        ZeroShot(run, load_corpus("shapes", **OPTIONS), ["motion"])
+
+
+def test_a_study_fine_tunes_each_seed_from_its_own(home):
+    options = dict(preset="smoke", seeds=[0, 1], jobs=1)
+    before = Study("before", changes={**THERE, "epochs": 1}, **options).run({"none": {"objective": "none"}})
+    study = Study("after", changes={**HERE, "epochs": 4}, **options)
+    runs = study.run(fine_tuned(study.base, ["none"]), begin=begun(before))
+    assert [run.config.pretrained for run in runs["none, pre-trained"]] == [run.name for run in before["none"]]
+    assert {run.config.epochs for run in runs["none, pre-trained"] + runs["none, a quarter"]} == {1}
+    assert {run.config.epochs for run in runs["none"]} == {4} and runs["none"][0].config.pretrained == ""
+    with pytest.raises(ConfigError, match="'none, pre-trained': 1 runs to begin with for 2 seeds"):
+        study.run(fine_tuned(study.base, ["none"]), begin={"none, pre-trained": before["none"][:1]})
+
+
+# EMCL as a layer
+
+
+def batch_of(config, corpus):
+    torch.manual_seed(0)
+    data = Data(config, corpus)
+    return build(data), data, data.batch(data.order(0)[0])
+
+
+@pytest.mark.parametrize("objective", ["none", "cross"])
+def test_losses_see_what_emcl_gives(home, objective):
+    corpus = load_corpus("shapes", **OPTIONS)
+    config = small(objective=objective, emcl=True, emcl_bases=8, contrast="triplet", dropout=0.0, decoder_dropout=0.0)
+    model, _, batch = batch_of(config, corpus)
+    model.train()
+    start = model.emcl.start.clone()
+    terms = model(batch)
+    layer = emcl.EMCL(8)
+    layer.start.copy_(start)
+    c_t, c_v = model.embed_text(batch.text, batch.text_mask), model.embed_video(batch.video, batch.video_mask)
+    c_v, c_t = layer(torch.cat([c_v, c_t])).split(len(c_t))
+    assert terms["contrast"].item() == pytest.approx(losses.triplet(c_t, c_v, negatives="hardest").item(), rel=1e-5)
+    assert torch.allclose(terms["c_v"], c_v.detach(), atol=1e-5)
+    assert torch.equal(model.emcl.start, layer.start) and not torch.equal(layer.start, start)
+    if objective == "cross":
+        assert terms["captioning"].item() == pytest.approx(model.captioning(c_t, c_v, batch).item(), rel=1e-5)
+
+
+def test_without_beta_emcl_is_no_layer(home):
+    plain, layered = (
+        fit(small(objective="cross", **THERE, **x), quiet=True) for x in ({}, {"emcl": True, "emcl_beta": 0.0})
+    )
+    assert np.array_equal(plain.ranks["t2v"], layered.ranks["t2v"])
+    assert np.allclose(plain.log["contrast"], layered.log["contrast"])
+
+
+def test_ranks_with_emcl_are_of_blocks_of_the_batch(home):
+    run = fit(small(objective="none", emcl=True, **THERE), quiet=True)
+    model, data = run.load()
+    c_t, c_v, place = data.embed(model, "test")
+    scores = torch.empty(len(c_t), len(c_v))
+    for i in range(0, len(c_t), 16):
+        for j in range(0, len(c_v), 16):
+            t, v = c_t[i : i + 16], c_v[j : j + 16]
+            rows = model.emcl(torch.cat([v, t]))
+            scores[i : i + 16, j : j + 16] = losses.cosine(rows[len(v) :], rows[: len(v)])
+    assert np.mean(run.ranks["t2v"] == retrieval.ranks(scores, place)) > 0.97
+    assert model.emcl.start.shape == (1, 32) and not torch.equal(model.emcl.start, build(data).emcl.start)
+
+
+def test_what_emcl_learned_is_in_a_checkpoint(home):
+    training = Training(small(emcl=True, **THERE), load_corpus("shapes", **OPTIONS), home / "run", quiet=True)
+    assert "emcl.start" in training.raw.state_dict()
