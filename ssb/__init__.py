@@ -21,6 +21,7 @@ from ssb import (
     significance,
     study,
     tables,
+    transfer,
 )
 from ssb.config import OBJECTIVES, PRESETS, Config, ConfigError
 from ssb.corpus import Corpus, CorpusError, load_corpus

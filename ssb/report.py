@@ -1,5 +1,6 @@
 """Tables as they are read: in a notebook, in words, in the README."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,10 @@ import pandas as pd
 from ssb import retrieval
 from ssb.study import WAYS
 from ssb.train import Run
+
+
+MAIN = ("shapes", "msrvtt1k")  # the corpora with a column of their own
+OTHERS = "other corpora"
 
 
 def signed(x: float) -> str:
@@ -121,8 +126,8 @@ def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
         line = rows.setdefault((row.table, row.claim), {"table": row.table, "claim": row.claim, "paper": paper})
         pairs = (row.delta_low, row.delta_high), (row.seeds_low, row.seeds_high)
         intervals = " ".join(f"[{signed(low)}, {signed(high)}]" for low, high in pairs)
-        line[row.corpus] = f"{signed(row.delta)} {intervals} {row.verdict}"
-    return pd.DataFrame(rows.values(), columns=["table", "claim", "paper", *_corpora(frame["corpus"])]).fillna("")
+        _place(line, row.corpus, f"{signed(row.delta)} {intervals} {row.verdict}")
+    return pd.DataFrame(rows.values(), columns=["table", "claim", "paper", *_columns(rows.values())]).fillna("")
 
 
 def cost(results: Path, preset: str = "laptop") -> str:
@@ -161,14 +166,21 @@ def links(results: Path) -> pd.DataFrame:
         corpus, name = path.parent.name, path.name.removesuffix("_summary.csv")
         if "-" not in corpus:
             minutes = pd.read_csv(path.with_name(f"{name}.csv"))["seconds"].sum() / 120
-            cells.setdefault(name, {})[corpus] = f"[{minutes:.0f} min](results/{corpus}/{path.name})"
+            _place(cells.setdefault(name, {}), corpus, f"[{minutes:.0f} min](results/{corpus}/{path.name})")
     frame = pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("table").reset_index()
-    return frame[["table", *_corpora(frame.columns[1:])]]
+    return frame[["table", *_columns(cells.values())]]
 
 
-def _corpora(names) -> list[str]:
-    """`shapes` first."""
-    return sorted(set(names), key=lambda name: (name != "shapes", name))
+def _place(line: dict[str, str], corpus: str, cell: str):
+    """Into the column of its corpus, or of all the corpora that few tables have."""
+    if corpus in MAIN:
+        line[corpus] = cell
+    else:
+        line[OTHERS] = "; ".join(filter(None, [line.get(OTHERS), f"{corpus}: {cell}"]))
+
+
+def _columns(lines: Iterable[dict[str, str]]) -> list[str]:
+    return [name for name in (*MAIN, OTHERS) if any(name in line for line in lines)]
 
 
 def _table(path: Path) -> str:

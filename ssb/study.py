@@ -344,15 +344,21 @@ def verdict(row: pd.Series) -> str:
 
 
 def paper_numbers(table: str, way: str = "t2v") -> dict[tuple[str, str], float]:
-    """(row, metric) → the number the paper prints, where it could be verified."""
+    """(row, metric) → the number the paper prints, where it could be verified. Of a row that is there twice, from
+    scratch and after pre-training, the latter is "<row> after <corpus>"."""
     numbers = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype={"table": str})
     numbers = numbers[(numbers["table"] == table) & (numbers["direction"] == way)]
-    return {(row, metric): value for row, metric, value in zip(numbers["row"], numbers["metric"], numbers["value"])}
+    found = {}
+    for number in numbers.itertuples():
+        found.setdefault((number.row, number.metric), number.value)
+        if isinstance(number.group, str):
+            found[f"{number.row} after {number.group}", number.metric] = number.value
+    return found
 
 
 def paper_difference(claim: Claim) -> float:
     """The size of a claim in the paper, in points of R@1; NaN where it is not known."""
-    numbers = paper_numbers(claim.table.removeprefix("table"))
+    numbers = paper_numbers(claim.source or claim.table.removeprefix("table"))
     found = [numbers.get((row, metric), np.nan) for row in claim.paper for metric in ("R@1", "delta R@1")]
     found = [x for x in found if not np.isnan(x)]
     if len(found) != len(claim.paper) or not found:

@@ -123,13 +123,15 @@ CLIPS, SEEDS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000), (2, 3
 
 class Claim(NamedTuple):
     """What the paper says of two settings of a table: the first retrieves better. `paper`: the row of paper.csv that
-    holds the difference, or two rows to subtract; empty where the size is not known."""
+    holds the difference, or two rows to subtract; empty where the size is not known. `source`: the paper's table of
+    these rows, where it is not `table`."""
 
     table: str
     says: str
     setting: str
     baseline: str
     paper: tuple[str, ...] = ()
+    source: str = ""
 
 
 CLAIMS = [
@@ -161,6 +163,17 @@ CLAIMS = [
     Claim("table2e", "inter-modal triplets alone beat both kinds", "triplet, scheduled", "triplet, inter and intra"),
     Claim("table2f", "the batch beats a small support set", "64", "4"),
     Claim("table2f", "the batch beats a very large support set", "64", "512"),
+    Claim(
+        "pretraining",
+        "pre-training and a quarter of the epochs beat training from scratch",
+        "cross, pre-trained",
+        "cross",
+        ("Support-Set after howto100m", "Support-Set"),
+        "3",
+    ),
+    Claim("pretraining", "so they do against as few epochs", "cross, pre-trained", "cross, a quarter"),
+    Claim("pretraining", "cross beats no captioning after pre-training", "cross, pre-trained", "none, pre-trained"),
+    Claim("table10", "cross transfers better than no captioning", "cross, zero-shot", "none, zero-shot"),
     Claim("same_meaning", "cross finds clips of the same meaning better than no captioning", "cross", "none"),
 ]
 
@@ -175,4 +188,6 @@ TITLES = {  # of the panels of the overview
     "table2f": "Table 2f: support-set size",
     "false_negatives": "gain per tenfold of false negatives",
     "same_meaning": "recall of the same meaning",
+    "pretraining": "Tables 3 to 6: pre-training",
+    "table10": "Table 10: zero-shot",
 }

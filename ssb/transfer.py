@@ -8,6 +8,9 @@ from ssb.config import Config, ConfigError
 from ssb.corpus import Corpus
 from ssb.train import Run, data_for, measured
 
+SAID = "{}, zero-shot"  # what a setting is called on the other corpus
+BOTH = ("none", "cross")
+
 
 class ZeroShot(Run):
     """A finished run on the test clips of another corpus, none of which, nor anything else of it, it was trained on.
@@ -33,16 +36,21 @@ class ZeroShot(Run):
         self.provenance = run.provenance | {"corpus_sha": corpus.fingerprint}
 
 
-def zero_shot(
-    runs: Mapping[str, list[Run]], corpus: Corpus, streams: Iterable[str] = (), said: str = "{}, zero-shot"
-) -> dict[str, list[ZeroShot]]:
-    """Every run on the test clips of another corpus, under a name of its own. said: how a setting is called there."""
-    return {
-        said.format(setting): [ZeroShot(run, corpus, streams) for run in members] for setting, members in runs.items()
-    }
+def zero_shot(runs: Mapping[str, list[Run]], corpus: Corpus, streams: Iterable[str] = ()) -> dict[str, list[ZeroShot]]:
+    """Every run on the test clips of another corpus, setting by setting, under the names of SAID."""
+    return {SAID.format(name): [ZeroShot(run, corpus, streams) for run in members] for name, members in runs.items()}
 
 
-def fine_tuned(base: Config, objectives: Iterable[str] = ("none", "cross")) -> dict[str, dict]:
+def chance(corpus: Corpus) -> str:
+    clips = len(corpus.split("test"))
+    return f"by chance, among {clips} test clips: R@1 {100 / clips:.1f}, R@5 {500 / clips:.1f}, MdR {(clips + 1) / 2:g}"
+
+
+def pre_trained(objectives: Iterable[str] = BOTH) -> dict[str, dict]:
+    return {name: {"objective": name} for name in objectives}
+
+
+def fine_tuned(base: Config, objectives: Iterable[str] = BOTH) -> dict[str, dict]:
     """The settings of Tables 3 to 6: each objective from scratch; for a quarter of the epochs from the weights of a
     run on another corpus, as the paper does after HowTo100M; and, which the paper leaves out, for as few epochs from
     scratch. Which runs to begin with is `begin` of `Study.run`, under the names of `begun`."""

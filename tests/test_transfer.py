@@ -87,7 +87,7 @@ def test_zero_shot_is_the_run_itself_on_its_own_corpus(home):
 def test_zero_shot_by_hand(home):
     """Captions and clips of the other corpus through the trained model, with its tokenizer and its statistics."""
     run, corpus = fit(small(**THERE), quiet=True), load_corpus("shapes", **HERE["corpus_options"])
-    found = zero_shot({"cross": [run]}, corpus, said="{} there")["cross there"][0]
+    found = zero_shot({"cross": [run]}, corpus)["cross, zero-shot"][0]
     model, known = run.load()
     clips = corpus.split("test")
     values, mask = corpus.features(max_steps=run.config.max_steps)
