@@ -6,11 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ssb import files
+
+if TYPE_CHECKING:
+    from ssb.sequences import Stories  # which builds on this module
 
 WHOLE = 1 << 30  # bytes of a stream that are checked and hashed in full; of a larger one, evenly spaced blocks
 
@@ -101,6 +105,7 @@ class Corpus:
     streams:  name → Stream, rows in the order of `clips`.
     meaning:  where the truth is known, one row per clip (see `ssb.shapes`).
     frames:   where pixels can be shown, clip position → (frames, height, width, 3) uint8.
+    stories:  where the clips are events of long videos, which ones and how each video is told (`ssb.sequences`).
     """
 
     name: str
@@ -110,12 +115,15 @@ class Corpus:
     streams: dict[str, Stream]
     meaning: pd.DataFrame | None = None
     frames: Callable[[int], np.ndarray] | None = field(default=None, compare=False)
+    stories: "Stories | None" = None
 
     def __post_init__(self):
         self._check_clips()
         self._check_captions()
         self._check_splits()
         self._check_streams()
+        if self.stories is not None:
+            self.stories.check(self)
 
     def _check_clips(self):
         if not self.clips:
@@ -182,6 +190,8 @@ class Corpus:
         for name in sorted(self.streams):
             sha.update(name.encode())
             self.streams[name].update(sha)
+        if self.stories is not None:
+            self.stories.update(sha)
         return sha.hexdigest()[:12]
 
     def describe(self) -> str:
@@ -191,6 +201,8 @@ class Corpus:
         for name, stream in self.streams.items():
             steps = stream.values.shape[1] if stream.packed else "?"
             lines.append(f"stream {name}: ({len(stream)} clips, {steps} steps, {stream.dim} dims)")
+        if self.stories is not None:
+            lines.append(self.stories.describe(len(self.clips)))
         if self.meaning is not None:
             from ssb import shapes  # which builds on this module
 
@@ -273,21 +285,23 @@ def read_array(path: Path) -> np.ndarray:
 def load_corpus(name: str | Path = "shapes", **options) -> Corpus:
     """A corpus by name, or by the path of a folder (see `ssb.datasets.folder`).
 
-    `shapes` is made by the library, `options` being the arguments of `ssb.shapes.corpus`; the others are read from
-    $SSB_DATA, where a relative path that is not there from the working directory is looked up too.
+    `shapes` and `events` are made by the library, `options` being the arguments of `ssb.shapes.corpus` and of
+    `ssb.sequences.corpus`; the others are read from $SSB_DATA, where a relative path that is not there from the working
+    directory is looked up too.
     """
-    from ssb import datasets, shapes  # both build on this module
+    from ssb import datasets, sequences, shapes  # all build on this module
 
-    if name == "shapes":
-        return shapes.corpus(**options)
+    made = {"events": sequences.corpus, "shapes": shapes.corpus}
+    if name in made:
+        return made[name](**options)
     if options:
-        raise CorpusError(f"{name}: takes no option {listed(options)}; only shapes has options")
+        raise CorpusError(f"{name}: takes no option {listed(options)}; only events and shapes have options")
     if str(name) in datasets.READERS:
         return datasets.READERS[str(name)](files.data())
     for path in (Path(name), files.data() / name):
         if path.is_dir():
             return datasets.folder(path)
     raise CorpusError(
-        f"no corpus {str(name)!r}: neither {listed(['shapes', *datasets.READERS], 99)} nor a folder (data are looked "
+        f"no corpus {str(name)!r}: neither {listed([*made, *datasets.READERS], 99)} nor a folder (data are looked "
         f"for in {files.data()}; set SSB_DATA to change that)"
     )

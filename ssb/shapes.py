@@ -75,10 +75,11 @@ def corpus(
     `files.cache()`. The caption's column `says` holds the names of the attributes that it mentions.
     CorpusError for an argument that does not fit, and where no amount of detail reaches `false_negatives`.
     """
-    _check(clips, captions, false_negatives, seed, unknown)
+    whole = {"clips": (clips, 30), "captions": (captions, 1), "seed": (seed, 0)}
+    check_options("shapes", unknown, whole, false_negatives=false_negatives)
     shown = scenes(clips, seed)
     meaning = pd.DataFrame([asdict(scene) for scene in shown])
-    told = _describe(meaning, captions, false_negatives, seed)
+    told = describe(meaning, captions, false_negatives, seed)
     test, val = clips // 4, clips // 12
     splits = np.split(np.arange(clips), [clips - test - val, clips - test])  # clips are drawn alike: any cut is random
     return Corpus(
@@ -86,27 +87,30 @@ def corpus(
         clips=[f"shape{clip:05d}" for clip in range(clips)],
         captions=told,
         splits=dict(zip(("train", "val", "test"), splits)),
-        streams=_streams(shown, seed),
+        streams=streams(shown, seed, "shapes", str(len(shown))),
         meaning=meaning,
         frames=functools.partial(film, shown, seed),
     )
 
 
-def _check(clips, captions, false_negatives, seed, unknown) -> None:
+def check_options(corpus: str, unknown, whole: dict[str, tuple], **shares) -> None:
+    """CorpusError for an option of a made corpus that does not fit. whole: option → its value and the least it may be;
+    shares: options from 0 to 1."""
     if unknown:
-        raise CorpusError(f"shapes: unknown option {listed(unknown)}; it takes clips, captions, false_negatives, seed")
-    for name, value, least in (("clips", clips, 30), ("captions", captions, 1), ("seed", seed, 0)):
+        raise CorpusError(f"{corpus}: unknown option {listed(unknown)}; it takes {', '.join([*whole, *shares])}")
+    for option, (value, least) in whole.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise CorpusError(f"shapes: {name}={value!r}; give a whole number of at least {least}")
-    if not isinstance(false_negatives, Real) or isinstance(false_negatives, bool) or not 0 <= false_negatives <= 1:
-        raise CorpusError(f"shapes: false_negatives={false_negatives!r}; give a share from 0 to 1, such as 0.02")
+            raise CorpusError(f"{corpus}: {option}={value!r}; give a whole number of at least {least}")
+    for option, value in shares.items():
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise CorpusError(f"{corpus}: {option}={value!r}; give a share from 0 to 1, such as 0.02")
 
 
 def truth(corpus: Corpus, captions: Sequence[int], clips: Sequence[int]) -> np.ndarray:
     """(captions, clips) bool: is this caption (row of `corpus.captions`) true of this clip? It is where the clip agrees
     with the caption's own in every attribute that the caption mentions. CorpusError for a corpus without `meaning`."""
     if corpus.meaning is None or "says" not in corpus.captions:
-        raise CorpusError(f"{corpus.name}: what its clips show is not known; use the corpus 'shapes'")
+        raise CorpusError(f"{corpus.name}: what its clips show is not known; use the corpus 'shapes' or 'events'")
     rows = corpus.captions.iloc[np.asarray(captions)]
     true = np.ones((len(rows), len(clips)), bool)
     for name in corpus.meaning:
@@ -125,15 +129,18 @@ def false_negative_rate(corpus: Corpus, split: str | None = None) -> float:
     return float((truth(corpus, captions, clips).sum() - len(captions)) / pairs)
 
 
-def _describe(meaning: pd.DataFrame, captions: int, false_negatives: float, seed: int) -> pd.DataFrame:
-    """The captions, detailed enough for this share of false negatives."""
+def describe(
+    meaning: pd.DataFrame, captions: int, false_negatives: float, seed: int, name: str = "shapes"
+) -> pd.DataFrame:
+    """The captions of clips of this meaning, detailed enough for this share of false negatives: columns clip, text and
+    says. CorpusError, naming the corpus, where no amount of detail reaches the share."""
     rng = np.random.default_rng([seed, 2])
     clips = len(meaning)
     describer = (rng.integers(0, len(CARE), (clips, 1)) + np.arange(captions)) % len(CARE)  # (N, K)
     reserve = rng.random((clips, captions, len(ATTRIBUTES))) / CARE[describer]  # mentioned from this level of detail on
     reserve[meaning["speed"] == "none", :, ATTRIBUTES.index("speed")] = np.inf
     habit = rng.random(reserve.shape)
-    said = reserve <= np.maximum(_detail(meaning, reserve, false_negatives), reserve.min(-1, keepdims=True))
+    said = reserve <= np.maximum(_detail(meaning, reserve, false_negatives, name), reserve.min(-1, keepdims=True))
     rows = []
     for clip, values in enumerate(meaning.itertuples(index=False)):
         for k, who in enumerate(describer[clip]):
@@ -146,7 +153,7 @@ def _describe(meaning: pd.DataFrame, captions: int, false_negatives: float, seed
     return pd.DataFrame(rows, columns=["clip", "text", "says"])
 
 
-def _detail(meaning: pd.DataFrame, reserve: np.ndarray, target: float) -> float:
+def _detail(meaning: pd.DataFrame, reserve: np.ndarray, target: float, corpus: str) -> float:
     """The level of detail whose share of false negatives is nearest to the target, by bisection: the more is said of
     the clips (reserve (N, K, A) ≤ level, or the caption's least), the fewer other clips fit."""
     clips, captions, attributes = reserve.shape
@@ -164,7 +171,7 @@ def _detail(meaning: pd.DataFrame, reserve: np.ndarray, target: float) -> float:
     most, least = share(levels[0]), share(levels[-1])
     if not least <= target <= most:
         reach = f"with these clips and captions it goes from {least:.5f} to {most:.5f}"
-        raise CorpusError(f"shapes: false_negatives={target} cannot be reached; {reach}")
+        raise CorpusError(f"{corpus}: false_negatives={target} cannot be reached; {reach}")
     low, high = 0, len(levels) - 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -193,9 +200,10 @@ def _sentence(describer: int, words: dict[str, str], speed: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _streams(shown: tuple[Scene, ...], seed: int) -> dict[str, Stream]:
-    """The features of every clip, memory-mapped from the cache; a missing or damaged one is made anew."""
-    folder = files.cache() / f"shapes-{files.digest(str(VERSION), str(len(shown)), str(seed))}"
+def streams(shown: Sequence[Scene], seed: int, name: str, key: str) -> dict[str, Stream]:
+    """The features of every clip of the corpus `name`, memory-mapped from the cache; a missing or damaged one is made
+    anew. `key` and the seed tell what is shown."""
+    folder = files.cache() / f"{name}-{files.digest(str(VERSION), key, str(seed))}"
     try:
         sound = (folder / "digest").read_text() == _content(folder)
     except (OSError, ValueError):
@@ -203,14 +211,14 @@ def _streams(shown: tuple[Scene, ...], seed: int) -> dict[str, Stream]:
     if not sound:
         films = (film(shown, seed, clip) for clip in range(len(shown)))
         made = zip(*((appearance(pixels), motion(pixels)) for pixels in films))
-        values_of = {name: np.array(values, np.float16) for name, values in zip(STREAMS, made)}
+        values_of = {stream: np.array(values, np.float16) for stream, values in zip(STREAMS, made)}
         shutil.rmtree(folder, ignore_errors=True)
         with files.written(folder) as draft:
             draft.mkdir()
-            for name, values in values_of.items():
-                np.save(draft / f"{name}.npy", values)
+            for stream, values in values_of.items():
+                np.save(draft / f"{stream}.npy", values)
             (draft / "digest").write_text(_content(draft))
-    return {name: Stream(read_array(folder / f"{name}.npy"), source=f"shapes {name}") for name in STREAMS}
+    return {stream: Stream(read_array(folder / f"{stream}.npy"), source=f"{name} {stream}") for stream in STREAMS}
 
 
 def _content(folder: Path) -> str:
