@@ -287,20 +287,23 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus:
 
     `shapes` and `events` are made by the library, `options` being the arguments of `ssb.shapes.corpus` and of
     `ssb.sequences.corpus`; the others are read from $SSB_DATA, where a relative path that is not there from the working
-    directory is looked up too.
+    directory is looked up too. Their one option is `missing`: clips without features are an error with "refuse", the
+    default, and left out, with a printed line that counts them, with "drop".
     """
     from ssb import datasets, sequences, shapes  # all build on this module
 
     made = {"events": sequences.corpus, "shapes": shapes.corpus}
     if name in made:
         return made[name](**options)
-    if options:
-        raise CorpusError(f"{name}: takes no option {listed(options)}; only events and shapes have options")
+    if others := options.keys() - {"missing"}:
+        raise CorpusError(
+            f"{name}: takes no option {listed(sorted(others))}; it has 'missing'; shapes and events have more"
+        )
     if str(name) in datasets.READERS:
-        return datasets.READERS[str(name)](files.data())
+        return datasets.READERS[str(name)](files.data(), **options)
     for path in (Path(name), files.data() / name):
         if path.is_dir():
-            return datasets.folder(path)
+            return datasets.folder(path, **options)
     raise CorpusError(
         f"no corpus {str(name)!r}: neither {listed([*made, *datasets.READERS], 99)} nor a folder (data are looked "
         f"for in {files.data()}; set SSB_DATA to change that)"

@@ -7,18 +7,25 @@ a Corpus. UCF-101, HMDB-51 and CrossTask have no captions: their functions retur
 """
 
 import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from ssb.corpus import Corpus, CorpusError, listed
+from ssb.corpus import Corpus, CorpusError, Stream, listed
 from ssb.files import digest
 from ssb.readers import (
+    archive_ids,
+    archived,
     assemble,
     check_apart,
     clips_of,
     expecting,
     first_of,
+    kept,
+    lacking,
     numbers,
     read_archive,
     read_ids,
@@ -27,6 +34,7 @@ from ssb.readers import (
     read_splits,
     read_streams,
     read_table,
+    rows_of,
 )
 
 Annotation = tuple[pd.DataFrame, dict[str, list[str]]]
@@ -47,15 +55,20 @@ def frame(rows, *further: str) -> pd.DataFrame:
 
 
 def msrvtt_captions(home: Path, *parts: str) -> pd.DataFrame:
-    """The official captions of `parts`: "train_val" (7,010 clips), "test" (2,990); the .json or the zip it comes in."""
-    packed = {"train_val": "train_val_annotation.zip", "test": "test_videodatainfo.json.zip"}
+    """The official captions of `parts`: "train_val" (7,010 clips), "test" (2,990)."""
     rows = []
     for part in parts:
-        source = first_of(home, f"{part}_videodatainfo.json", packed[part])
+        source = msrvtt_source(home, part)
         annotation = read_json(source)
         with expecting(source, "the MSR-VTT annotation: wanted sentences with video_id and caption"):
             rows += [(sentence["video_id"], sentence["caption"]) for sentence in annotation["sentences"]]
     return frame(rows)
+
+
+def msrvtt_source(home: Path, part: str) -> Path:
+    """The .json or the zip it comes in."""
+    packed = {"train_val": "train_val_annotation.zip", "test": "test_videodatainfo.json.zip"}
+    return first_of(home, f"{part}_videodatainfo.json", packed[part])
 
 
 def msrvtt1k(home: Path) -> Annotation:
@@ -65,6 +78,19 @@ def msrvtt1k(home: Path) -> Annotation:
     """
     captions = msrvtt_captions(home, "train_val")
     return captions, read_splits(home / "clips1000_split.json")
+
+
+def msrvtt1k_half(home: Path, odd: bool) -> Annotation:
+    """The clips of `msrvtt1k` whose official category, 0 to 19, is an even number (346 / 44 / 95) or an odd one (354 /
+    56 / 105), in the same splits: two halves that differ in subject, to train on one and test on the other."""
+    captions, splits = msrvtt1k(home)
+    source = msrvtt_source(home, "train_val")
+    annotation = read_json(source)
+    with expecting(source, "the MSR-VTT annotation: wanted videos with video_id and category, for every clip"):
+        category = {video["video_id"]: int(video["category"]) for video in annotation["videos"]}
+        return captions, {
+            split: [clip for clip in members if category[clip] % 2 == odd] for split, members in splits.items()
+        }
 
 
 def msrvtt_full(home: Path) -> Annotation:
@@ -201,9 +227,15 @@ def vidvrd(home: Path) -> Annotation:
     return captions, {"train": clips[:train], "val": clips[train:test], "test": clips[test:]}
 
 
-def vidvrd_streams(home: Path, clips: list[str]):
+def vidvrd_streams(home: Path, clips: list[str]) -> dict[str, Stream]:
     """The two streams of the paper's shape: `resnet152`, 8 steps of 2048; `conv3d`, a clip-level vector of 512."""
     return read_archive(home / "features.npz", clips, {"resnet152": "resnet152_pool8", "conv3d": "conv3d"})
+
+
+def vidvrd_lacking(home: Path, clips: list[str]) -> dict[str, list[str]]:
+    source = home / "features.npz"
+    known = rows_of(source, archive_ids(archived(source, "ids")))
+    return {source.name: [clip for clip in clips if clip not in known]}
 
 
 # Steps and actions: labels, no captions
@@ -256,45 +288,71 @@ def action_table(source: Path) -> pd.DataFrame:
 # Readers
 
 
-def folder(path: Path) -> Corpus:
+def folder(path: Path, missing: str = "refuse") -> Corpus:
     """A corpus of your own: `captions.csv` (columns clip, text), `split.json` ({"train": ids, "val": …, "test": …}) and
-    `features/` (see `readers.read_streams`)."""
+    `features/` (see `readers.read_streams`). missing: see `readers.kept`."""
     path = Path(path)
+    name = path.resolve().name
     captions = read_table(path / "captions.csv", "clip", "text")
-    splits = read_splits(path / "split.json")
-    return assemble(path.resolve().name, captions, splits, read_streams(path / "features", clips_of(splits)))
+    splits = kept(name, read_splits(path / "split.json"), missing, functools.partial(features_lacking, path))
+    return assemble(name, captions, splits, features(path, clips_of(splits)))
 
 
-def reader(name: str, dataset: str, annotation, streams=None):
+def features(home: Path, clips: list[str]) -> dict[str, Stream]:
+    return read_streams(home / "features", clips)
+
+
+def features_lacking(home: Path, clips: list[str]) -> dict[str, list[str]]:
+    return lacking(home / "features", clips)
+
+
+@dataclass(frozen=True)
+class Reader:
     """data → Corpus `name`, from the official files in `data`/`dataset`. A folder of your own that has this name, in
-    the working directory or in `data`, is what is meant where there is one."""
+    the working directory or in `data`, is what is meant where there is one.
 
-    def read(data: Path) -> Corpus:
-        for own in (Path(name), data / name):
-            if (own / "captions.csv").is_file():
-                return folder(own)
-        home = data / dataset
-        captions, splits = annotation(home)
+    annotation: home → captions and splits. streams, lacking: home, clips → their features, or which it does not have.
+    """
+
+    name: str
+    dataset: str
+    annotation: Callable[[Path], Annotation]
+    streams: Callable[[Path, list[str]], dict[str, Stream]] = features
+    lacking: Callable[[Path, list[str]], dict[str, list[str]]] = features_lacking
+
+    def own(self, data: Path) -> Path | None:
+        return next((own for own in (Path(self.name), data / self.name) if (own / "captions.csv").is_file()), None)
+
+    def __call__(self, data: Path, missing: str = "refuse") -> Corpus:
+        if own := self.own(data):
+            return folder(own, missing)
+        home = data / self.dataset
+        captions, splits = self.annotation(home)
         check_apart(home, splits)
-        clips = clips_of(splits)
-        found = streams(home, clips) if streams else read_streams(home / "features", clips)
-        return assemble(name, captions, splits, found)
-
-    return read
+        splits = kept(self.name, splits, missing, functools.partial(self.lacking, home))
+        return assemble(self.name, captions, splits, self.streams(home, clips_of(splits)))
 
 
 msrvtt_1ka_7k = functools.partial(msrvtt_1ka, train="MSRVTT_train.7k.csv")
 activitynet_val2 = functools.partial(activitynet, test="val_2.json")
 
 READERS = {
-    "msrvtt1k": reader("msrvtt1k", "msrvtt", msrvtt1k),
-    "msrvtt_full": reader("msrvtt_full", "msrvtt", msrvtt_full),
-    "msrvtt_1ka": reader("msrvtt_1ka", "msrvtt", msrvtt_1ka),
-    "msrvtt_1ka_7k": reader("msrvtt_1ka_7k", "msrvtt", msrvtt_1ka_7k),
-    "msvd": reader("msvd", "msvd", msvd),
-    "activitynet": reader("activitynet", "activitynet", activitynet),
-    "activitynet_val2": reader("activitynet_val2", "activitynet", activitynet_val2),
-    "youcook2": reader("youcook2", "youcook2", youcook2),
-    "vatex": reader("vatex", "vatex", vatex),
-    "vidvrd": reader("vidvrd", "vidvrd", vidvrd, vidvrd_streams),
+    "msrvtt1k": Reader("msrvtt1k", "msrvtt", msrvtt1k),
+    "msrvtt1k_even": Reader("msrvtt1k_even", "msrvtt", functools.partial(msrvtt1k_half, odd=False)),
+    "msrvtt1k_odd": Reader("msrvtt1k_odd", "msrvtt", functools.partial(msrvtt1k_half, odd=True)),
+    "msrvtt_full": Reader("msrvtt_full", "msrvtt", msrvtt_full),
+    "msrvtt_1ka": Reader("msrvtt_1ka", "msrvtt", msrvtt_1ka),
+    "msrvtt_1ka_7k": Reader("msrvtt_1ka_7k", "msrvtt", msrvtt_1ka_7k),
+    "msvd": Reader("msvd", "msvd", msvd),
+    "activitynet": Reader("activitynet", "activitynet", activitynet),
+    "activitynet_val2": Reader("activitynet_val2", "activitynet", activitynet_val2),
+    "youcook2": Reader("youcook2", "youcook2", youcook2),
+    "vatex": Reader("vatex", "vatex", vatex),
+    "vidvrd": Reader("vidvrd", "vidvrd", vidvrd, vidvrd_streams, vidvrd_lacking),
 }
+
+
+if __name__ == "__main__":
+    from ssb import fetch  # builds on this module
+
+    sys.exit(fetch.main(sys.argv[1:]))

@@ -89,9 +89,14 @@ def read_ids(path: Path) -> list[str]:
     ids = [line.strip() for line in read_lines(path)]
     if not ids:
         raise CorpusError(f"{path}: no ids; download it again")
+    return list(rows_of(path, ids))
+
+
+def rows_of(source: Path, ids: list[str]) -> dict[str, int]:
+    """Clip id → its row; CorpusError where an id is there twice."""
     if repeated := [clip for clip, n in Counter(ids).items() if n > 1]:
-        raise CorpusError(f"{path}: duplicate clip id {listed(repeated)}; keep one of each")
-    return ids
+        raise CorpusError(f"{source}: duplicate clip id {listed(repeated)}; keep one of each")
+    return {clip: row for row, clip in enumerate(ids)}
 
 
 def read_streams(folder: Path, clips: list[str]) -> dict[str, Stream]:
@@ -102,9 +107,9 @@ def read_streams(folder: Path, clips: list[str]) -> dict[str, Stream]:
     (steps, dim) for each clip.
     """
     streams = {}
-    for path in sorted(folder.glob("[!.]*.npy")):
+    for path in packed(folder):
         streams[path.stem] = packed_stream(path, clips)
-    for path in sorted(folder.glob("[!.]*/")):
+    for path in unpacked(folder):
         paths = [path / f"{clip}.npy" for clip in clips]
         absent(path, [clip for clip, file in zip(clips, paths) if not file.is_file()], clips)
         streams[path.name] = Stream(paths, source=str(path))
@@ -113,20 +118,40 @@ def read_streams(folder: Path, clips: list[str]) -> dict[str, Stream]:
     return streams
 
 
-def packed_stream(path: Path, clips: list[str]) -> Stream:
-    values = read_array(path)
-    check_array(values, path, "clips, steps, dim")
+def lacking(folder: Path, clips: list[str]) -> dict[str, list[str]]:
+    """Stream of a features folder → those of the clips that it does not have. The features are not read."""
+    found = {}
+    for path in packed(folder):
+        known = rows_of(path.with_suffix(".ids.txt"), packed_ids(path))
+        found[path.stem] = [clip for clip in clips if clip not in known]
+    for path in unpacked(folder):
+        found[path.name] = [clip for clip in clips if not (path / f"{clip}.npy").is_file()]
+    return found
+
+
+def packed(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.npy"))
+
+
+def unpacked(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*/"))
+
+
+def packed_ids(path: Path) -> list[str]:
+    """The clip of each row of <stream>.npy."""
     names = path.with_suffix(".ids.txt")
     if not names.is_file():
         raise CorpusError(f"{names}: no such file; write the clip id of each row of {path.name}, one a line")
-    ids = names.read_text(encoding="utf-8").split()
+    return names.read_text(encoding="utf-8").split()
+
+
+def packed_stream(path: Path, clips: list[str]) -> Stream:
+    values = read_array(path)
+    check_array(values, path, "clips, steps, dim")
+    names, ids = path.with_suffix(".ids.txt"), packed_ids(path)
     if len(ids) != len(values):
         raise CorpusError(f"{names}: {len(ids)} ids for the {len(values)} rows of {path.name}")
-    row = {clip: i for i, clip in enumerate(ids)}
-    if len(row) != len(ids):
-        raise CorpusError(
-            f"{names}: duplicate clip id {listed({x for x in ids if ids.count(x) > 1})}; keep one of each"
-        )
+    row = rows_of(names, ids)
     absent(path, [clip for clip in clips if clip not in row], clips)
     rows = np.array([row[clip] for clip in clips])
     lengths = None
@@ -144,41 +169,73 @@ def read_archive(path: Path, clips: list[str], names: dict[str, str]) -> dict[st
     """Streams out of one .npz that holds `ids` (rows,) and, for each of `names` (stream → key), an array of
     (rows, steps, dim), or of (rows, dim): clip-level vectors, a stream of one step. Held in memory: a zip cannot be
     mapped."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            keys = ("ids", *names.values())
-            if missing := [key for key in keys if key not in archive.files]:
-                raise CorpusError(f"{path}: no array {listed(missing)}; wanted a .npz that holds {listed(keys)}")
-            held = {key: archive[key] for key in keys}
-    except FileNotFoundError:
-        raise CorpusError(f"{path}: no such file; see README.md for where the data is looked for") from None
-    except CorpusError:
-        raise
-    except (*UNZIPPING, ValueError, EOFError, TypeError, AttributeError) as error:
-        raise CorpusError(f"{path}: not a complete .npz archive ({error}); copy it again") from None
-    ids = [str(clip) for clip in held["ids"].ravel()]
-    row = {clip: i for i, clip in enumerate(ids)}
-    if repeated := [clip for clip, n in Counter(ids).items() if n > 1]:
-        raise CorpusError(f"{path}: duplicate clip id {listed(repeated)}; keep one of each")
+    held = archived(path, "ids", *names.values())
+    row = rows_of(path, archive_ids(held))
     absent(path, [clip for clip in clips if clip not in row], clips)
     rows, streams = [row[clip] for clip in clips], {}
     for stream, key in names.items():
         values, source = held[key], f"{path}, array {key!r}"
         values = values[:, None] if values.ndim == 2 else values
         check_array(values, source, "clips, steps, dim")
-        if len(values) != len(ids):
-            raise CorpusError(f"{source}: {len(values)} rows for the {len(ids)} ids; copy it again")
+        if len(values) != len(row):
+            raise CorpusError(f"{source}: {len(values)} rows for the {len(row)} ids; copy it again")
         streams[stream] = Stream(values[rows], source=source)
     return streams
 
 
+def archived(path: Path, *keys: str) -> dict[str, np.ndarray]:
+    """These arrays of a .npz; of the others not a byte is read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if missing := [key for key in keys if key not in archive.files]:
+                raise CorpusError(f"{path}: no array {listed(missing)}; wanted a .npz that holds {listed(keys)}")
+            return {key: archive[key] for key in keys}
+    except FileNotFoundError:
+        raise CorpusError(f"{path}: no such file; see README.md for where the data is looked for") from None
+    except CorpusError:
+        raise
+    except (*UNZIPPING, ValueError, EOFError, TypeError, AttributeError) as error:
+        raise CorpusError(f"{path}: not a complete .npz archive ({error}); copy it again") from None
+
+
+def archive_ids(held: dict[str, np.ndarray]) -> list[str]:
+    return [str(clip) for clip in held["ids"].ravel()]
+
+
 def absent(path: Path, missing: list[str], clips: list[str]):
     if missing:
-        share = 100 * len(missing) / len(clips)
         raise CorpusError(
-            f"{path}: no features for {len(missing)} of {len(clips)} clips ({share:.1f} %): {listed(missing)}; extract "
-            f"them or leave these clips out of the split"
+            f"{path}: no features for {share(len(missing), len(clips))}: {listed(missing)}; extract them or leave "
+            f'these clips out of the split, as corpus_options={{"missing": "drop"}} does'
         )
+
+
+def share(some: int, of: int, what: str = " clips") -> str:
+    """3 of 200 clips (1.5 %)."""
+    return f"{some} of {of}{what} ({100 * some / max(of, 1):.1f} %)"
+
+
+def kept(name: str, splits: dict[str, list[str]], missing: str, lacking) -> dict[str, list[str]]:
+    """The splits that a corpus is made of. missing="refuse": as they are, so that a clip without features is an error;
+    "drop": the clips that every stream has, and a printed line says how many are left out.
+
+    lacking: clips → {stream: those that it does not have}. CorpusError where nothing is left of a split."""
+    if missing not in ("refuse", "drop"):
+        raise CorpusError(
+            f"{name}: missing = {missing!r}; wanted 'refuse', or 'drop' to leave out clips without features"
+        )
+    if missing == "refuse":
+        return splits
+    gone = set().union(*lacking(clips_of(splits)).values())
+    left = {split: [clip for clip in members if clip not in gone] for split, members in splits.items()}
+    if empty := [split for split, members in left.items() if splits[split] and not members]:
+        raise CorpusError(f"{name}: no clip of split {listed(empty)} has features in every stream; extract them")
+    counts = ", ".join(
+        f"{split} {share(len(splits[split]) - len(members), len(splits[split]), '')}" for split, members in left.items()
+    )
+    first = [clip for clip in clips_of(splits) if clip in gone]
+    print(f"{name}: left out for want of features: {counts}{': ' if first else ''}{listed(first)}")
+    return left
 
 
 def clips_of(splits: dict[str, list[str]]) -> list[str]:

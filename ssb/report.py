@@ -10,7 +10,6 @@ from ssb import retrieval
 from ssb.study import WAYS
 from ssb.train import Run
 
-
 MAIN = ("shapes", "msrvtt1k")  # the corpora with a column of their own
 OTHERS = "other corpora"
 

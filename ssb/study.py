@@ -1,5 +1,7 @@
 """A table of the paper as a grid of runs: each run trained once, then rows, intervals and tests beside the paper's."""
 
+import contextlib
+import io
 import os
 import re
 import time
@@ -300,7 +302,8 @@ def attempt(title: str, config: Config, places: dict[str, str]) -> tuple[str, Ru
     """`fit` in a worker: whatever goes wrong is returned, so that the other runs go on."""
     try:
         os.environ.update(places)
-        return title, fit(config, quiet=True), None
+        with contextlib.redirect_stdout(io.StringIO()):  # what a reader says of its corpus has been said once
+            return title, fit(config, quiet=True), None
     except Exception as error:
         return title, None, error
 

@@ -424,6 +424,37 @@ def test_a_folder_of_your_own_comes_before_the_official_files(official, small_fo
     assert load_corpus("vatex").fingerprint == mine
 
 
+def test_halves_of_msrvtt1k_by_subject(msrvtt):
+    """Counted by reading the zip another way; the same captions and features as in the whole."""
+    whole, even, odd = (load_corpus(f"msrvtt1k{half}") for half in ("", "_even", "_odd"))
+    with zipfile.ZipFile(msrvtt / "train_val_annotation.zip") as archive:
+        text = archive.read("train_val_videodatainfo.json").decode()
+    category = {clip: int(n) for n, clip in re.findall(r'"category": (\d+),.*?"video_id": "(video\d+)"', text)}
+    assert len(category) == 7010 and set(category.values()) == set(range(20))
+    official = json.loads((msrvtt / "clips1000_split.json").read_text())
+    for half, rest, name, wanted in ((even, 0, "even", (346, 44, 95)), (odd, 1, "odd", (354, 56, 105))):
+        assert half.name == f"msrvtt1k_{name}"
+        for (split, members), n in zip(half.splits.items(), wanted):
+            clips = [half.clips[i] for i in members]
+            assert clips == [clip for clip in official[split] if category[clip] % 2 == rest] and len(clips) == n
+        rows = [whole.clips.index(clip) for clip in half.clips]
+        assert np.array_equal(half.features()[0], whole.features()[0][rows])
+        assert half.captions_of(np.arange(9))["text"].tolist() == whole.captions_of(np.array(rows[:9]))["text"].tolist()
+    assert not set(even.clips) & set(odd.clips) and set(even.clips) | set(odd.clips) == set(whole.clips)
+
+
+def test_a_half_needs_the_category_of_every_clip(msrvtt, tmp_path):
+    content = json.loads(zipfile.ZipFile(msrvtt / "train_val_annotation.zip").read("train_val_videodatainfo.json"))
+    shutil.copy(msrvtt / "clips1000_split.json", tmp_path)
+    path = tmp_path / "train_val_videodatainfo.json"
+    for videos in ([v for v in content["videos"] if v["video_id"] != "video7"], [{"video_id": "video7"}], None):
+        path.write_text(json.dumps({"sentences": [], "videos": videos}))
+        with pytest.raises(
+            CorpusError, match="videodatainfo.json: not the MSR-VTT annotation: wanted videos with video_id"
+        ):
+            datasets.READERS["msrvtt1k_odd"].annotation(tmp_path)
+
+
 def test_files_of_an_older_reader_keep_their_name(msrvtt):
     """Finished runs are found by these: captions, splits and features of msrvtt1k, to the last bit."""
     assert load_corpus("msrvtt1k").fingerprint == "c794daf2e55c"

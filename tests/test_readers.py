@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssb import CorpusError, load_corpus, readers
+from ssb import CorpusError, Study, load_corpus, readers
 
 
 def test_json_is_the_same_plain_or_zipped(tmp_path):
@@ -288,3 +288,118 @@ def test_expecting_lets_our_own_errors_through():
         {}["id"]
     with pytest.raises(ZeroDivisionError), readers.expecting("x.json", "a list"):
         1 / 0
+
+
+def shrink(path: Path, *clips: str):
+    """Take the rows of these clips out of <stream>.npy."""
+    names = path.with_suffix(".ids.txt")
+    ids = names.read_text().split()
+    rows = [i for i, clip in enumerate(ids) if clip not in clips]
+    np.save(path, np.load(path)[rows])
+    names.write_text("\n".join(ids[i] for i in rows))
+    if (lengths := path.with_suffix(".lengths.txt")).is_file():
+        held = lengths.read_text().split()
+        lengths.write_text("\n".join(held[i] for i in rows))
+
+
+@pytest.fixture
+def gaps(small_folder) -> Path:
+    """`look` lacks clip01 and clip10, `move`, a folder of files, lacks clip01 and clip07."""
+    features = small_folder / "features"
+    (features / "look.lengths.txt").write_text("\n".join(str(1 + i % 5) for i in range(12)))
+    shrink(features / "look.npy", "clip01", "clip10")
+    (features / "move").mkdir()
+    for clip, values in zip((features / "move.ids.txt").read_text().split(), np.load(features / "move.npy")):
+        if clip not in ("clip01", "clip07"):
+            np.save(features / "move" / f"{clip}.npy", values)
+    (features / "move.npy").unlink()
+    return small_folder
+
+
+LEFT_OUT = (
+    "mine: left out for want of features: train 1 of 6 (16.7 %), val 1 of 3 (33.3 %), test 1 of 3 (33.3 %): "
+    "'clip01', 'clip07', 'clip10'\n"
+)
+
+
+def test_dropping_is_leaving_out_of_the_split(gaps, capsys):
+    found = load_corpus(gaps, missing="drop")
+    assert capsys.readouterr().out == LEFT_OUT
+    assert found.name == "mine" and len(found.clips) == 9
+    split = json.loads((gaps / "split.json").read_text())
+    kept = {name: [clip for clip in ids if clip not in ("clip01", "clip07", "clip10")] for name, ids in split.items()}
+    (gaps / "split.json").write_text(json.dumps(kept))
+    by_hand = load_corpus(gaps)
+    assert found.fingerprint == by_hand.fingerprint and found.clips == by_hand.clips
+    assert all(np.array_equal(x, y) for x, y in zip(found.features(), by_hand.features()))
+    assert found.captions.equals(by_hand.captions)
+    assert load_corpus(gaps, missing="drop").fingerprint == by_hand.fingerprint
+    assert capsys.readouterr().out == LEFT_OUT.split("train")[0] + "train 0 of 5 (0.0 %), val 0 of 2 (0.0 %), " + (
+        "test 0 of 2 (0.0 %)\n"
+    )
+
+
+def test_refusing_is_the_default_and_names_the_option(gaps):
+    for options in ({}, {"missing": "refuse"}):
+        with pytest.raises(CorpusError, match=r"2 of 12 clips.*'clip01', 'clip10'; extract.*\{\"missing\": \"drop\"\}"):
+            load_corpus(gaps, **options)
+
+
+def test_a_split_of_which_nothing_is_left(gaps):
+    shrink(gaps / "features" / "look.npy", "clip09", "clip11")
+    with pytest.raises(CorpusError, match="^mine: no clip of split 'test' has features in every stream; extract them"):
+        load_corpus(gaps, missing="drop")
+
+
+@pytest.mark.parametrize("value", ["Drop", "", 0, None])
+def test_another_value_of_missing(small_folder, value):
+    with pytest.raises(CorpusError, match=r"mine: missing = .*; wanted 'refuse', or 'drop'"):
+        load_corpus(small_folder, missing=value)
+
+
+def test_damage_is_no_missing_clip(gaps):
+    """What is there but wrong is still refused."""
+    np.save(gaps / "features" / "look.npy", np.load(gaps / "features" / "look.npy")[1:])
+    with pytest.raises(CorpusError, match="10 ids for the 9 rows"):
+        load_corpus(gaps, missing="drop")
+    (gaps / "features" / "look.ids.txt").unlink()
+    with pytest.raises(CorpusError, match=r"look\.ids\.txt: no such file"):
+        load_corpus(gaps, missing="drop")
+    shutil.rmtree(gaps / "features")
+    with pytest.raises(CorpusError, match="no feature stream"):
+        load_corpus(gaps, missing="drop")
+
+
+def test_a_study_says_in_its_titles_that_clips_are_left_out(gaps, capsys):
+    changes = {"corpus_options": {"missing": "drop"}}
+    assert Study("t", corpus=str(gaps), preset="smoke", changes=changes).where == "mine, smoke preset, missing = drop"
+    assert capsys.readouterr().out == LEFT_OUT
+
+
+def test_the_real_clips_that_have_features(msrvtt, capsys):
+    """All features are of clips that 1k-A trains on: its test split would be empty."""
+    with pytest.raises(CorpusError, match="msrvtt_1ka: no clip of split 'val', 'test' has features"):
+        load_corpus("msrvtt_1ka", missing="drop")
+    before = load_corpus("msrvtt1k").fingerprint
+    assert load_corpus("msrvtt1k", missing="drop").fingerprint == before
+    assert "train 0 of 700 (0.0 %), val 0 of 100 (0.0 %), test 0 of 200 (0.0 %)\n" in capsys.readouterr().out
+
+
+def test_an_archive_of_some_clips(tmp_path, monkeypatch, capsys):
+    """vidvrd, its two streams in one .npz."""
+    home = tmp_path / "vidvrd"
+    home.mkdir()
+    clips = [f"video{i}" for i in range(40)]
+    labels = {clip: {"captions": [f"dog see ball{i}"]} for i, clip in enumerate(clips)}
+    (home / "train_val_label.json").write_text(json.dumps(labels))
+    known = [clip for clip in clips if clip not in ("video3", "video17")][::-1]
+    values = np.array([int(clip[5:]) for clip in known], np.float32)
+    arrays = dict(resnet152_pool8=values.repeat(8 * 4).reshape(-1, 8, 4), conv3d=values[:, None].repeat(2, 1))
+    np.savez(home / "features.npz", ids=np.array(known), **arrays)
+    monkeypatch.setenv("SSB_DATA", str(tmp_path))
+    with pytest.raises(CorpusError, match=r"no features for 2 of 40 clips \(5\.0 %\)"):
+        load_corpus("vidvrd")
+    corpus = load_corpus("vidvrd", missing="drop")
+    assert sorted(corpus.clips) == sorted(known) and "'video3'" in capsys.readouterr().out
+    for i, clip in enumerate(corpus.clips):
+        assert corpus.features()[0][i].max() == corpus.features()[0][i].min() == int(clip[5:])
