@@ -8,6 +8,7 @@ warnings.filterwarnings("ignore", "'ssb.train' found in sys.modules", RuntimeWar
 warnings.filterwarnings("ignore", "IProgress not found")
 
 from ssb import (
+    alignment,
     charts,
     emcl,
     figures,
