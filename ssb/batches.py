@@ -117,16 +117,16 @@ class Data:
         rows = self.corpus.captions_of(clips)
         place = {clip: i for i, clip in enumerate(clips)}
         with torch.inference_mode(), threads(self.config.threads):
-            c_t = self.embedded_text(model.eval(), rows["caption"].to_numpy(copy=True))
-            return c_t, self.embedded(model, clips).cpu(), rows["clip"].map(place).to_numpy(copy=True)
+            c_t = self.embed_texts(model.eval(), rows["caption"].to_numpy(copy=True))
+            return c_t, self.embed_videos(model, clips), rows["clip"].map(place).to_numpy(copy=True)
 
-    def embedded(self, model, clips: np.ndarray, size: int = 512) -> torch.Tensor:
-        """c_v (clips, d) of these clips, on the data's device; in inference mode."""
+    def embed_videos(self, model, clips: np.ndarray, size: int = 512) -> torch.Tensor:
+        """c_v (clips, d) of these clips, on the CPU; in inference mode."""
         parts = torch.from_numpy(clips).split(size)
         c_v = [model.embed_video(self.video[i].to(self.device), self.video_mask[i].to(self.device)) for i in parts]
-        return torch.cat(c_v).float()
+        return torch.cat(c_v).float().cpu()
 
-    def embedded_text(self, model, captions: np.ndarray, size: int = 512) -> torch.Tensor:
+    def embed_texts(self, model, captions: np.ndarray, size: int = 512) -> torch.Tensor:
         """c_t (captions, d) of these captions, on the CPU; in inference mode."""
         order = np.argsort(self.text.lengths[captions], kind="stable")  # captions of a length together: little padding
         c_t = None
@@ -188,8 +188,8 @@ class StoryData(Data):
         rows = self.stories.splits[split]
         captions, clips = self.stories.captions[rows], self.stories.clips[rows]
         with torch.inference_mode(), threads(self.config.threads):
-            c_t = self.embedded_text(model.eval(), captions.ravel()).to(self.device)
-            c_v = self.embedded(model, clips.ravel())
+            c_t = self.embed_texts(model.eval(), captions.ravel()).to(self.device)
+            c_v = self.embed_videos(model, clips.ravel()).to(self.device)
             if model.emcl is not None:
                 c_v, c_t = model.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
             return c_t.unflatten(0, captions.shape).cpu(), c_v.unflatten(0, clips.shape).cpu()

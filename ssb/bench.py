@@ -9,7 +9,7 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -84,16 +84,22 @@ class Steps:
 
 
 def interleaved(works: dict[str, Callable[[], object]], amount: int, unit: str) -> list[dict]:
-    """Rates of the works, measured A B C A B C … so that a busy minute hits all alike; ratios to the first of them."""
-    rates = np.empty((ROUNDS + 1, len(works)))
-    for i in np.ndindex(rates.shape):
-        begun = time.perf_counter()
-        list(works.values())[i[1]]()
-        rates[i] = amount / (time.perf_counter() - begun)
-    rates = rates[1:]  # the first round is warm-up
+    """Rates of the works and ratios to the first of them."""
+    rates = amount / seconds(works.values())
     columns = np.median(rates, axis=0), rates.min(axis=0), rates.max(axis=0), np.median(rates / rates[:, :1], axis=0)
     rows = zip(works, *(column.round(2) for column in columns))
     return [dict(zip(("what", "median", "min", "max", "ratio"), row), unit=unit) for row in rows]
+
+
+def seconds(works: Iterable[Callable[[], object]]) -> np.ndarray:
+    """(ROUNDS, works), measured A B C A B C … so that a busy minute hits all alike."""
+    works = list(works)
+    taken = np.empty((ROUNDS + 1, len(works)))
+    for i in np.ndindex(taken.shape):
+        begun = time.perf_counter()
+        works[i[1]]()
+        taken[i] = time.perf_counter() - begun
+    return taken[1:]  # the first round is warm-up
 
 
 def training(config: Config, corpus: Corpus, steps: int) -> list[dict]:
@@ -138,15 +144,20 @@ def ranking(queries: int, items: int) -> list[dict]:
     return interleaved(works, queries, "queries/s")
 
 
-def bench(config: Config, corpus: Corpus, out: Path, steps: int = 30, queries: int = 2000, items: int = 500):
-    """Measure, print, and write one row per measurement to `out`; returns the frame."""
-    frame = pd.DataFrame(training(config, corpus, steps) + ranking(queries, items))
-    print(frame.to_string(index=False))
+def machine(corpus: Corpus) -> dict:
+    """What measured: commit of the library and whether it was changed since, torch, processor, cores and threads."""
     info = Path("/proc/cpuinfo")
     cpu = info.read_text().partition("model name\t: ")[2].partition("\n")[0] if info.exists() else platform.processor()
     origin = provenance(corpus, 0)
     origin = {name: origin[name] for name in ("commit", "dirty", "torch")}
-    frame = frame.assign(corpus=corpus.name, **origin, cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads())
+    return origin | {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def bench(config: Config, corpus: Corpus, out: Path, steps: int = 30, queries: int = 2000, items: int = 500):
+    """Measure, print, and write one row per measurement to `out`; returns the frame."""
+    frame = pd.DataFrame(training(config, corpus, steps) + ranking(queries, items))
+    print(frame.to_string(index=False))
+    frame = frame.assign(corpus=corpus.name, **machine(corpus))
     with files.written(out) as draft:
         frame.to_csv(draft, index=False)
     return frame
