@@ -2,6 +2,7 @@
 partly about something else (Ko et al., CVPR 2022, section 4 and table 3 of the supplement)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,6 +45,15 @@ SEQUENCES = {  # what a caption sequence can be trained with; all are judged by 
     FULL: S2DTW,
     "SSB + S2DTW": S2DTW | {"objective": "cross"},
 }
+_EMCL = {"emcl": True, "emcl_temperature": 0.03, "emcl_beta": 1.0}  # see `bases`
+CLIPS = {  # the same losses on clips and their captions, and EMCL
+    "triplet": {"objective": "none"},
+    "InfoNCE": {"contrast": "info_nce", "objective": "none"},
+    "SSB cross": {"objective": "cross"},
+    "EMCL": {"objective": "none", **_EMCL},
+    "SSB + EMCL": {"objective": "cross", **_EMCL},
+}
+CLIPS = {name: {"contrast": "triplet"} | changes for name, changes in CLIPS.items()}
 MEASURES = ("step recall", "pooled R@1", "best-match R@1", "spread", "motion top-1")
 
 
@@ -91,11 +101,12 @@ def table(runs: Mapping[str, list[Run]], corpus: Corpus, probe: bool = True) -> 
     return pd.DataFrame(rows)
 
 
-def beside(rows: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+def beside(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of R@1, R@10 and MEASURES for each setting, and the supplement's Table 3 where it has the
-    setting: one column for each of its data sets. rows: of `Study.rows`; paper: of paper.csv."""
+    setting: one column for each of its data sets. rows: of `Study.rows` with `table`."""
     rows = rows.assign(**{name: rows[f"t2v {name}"].astype(float) for name in ("R@1", "R@10")})
     ours = rows.groupby("setting", sort=False)[["R@1", "R@10", *(name for name in MEASURES if name in rows)]].mean()
+    paper = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype={"table": str})
     theirs = paper[paper["table"] == "VT-TWINS 3"]
     theirs = theirs.assign(what=theirs["dataset"] + " " + theirs["metric"]).pivot(
         index="row", columns="what", values="value"
@@ -149,15 +160,3 @@ def draw(found: Mapping[str, tuple], title: str):
     figure.colorbar(likely, ax=axes[1], label="probability that the path\npasses here", shrink=0.85)
     figure.suptitle(title, fontsize=8)
     return figure
-
-
-def clip_level(base: dict) -> dict[str, dict]:
-    """The same losses on clips and their captions, and EMCL with and without captioning; base: what EMCL changes."""
-    emcl = {"emcl": True, **base}
-    return {
-        "triplet": {"contrast": "triplet", "negatives": "scheduled", "objective": "none"},
-        "InfoNCE": {"contrast": "info_nce", "objective": "none"},
-        "SSB cross": {"objective": "cross"},
-        "EMCL": {"objective": "none", **emcl},
-        "SSB + EMCL": {"objective": "cross", **emcl},
-    }

@@ -174,6 +174,19 @@ CLAIMS = [
     Claim("pretraining", "so they do against as few epochs", "cross, pre-trained", "cross, a quarter"),
     Claim("pretraining", "cross beats no captioning after pre-training", "cross, pre-trained", "none, pre-trained"),
     Claim("table10", "cross transfers better than no captioning", "cross, zero-shot", "none, zero-shot"),
+    Claim("s2dtw", "the shifted cosine beats the cosine distance", "S2DTW", "1 − cosine"),
+    Claim("s2dtw", "γ = 0.1 beats a smaller one", "S2DTW", "γ = 0.01"),
+    Claim("s2dtw", "γ = 0.1 beats a larger one", "S2DTW", "γ = 1"),
+    Claim("s2dtw", "dummies help", "S2DTW", "no dummies"),
+    Claim("s2dtw", "smoothing helps", "S2DTW", "no smoothing"),
+    Claim("s2dtw", "weak alignment beats soft-DTW", "S2DTW", "soft-DTW"),
+    Claim("s2dtw", "negatives are needed", "S2DTW", "no negatives"),
+    Claim("together", "SSB beats the triplet loss alone", "SSB cross", "triplet"),
+    Claim("together", "EMCL beats the triplet loss alone", "EMCL", "triplet"),
+    Claim("together", "SSB and EMCL beat EMCL alone", "SSB + EMCL", "EMCL"),
+    Claim("together_videos", "S2DTW beats InfoNCE by place", "S2DTW", "InfoNCE by place"),
+    Claim("together_videos", "S2DTW beats the triplet loss by place", "S2DTW", "triplet by place"),
+    Claim("together_videos", "SSB and S2DTW beat S2DTW alone", "SSB + S2DTW", "S2DTW"),
     Claim("same_meaning", "cross finds clips of the same meaning better than no captioning", "cross", "none"),
 ]
 
@@ -190,4 +203,7 @@ TITLES = {  # of the panels of the overview
     "same_meaning": "recall of the same meaning",
     "pretraining": "Tables 3 to 6: pre-training",
     "table10": "Table 10: zero-shot",
+    "s2dtw": "VT-TWINS",
+    "together": "one budget",
+    "together_videos": "one budget, long videos",
 }

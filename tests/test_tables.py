@@ -5,7 +5,7 @@ import re
 import pytest
 from transformers import T5Config, T5ForConditionalGeneration
 
-from ssb import PRESETS, Config, load_corpus, study, tables, text
+from ssb import PRESETS, Config, alignment, load_corpus, study, tables, text, transfer
 
 GRIDS = {  # as the notebooks ask for them, by preset
     "table1": lambda preset: tables.TABLE1,
@@ -19,6 +19,13 @@ GRIDS = {  # as the notebooks ask for them, by preset
     "table2f": lambda preset: tables.table2f(Config.preset(preset).batch),
     "constants": lambda preset: tables.constants(),
     "same_meaning": lambda preset: tables.same_meaning(Config.preset(preset).captioning),
+    "s2dtw": lambda preset: alignment.ABLATION,
+    "together": lambda preset: alignment.CLIPS,
+    "together_videos": lambda preset: alignment.SEQUENCES,
+}
+NAMED = GRIDS | {  # settings that differ in what they begin with or are tested on
+    "pretraining": lambda preset: transfer.fine_tuned(Config.preset(preset)),
+    "table10": lambda preset: {transfer.SAID.format(name): {} for name in transfer.BOTH},
 }
 
 
@@ -35,7 +42,7 @@ def test_settings_are_valid_and_differ(table, preset):
 @pytest.mark.parametrize("claim", tables.CLAIMS, ids=lambda claim: claim.says)
 def test_claims_are_of_settings_of_their_table(claim):
     for preset in ("paper", "laptop"):
-        grid = GRIDS[claim.table](preset)
+        grid = NAMED[claim.table](preset)
         assert {claim.setting, claim.baseline} <= grid.keys() or claim.table == "table2a"
     found = study.paper_difference(claim)
     assert bool(claim.paper) == (found == found)  # a size where a row of paper.csv is named, NaN where none is
