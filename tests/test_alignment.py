@@ -1,0 +1,166 @@
+"""Training on long videos: batches, losses, ranks and measures against what the corpus says and naive loops."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ssb import alignment, losses, s2dtw
+from ssb.batches import StoryData
+from ssb.config import Config, ConfigError
+from ssb.corpus import CorpusError, load_corpus
+from ssb.study import Study
+from ssb.train import build, fit
+
+EVENTS = {"videos": 36, "events": 4, "captions": 2, "false_negatives": 0.05}
+UNEVEN = EVENTS | {"irrelevant": 0.0}  # four clips are told by three captions
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSB_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+def small(options=EVENTS, **changes) -> Config:
+    settings = {"batch": 6, "sequences": True, "contrast": "s2dtw", "dropout": 0.0, "decoder_dropout": 0.0}
+    return Config.preset("smoke", corpus="events", corpus_options=options, **settings | changes)
+
+
+def made(config: Config):
+    torch.manual_seed(0)
+    corpus = load_corpus("events", **config.corpus_options)
+    data = StoryData(config, corpus)
+    return corpus, data, build(data)
+
+
+def test_a_batch_is_of_whole_videos(home):
+    config = small(UNEVEN)
+    corpus, data, _ = made(config)
+    rows = data.order(3)
+    assert rows.shape == (4, 6) and sorted(rows.ravel()) == sorted(corpus.stories.split("train"))
+    assert not np.array_equal(rows, data.order(4)) and np.array_equal(rows, StoryData(config, corpus).order(3))
+    batch = data.batch(rows[0])
+    assert batch.stories == 6 and batch.text.shape[0] == 18 and batch.video.shape[0] == 24
+    assert np.array_equal(batch.clips, corpus.stories.clips[rows[0]].ravel())
+    told = [corpus.captions["text"][i] for i in corpus.stories.captions[rows[0]].ravel()]
+    spoken = data.label_tokenizer.batch_decode(batch.labels.clamp(min=0), skip_special_tokens=True)
+    assert [" ".join(text.split()) for text in spoken] == told
+
+
+@pytest.mark.parametrize("objective", ["none", "cross", "full"])
+def test_the_loss_is_s2dtw_of_the_videos(home, objective):
+    config = small(UNEVEN, objective=objective, s2dtw_gamma=0.3, s2dtw_temperature=0.5, s2dtw_symmetric=True)
+    _, data, model = made(config)
+    batch = data.batch(data.order(0)[0])
+    c_t, c_v = model.embed_text(batch.text, batch.text_mask), model.embed_video(batch.video, batch.video_mask)
+    cost = torch.stack(  # (texts, videos), pair by pair
+        [torch.stack([s2dtw.s2dtw(s2dtw.cosine_cost(v, t), gamma=0.3) for v in c_v.chunk(6)]) for t in c_t.chunk(6)]
+    )
+    log = [(-cost / 0.5).log_softmax(axis).diagonal().mean() for axis in (0, 1)]
+    terms = model.train()(batch)
+    assert terms["contrast"].item() == pytest.approx(-sum(log).item() / 2, rel=1e-4)
+    if objective == "none":
+        return
+    seen = losses.cosine(c_t, c_v) / config.temperature
+    for i in range(18):
+        if objective == "cross":
+            seen[i, 4 * (i // 3) : 4 * (i // 3) + 4] = -torch.inf  # the clips of its own video
+    support = model.support(seen.softmax(1), batch.video, batch.video_mask)
+    assert terms["captioning"].item() == pytest.approx(model.caption_loss(*support, batch.labels).item(), rel=1e-4)
+    terms["loss"].backward()
+    assert model.video_head.f.weight.grad.abs().sum() > 0
+
+
+def test_ranks_are_those_of_naive_distances(home):
+    run = fit(small(UNEVEN, objective="none", s2dtw_dummy=0.3), quiet=True)
+    corpus = load_corpus("events", **UNEVEN)
+    model, data = run.load(corpus)
+    rows = corpus.stories.split("test")
+    c_t, c_v, place = data.embed(model, "test")
+    captions = corpus.captions_of(corpus.split("test"))
+    at = {caption: i for i, caption in enumerate(captions["caption"])}
+    clip_at = {clip: i for i, clip in enumerate(corpus.split("test"))}
+    score = np.empty((len(rows), len(rows)))
+    for i, told in enumerate(corpus.stories.captions[rows]):
+        for j, shown in enumerate(corpus.stories.clips[rows]):
+            cost = s2dtw.cosine_cost(c_v[[clip_at[clip] for clip in shown]], c_t[[at[caption] for caption in told]])
+            score[i, j] = s2dtw.s2dtw(cost, dummy=0.3)
+    naive = 1 + (score < np.diag(score)[:, None]).sum(1)
+    assert np.mean(run.ranks["t2v"] == naive) > 0.8  # rounding may turn what is nearly a tie
+    assert np.abs(run.ranks["t2v"] - naive).max() <= 1
+    assert run.metrics["n_queries"] == len(rows) and set(run.ranks["clip"]) == set(range(len(rows)))
+
+
+def test_what_cannot_be_trained_is_said(home):
+    with pytest.raises(ConfigError, match="tells 3 captions of 4 clips; take contrast = 's2dtw'"):
+        fit(small(UNEVEN, contrast="info_nce"), quiet=True)
+    with pytest.raises(CorpusError, match="no long videos; sequences = True wants a corpus such as events"):
+        fit(Config.preset("smoke", sequences=True, corpus_options={"clips": 60}), quiet=True)
+
+
+@pytest.mark.parametrize("changes", [{"contrast": "info_nce"}, {"contrast": "triplet", "emcl": True}])
+def test_place_by_place_any_loss_can_be_trained(home, changes):
+    run = fit(small(**changes), quiet=True)
+    model, data = run.load()
+    c_t, c_v = data.told(model, "test")
+    assert c_t.shape == c_v.shape == (8, 4, 32) and run.metrics["n_queries"] == 8
+
+
+def test_without_negatives_embeddings_collapse(home):
+    """What VT-TWINS reports: with nothing but the own pairs pulled together, all embeddings come to lie on one line."""
+    first = {}
+    for contrastive in (False, True):
+        run = fit(small(objective="none", epochs=40, lr=1e-2, text_lr=1e-2, s2dtw_contrastive=contrastive), quiet=True)
+        corpus = load_corpus("events", **EVENTS)
+        model, data = run.load(corpus)
+        unit = torch.nn.functional.normalize(torch.cat([x.flatten(0, 1) for x in data.told(model, "train")]), dim=1)
+        values = torch.linalg.svdvals(unit)
+        first[contrastive] = (values[0] ** 2 / (values**2).sum()).item()
+    print(first)
+    assert first[False] > 0.95 and first[True] < 0.6
+
+
+def test_measures_by_hand(home):
+    run = fit(small(objective="none"), quiet=True)
+    corpus = load_corpus("events", **EVENTS)
+    found = alignment.measure(run, corpus)
+    assert found.keys() == set(alignment.MEASURES)
+    model, data = run.load(corpus)
+    c_t, c_v = (torch.nn.functional.normalize(x, dim=-1) for x in data.told(model, "test"))
+    best = torch.einsum("qmd,cnd->qcmn", c_t, c_v).amax(-1).mean(-1)
+    right = (best.argmax(1) == torch.arange(8)).double().mean()
+    assert found["best-match R@1"] == pytest.approx(100 * right.item())
+    assert found["spread"] == pytest.approx((c_t.flatten(0, 1) @ c_v.flatten(0, 1).T).std().item(), rel=1e-4)
+    assert 0 <= found["step recall"] <= 100 and 0 <= found["motion top-1"] <= 100
+
+
+def test_the_shown_pair_is_of_median_margin(home):
+    run = fit(small(objective="none"), quiet=True)
+    corpus = load_corpus("events", **EVENTS)
+    found = alignment.pairs(run, corpus)
+    model, data = run.load(corpus)
+    c_t, c_v = data.told(model, "test")
+    score = s2dtw.distances(c_v, c_t).numpy()
+    margins = [np.delete(row, i).min() - row[i] for i, row in enumerate(score)]
+    video = int(np.argsort(margins)[4])
+    (cost, path, right), (other, _, none) = found.values()
+    assert torch.allclose(cost, s2dtw.cosine_cost(c_v[video], c_t[video]), atol=1e-6)
+    nearest = np.argsort(np.where(np.arange(8) == video, np.inf, score[video]))[0]
+    assert torch.allclose(other, s2dtw.cosine_cost(c_v[nearest], c_t[video]), atol=1e-6)
+    assert path.shape == cost.shape and 0 <= path.min() and path.max() <= 1 + 1e-5 and not len(none)
+    truth = corpus.stories.truth[corpus.stories.split("test")[video]]
+    assert [(caption, clip) for clip, caption in right] == [(i, t) for i, t in enumerate(truth) if t >= 0]
+
+
+def test_measures_stand_beside_the_supplement(home):
+    study = Study("s2dtw", corpus="events", preset="smoke", seeds=[0], jobs=1, changes={"corpus_options": EVENTS})
+    runs = study.run({name: alignment.ABLATION[name] | {"batch": 6} for name in (alignment.FULL, "γ = 1", "symmetric")})
+    table = alignment.beside(study.rows(runs, also=alignment.table(runs, study.corpus)))
+    paper = pd.read_csv(alignment.__file__.replace("alignment.py", "paper.csv"), dtype={"table": str})
+    paper = paper[(paper["table"] == "VT-TWINS 3") & (paper["row"] == "gamma 1") & (paper["dataset"] == "crosstask")]
+    assert table.loc["γ = 1", "paper: crosstask CTR"] == paper["value"].item()
+    assert table.loc["symmetric"].filter(like="paper").isna().all()
+    assert table.loc["γ = 1", "R@1"] == pytest.approx(runs["γ = 1"][0].metrics["t2v R@1"], abs=0.01)
+    assert set(alignment.PAPER.values()) <= set(alignment.ABLATION)
