@@ -9,8 +9,10 @@ warnings.filterwarnings("ignore", "IProgress not found")
 
 from ssb import (
     alignment,
+    benchmarks,
     charts,
     emcl,
+    examples,
     figures,
     losses,
     meaning,

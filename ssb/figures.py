@@ -201,6 +201,17 @@ def filmstrip(film: np.ndarray, shown: int = 4) -> np.ndarray:
     return np.concatenate(list(np.pad(picked, ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=255)), axis=1)
 
 
+def seen(axis: plt.Axes, corpus: Corpus, clip: int, width: int = 34, lines: int = 5) -> None:
+    """One clip (position in the corpus): its frames where the corpus has them, its first caption elsewhere."""
+    axis.axis("off")
+    if corpus.frames:
+        axis.imshow(filmstrip(corpus.frames(clip)))
+        return
+    own = corpus.captions_of(np.array([clip]))["text"].iloc[0]
+    words = textwrap.wrap(own, width, max_lines=lines, placeholder=" …")
+    axis.text(0.5, 0.5, "\n".join(words), ha="center", va="center", fontsize=7).set_in_layout(False)
+
+
 @styled
 def retrieved(run: Run, title: str, queries: int = 4, best: int = 3, seed: int = 0):
     """Text → video: the `best` most similar test clips for some captions drawn at random, the right one marked."""
@@ -217,11 +228,6 @@ def retrieved(run: Run, title: str, queries: int = 4, best: int = 3, seed: int =
             right = found == place[query]
             style = dict(color=COLOURS[2], fontweight="bold") if right else dict(color="0.3")
             axis.set_title(f"{'right: ' if right else ''}s = {scores[found]:.2f}", fontsize=7, **style)
-            axis.axis("off")
-            if corpus.frames:
-                axis.imshow(filmstrip(corpus.frames(int(clips[found]))))
-            else:
-                own = corpus.captions_of(clips[[found]])["text"].iloc[0]
-                axis.text(0.5, 0.5, "\n".join(textwrap.wrap(own, 34)), ha="center", va="center", fontsize=7)
+            seen(axis, corpus, int(clips[found]))
     figure.suptitle(title, fontsize=8)
     return figure

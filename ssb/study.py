@@ -24,7 +24,7 @@ from ssb.train import Collapsed, Run, TrainingError, fit, run_name
 
 WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
 METRICS = tuple(retrieval.metrics(np.ones(1)))
-PARTS = ("", "_summary", "_training", "_claims", "_traces", "_noise", "_power")  # of the files of a table
+PARTS = ("", "_summary", "_training", "_claims", "_traces", "_noise", "_power", "_beside")  # of the files of a table
 VERDICTS = {"higher": "held", "lower": "contradicted", "not resolved": "not resolved"}  # of a claim
 DELTA = ("delta", "delta_low", "delta_high", "p", "seeds_low", "seeds_high")
 

@@ -34,6 +34,7 @@ ARGUMENTS = {
     ],
     "12_significance": ["-p", "changes", SMALL, "-p", "seeds", "[0,1]", "-p", "jobs", "1"],
     "13_overview": [],
+    "15_figure5_retrieved": ["-p", "changes", SMALL, "-p", "jobs", "1"],
     **{
         name: ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "jobs", "1"]
         for name in (
@@ -71,6 +72,11 @@ WRITES = {
     "10_false_negatives": [f"{HERE[0]}/false_negatives_claims.csv", f"{HERE[1]}/false_negatives.png"],
     "12_significance": [f"{HERE[0]}/table12_power.csv", f"{HERE[1]}/table12.png"],
     "13_overview": [f"{HERE[1]}/overview.png"],
+    "15_figure5_retrieved": [
+        f"{HERE[0]}/figure5.csv",
+        f"{HERE[1]}/figure5.png",
+        f"{HERE[1]}/figure5_fig_differ.pdf",
+    ],
     **{
         name: wrote(table)
         for name, table in {
