@@ -126,14 +126,14 @@ def top(found: Found, query: int, best: int = BEST) -> list[int]:
 
 
 def table(found: Found, chosen: pd.DataFrame, best: int = BEST) -> pd.DataFrame:
-    """The cases of `choose` in full: for each its caption, its own clip with rank and similarity, the clips found, each
+    """The cases of `choose` in full: for each its query (number of the caption), its own clip with rank and similarity, the clips found, each
     with its similarity and whether the caption is true of it, the share of queries of its kind, and the run."""
     names = [found.corpus.clips[clip] for clip in found.clips]
     run = {"setting": found.run.config.objective, "seed": found.run.config.seed, "run": found.run.name}
     share, rows = shares({"%": found})["%"], []
     for case in chosen.itertuples():
         own, scores = found.own[case.query], found.similarity[case.query].round(6)
-        row = {"kind": case.kind, "query": case.query, "text": found.texts[case.query], "clip": names[own]}
+        row = {"kind": case.kind, "query": case.query, "clip": names[own]}
         row |= {"rank": case.rank, "similarity": scores[own]}
         for place, column in enumerate(top(found, case.query, best), 1):
             row |= {f"found {place}": names[column], f"similarity {place}": scores[column]}
