@@ -126,8 +126,9 @@ def top(found: Found, query: int, best: int = BEST) -> list[int]:
 
 
 def table(found: Found, chosen: pd.DataFrame, best: int = BEST) -> pd.DataFrame:
-    """The cases of `choose` in full: for each its query (number of the caption), its own clip with rank and similarity, the clips found, each
-    with its similarity and whether the caption is true of it, the share of queries of its kind, and the run."""
+    """The cases of `choose` in full: for each its query (the number of its caption), its own clip with rank and
+    similarity, the clips found, each with its similarity and whether the caption is true of it, the share of queries of
+    its kind, and the run. No captions: a corpus may not be ours to copy."""
     names = [found.corpus.clips[clip] for clip in found.clips]
     run = {"setting": found.run.config.objective, "seed": found.run.config.seed, "run": found.run.name}
     share, rows = shares({"%": found})["%"], []
