@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = '{"epochs": 1, "corpus_options": {"clips": 90, "captions": 2, "false_negatives": 0.05}}'
 SMALLER = '{"epochs": 1, "corpus_options": {"clips": 90, "captions": 2}}'
+TINY = ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "jobs", "1"]
+OTHER = '{"corpus_options": {"clips": 100, "captions": 2, "false_negatives": 0.05, "seed": 1}}'
+STORIES = '{"batch": 6, "corpus_options": {"videos": 36, "events": 4, "captions": 2, "false_negatives": 0.05}}'
 ARGUMENTS = {
     "00_quickstart": ["-p", "changes", SMALL],
     "01_table1_objectives": ["-p", "changes", SMALL, "-p", "seeds", "[0,1]", "-p", "jobs", "1"],
@@ -32,11 +35,15 @@ ARGUMENTS = {
         "jobs",
         "1",
     ],
+    "13_tables3to6_pretraining": [*TINY, "-p", "pretrain_changes", OTHER],
+    "14_table10_zero_shot": [*TINY, "-p", "trained_changes", OTHER],
+    "19_vt_twins_s2dtw": ["-p", "changes", STORIES, "-p", "seeds", "[0]", "-p", "jobs", "1"],
+    "20_together": [*TINY, "-p", "video_changes", STORIES],
     "12_significance": ["-p", "changes", SMALL, "-p", "seeds", "[0,1]", "-p", "jobs", "1"],
-    "13_overview": [],
+    "21_overview": [],
     "15_figure5_retrieved": ["-p", "changes", SMALL, "-p", "jobs", "1"],
     **{
-        name: ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "jobs", "1"]
+        name: TINY
         for name in (
             "03_table2a_video_encoder",
             "04_table2b_aggregation",
@@ -70,8 +77,20 @@ WRITES = {
     "07_table2e_contrastive_loss": [*wrote("table2e"), f"{HERE[1]}/table2e_fig_collapse.png"],
     "09_lambda_temperature": [path for path in wrote("constants") if "_claims" not in path],  # the paper claims nothing
     "10_false_negatives": [f"{HERE[0]}/false_negatives_claims.csv", f"{HERE[1]}/false_negatives.png"],
+    "13_tables3to6_pretraining": [*wrote("pretraining"), f"{HERE[0]}/pretraining_beside.csv"],
+    "14_table10_zero_shot": [*wrote("table10"), f"{HERE[0]}/table10_beside.csv"],
+    "19_vt_twins_s2dtw": [
+        *(path.replace("shapes", "events") for path in wrote("s2dtw")),
+        "results/events-smoke/s2dtw_measures.csv",
+        "figures/events-smoke/s2dtw_fig_alignment.png",
+    ],
+    "20_together": [
+        *wrote("together"),
+        *(path.replace("shapes", "events") for path in wrote("together_videos")),
+        "results/events-smoke/together_videos_measures.csv",
+    ],
     "12_significance": [f"{HERE[0]}/table12_power.csv", f"{HERE[1]}/table12.png"],
-    "13_overview": [f"{HERE[1]}/overview.png"],
+    "21_overview": [f"{HERE[1]}/overview.png"],
     "15_figure5_retrieved": [
         f"{HERE[0]}/figure5.csv",
         f"{HERE[1]}/figure5.png",
@@ -110,7 +129,7 @@ def code_cells(notebook: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_with_the_smoke_preset(notebook, tmp_path):
-    if notebook.stem == "13_overview":  # which draws what the others have left
+    if notebook.stem == "21_overview":  # which draws what the others have left
         (tmp_path / HERE[0]).mkdir(parents=True)
         (tmp_path / HERE[0] / "table1_claims.csv").write_text(CLAIMS)
         (tmp_path / HERE[0] / "table1.csv").write_text("run,seconds,preset\nx,1,smoke\n")
