@@ -24,7 +24,7 @@ from torch.nn import functional
 from ssb import ModelError, load_corpus, r2plus1d
 
 av = pytest.importorskip("av")
-from ssb import video  # noqa: E402
+from ssb import decode, video  # noqa: E402
 
 HALF = Fraction(1, 2)
 
@@ -55,7 +55,7 @@ def grey(frame) -> np.ndarray:
 
 def seen(path: Path, count: int = 1, rate=1) -> np.ndarray:
     """(steps, count) greys."""
-    return np.stack(list(video.windows(path, count, Fraction(rate), grey)))[..., 0]
+    return np.stack(list(decode.windows(path, count, Fraction(rate), grey)))[..., 0]
 
 
 def number(shade: float, count: int) -> int:
@@ -83,7 +83,7 @@ def test_a_step_is_the_frame_shown_in_the_middle_of_a_second(tmp_path, fps, coun
 def test_odd_sizes_and_other_containers(tmp_path, size, pixels, codec, ending):
     path = write_video(tmp_path / f"a.{ending}", greys(25), 10, size, codec, pixels)
     assert [number(x, 25) for (x,) in seen(path)] == [5, 15]
-    *_, window = video.windows(path, 2, Fraction(30), video.middle)
+    *_, window = decode.windows(path, 2, Fraction(30), video.middle)
     assert window.shape == (2, 112, 112, 3) and window.dtype == np.uint8
 
 
@@ -104,7 +104,7 @@ def test_an_image_backbone_sees_colours_the_right_way_round(tmp_path):
         for _ in range(5):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
-    ((window,),) = video.windows(path, 1, Fraction(1), video.middle)
+    ((window,),) = decode.windows(path, 1, Fraction(1), video.middle)
     assert np.abs(window - image[8:120, 24:136].astype(int)).max() <= 2  # 160 × 128 is not scaled, only cut
 
 
@@ -127,9 +127,9 @@ def naive(times: list[Fraction], end: Fraction, count: int, rate: Fraction) -> l
 def test_windows_equal_those_of_a_clip_held_whole(gaps, count, rate):
     edges = [Fraction(sum(gaps[:i]), 40) for i in range(len(gaps) + 1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(video, "frames", lambda path: [*zip(edges[:-1], range(1, len(gaps) + 1)), (edges[-1], None)])
+        patch.setattr(decode, "frames", lambda path: [*zip(edges[:-1], range(1, len(gaps) + 1)), (edges[-1], None)])
         asked = []
-        found = list(video.windows("", count, Fraction(rate), lambda i: asked.append(i) or np.array(i - 1)))
+        found = list(decode.windows("", count, Fraction(rate), lambda i: asked.append(i) or np.array(i - 1)))
     assert [window.tolist() for window in found] == naive(edges[:-1], edges[-1], count, Fraction(rate))
     assert len(asked) <= len(found) + len(set(asked))  # no frame is prepared over and over
 
@@ -214,8 +214,8 @@ DAMAGE = {
 def test_a_broken_clip_says_what_is_wrong(tmp_path, kind):
     damage, message = DAMAGE[kind]
     damage(tmp_path / "a.mp4")
-    with pytest.raises(video.VideoError, match=message):
-        list(video.windows(tmp_path / "a.mp4", 1, Fraction(1), grey))
+    with pytest.raises(decode.VideoError, match=message):
+        list(decode.windows(tmp_path / "a.mp4", 1, Fraction(1), grey))
 
 
 def test_one_damaged_packet_is_passed_over(tmp_path):
@@ -458,7 +458,7 @@ def resnet(tmp_path_factory) -> str:
 
 def test_a_resnet_gives_its_last_pooling(tmp_path, resnet):
     path, eye = write_video(tmp_path / "a.mp4", greys(20), 10, (64, 80)), video.backbone(resnet)
-    found = eye.encode(torch.from_numpy(np.stack(list(video.windows(path, eye.count, eye.rate, eye.prepare)))))
+    found = eye.encode(torch.from_numpy(np.stack(list(decode.windows(path, eye.count, eye.rate, eye.prepare)))))
     with av.open(str(path)) as container:
         images = [frame.to_image() for frame in container.decode(video=0)]
     model = transformers.ResNetModel.from_pretrained(resnet).eval()
@@ -477,7 +477,7 @@ def test_a_video_backbone_gets_its_frames_in_order(tmp_path):
     eye = video.backbone(save_backbone(tmp_path / "model", transformers.VideoMAEModel(config), processor))
     assert (eye.count, eye.rate) == (4, 4)
     path = write_video(tmp_path / "a.mp4", greys(16), 8, (64, 80))
-    first, _ = video.windows(path, eye.count, eye.rate, eye.prepare)
+    first, _ = decode.windows(path, eye.count, eye.rate, eye.prepare)
     with av.open(str(path)) as container:
         images = [frame.to_image() for frame in container.decode(video=0)]
     wanted = processor([images[i] for i in (1, 3, 5, 7)], return_tensors="pt").pixel_values  # at 1/8, 3/8, 5/8, 7/8 s
