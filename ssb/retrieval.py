@@ -117,23 +117,6 @@ def video_to_text(video, text, clip_of_caption, protocol: str = "best-caption", 
     return _numpy(torch.cat(found))
 
 
-def matrix_ranks(similarity, clip_of_caption) -> dict[str, np.ndarray]:
-    """`search` and `video_to_text` of given scores."""
-    similarity = torch.as_tensor(similarity).detach().double()
-    clip = _indices(clip_of_caption, len(similarity), similarity.shape[1], "clip_of_caption").to(similarity.device)
-    own = similarity.gather(1, clip[:, None])[:, 0]
-    best = own.new_full((similarity.shape[1],), -torch.inf).scatter_reduce(0, clip, own, "amax")
-    right = torch.bincount(clip[own == best[clip]], minlength=len(best))
-    better, tied = (similarity > best).sum(dim=0), (similarity == best).sum(dim=0) - right
-    score = similarity.new_full((len(best), len(best)), -torch.inf)
-    score.scatter_reduce_(0, clip[:, None].expand(-1, len(best)), similarity, "amax")
-    return {
-        "t2v": ranks(similarity, clip),
-        "v2t best-caption": _numpy(1 + better + tied.double() / (right + 1)),
-        "v2t max-per-video": ranks(score.T, np.arange(len(best))),
-    }
-
-
 def metrics(ranks, recalls=(1, 5, 10)) -> dict[str, float]:
     """R@K for each K of `recalls`, the queries with rank ≤ K in percent; MdR, the median rank; MnR, the mean rank.
 
