@@ -9,6 +9,8 @@ warnings.filterwarnings("ignore", "IProgress not found")
 
 from ssb import (
     alignment,
+    bases,
+    bases_figures,
     benchmarks,
     charts,
     emcl,

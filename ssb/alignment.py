@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ssb import actions, files, losses, retrieval, s2dtw, sequences, steps
+from ssb import actions, bases, files, losses, retrieval, s2dtw, sequences, steps
 from ssb.corpus import Corpus
 from ssb.figures import COLOURS, HEAT, PAGE, styled
 from ssb.train import Run
@@ -45,16 +45,19 @@ SEQUENCES = {  # what a caption sequence can be trained with; all are judged by 
     FULL: S2DTW,
     "SSB + S2DTW": S2DTW | {"objective": "cross"},
 }
-_EMCL = {"emcl": True, "emcl_temperature": 0.03, "emcl_beta": 1.0}  # see `bases`
-CLIPS = {  # the same losses on clips and their captions, and EMCL
-    "triplet": {"objective": "none"},
-    "InfoNCE": {"contrast": "info_nce", "objective": "none"},
-    "SSB cross": {"objective": "cross"},
-    "EMCL": {"objective": "none", **_EMCL},
-    "SSB + EMCL": {"objective": "cross", **_EMCL},
-}
-CLIPS = {name: {"contrast": "triplet"} | changes for name, changes in CLIPS.items()}
 MEASURES = ("step recall", "pooled R@1", "best-match R@1", "spread", "motion top-1")
+
+
+def clips(constants: bases.Constants = bases.LAYER) -> dict[str, dict]:
+    """The same losses on clips and their captions, and EMCL with these constants."""
+    grid = {
+        "triplet": {"objective": "none"},
+        "InfoNCE": {"contrast": "info_nce", "objective": "none"},
+        "SSB cross": {"objective": "cross"},
+        "EMCL": bases.layer(constants, objective="none"),
+        "SSB + EMCL": bases.layer(constants, objective="cross"),
+    }
+    return {name: {"contrast": "triplet"} | changes for name, changes in grid.items()}
 
 
 def measure(run: Run, corpus: Corpus, split: str = "test", probe: bool = True) -> dict[str, float]:

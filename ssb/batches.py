@@ -139,12 +139,12 @@ class Data:
 
     def ranks(self, model, split: str) -> dict[str, np.ndarray]:
         """Ranks of a split's queries: "t2v", "v2t best-caption", "v2t max-per-video"; and `clip`, that of each text
-        query. With EMCL the embeddings go through it in blocks of the batch's size, as in training."""
+        query. With EMCL the embeddings go through it in blocks of the batch's size, as in training, dealt at random."""
         c_t, c_v, clip = self.embed(model, split)
         if self.config.emcl:
             with threads(self.config.threads):
                 pair = c_t.to(self.device), c_v.to(self.device)
-                scores = emcl.similarity(*pair, model.emcl, block=self.config.batch, unit=False)
+                scores = emcl.similarity(*pair, model.emcl, self.config.batch, unit=False, seed=self.config.seed)
             return retrieval.matrix_ranks(scores, clip) | {"clip": clip}
         return {
             "t2v": retrieval.search(c_t, c_v, clip),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TINY = 1e-6  # of the paper's code
+TOGETHER = 128  # blocks of captions that `similarity` computes at once: as many separate calls, but faster
 
 
 class EMCL(nn.Module):
@@ -54,35 +55,47 @@ class EMCL(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """EM on the channels of x (b, n) → bases (b, K) of unit length, responsibilities (n, K) of the last E-step."""
-        bases = self.start.to(x.dtype).expand(len(x), -1)
+        """EM on the channels of x (b, n) → bases (b, K) of unit length, responsibilities (n, K) of the last E-step.
+        Further dimensions in front are separate calls."""
+        bases = self.start.to(x.dtype).expand(*x.shape[:-1], -1)
         for _ in range(self.stages):
-            z = (x.T @ bases / self.temperature).softmax(dim=1)
+            z = (bases.mT @ x / self.temperature).softmax(dim=-2)  # (K, n): in this layout few bases are fast
+            total = TINY + z.sum(dim=-1, keepdim=True)
             if self.released:
-                z = z / (TINY + z.sum(dim=0))
-                bases = x @ z
-                bases = bases / (TINY + bases.norm(dim=0))
+                z = z / total
+                bases = x @ z.mT
+                bases = bases / (TINY + bases.norm(dim=-2, keepdim=True))
             else:
-                bases = F.normalize(x @ z / (TINY + z.sum(dim=0)), dim=0)
-        return bases, z
+                bases = F.normalize(x @ z.mT / total.mT, dim=-2)
+        return bases, z.mT
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(b, n) → (b, n). The gradient is that of the summand E alone: EM is a constant to it."""
         if embeddings.dim() != 2 or not embeddings.numel():
             raise ValueError(f"EMCL wants embeddings of shape (rows, channels), got {tuple(embeddings.shape)}")
-        with torch.autocast(embeddings.device.type, enabled=False):
-            x = embeddings.detach()
-            bases, z = self.fit(x if x.dtype == torch.float64 else x.float())
-            rebuilt = bases @ z.T  # Ê
+        rebuilt, bases = self.rebuilt(embeddings)
         if self.training:
             mean = bases.mean(dim=0, keepdim=True).to(self.start.dtype)
             self.start.copy_(self.momentum * self.start + (1 - self.momentum) * mean)
-        return self.beta * rebuilt.to(embeddings.dtype) + embeddings
+        return self.beta * rebuilt + embeddings
+
+    def rebuilt(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Ê (..., b, n) and its bases (..., b, K), without gradient; further dimensions in front are separate calls."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            x = embeddings.detach()
+            bases, z = self.fit(x if x.dtype == torch.float64 else x.float())
+            return (bases @ z.mT).to(embeddings.dtype), bases
 
 
 @torch.no_grad()
 def similarity(
-    text: Tensor, video: Tensor, module: EMCL, block: int | None = 32, unit: bool = True, score: str = "cosine"
+    text: Tensor,
+    video: Tensor,
+    module: EMCL,
+    block: int | None = 32,
+    unit: bool = True,
+    score: str = "cosine",
+    seed: int | None = None,
 ) -> Tensor:
     """Scores of text (Q, n) and video (C, n) after EMCL → (Q, C). The module's start is left as it is.
 
@@ -92,7 +105,14 @@ def similarity(
     unit: rows to unit length first, as the public inference module. False: as they are, for a model that was trained
         with the layer.
     score: of the results; "dot" is that of the public inference module, where long rows win.
+    seed: rows are dealt into blocks at random by it. None: as they come; where captions of a clip come one after the
+        other they share blocks, and their scores tell that they belong together, which no query may know.
     """
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        t, v = (torch.randperm(len(x), generator=generator).to(x.device) for x in (text, video))
+        dealt = similarity(text[t], video[v], module, block, unit, score)
+        return torch.empty_like(dealt).index_put_((t[:, None], v), dealt)
     if score not in ("cosine", "dot"):
         raise ValueError(f"score={score!r}; wanted 'cosine' or 'dot'")
     if block is not None and block < 1:
@@ -100,20 +120,24 @@ def similarity(
     if unit:
         text, video = F.normalize(text, dim=1), F.normalize(video, dim=1)
     block = block or max(len(text), len(video), 1)
-    training = module.training
-    module.eval()
-    try:
-        out = text.new_empty(len(text), len(video))
-        for i in range(0, len(text), block):
-            for j in range(0, len(video), block):
-                t, v = text[i : i + block], video[j : j + block]
-                rows = module(torch.cat([v, t]))
-                if score == "cosine":
-                    rows = F.normalize(rows, dim=1)
-                out[i : i + block, j : j + block] = rows[len(v) :] @ rows[: len(v)].T
-        return out
-    finally:
-        module.train(training)
+    parts = [text.new_empty(0, len(video))]
+    for t in _blocks(text, block):  # (blocks, rows, n)
+        columns = []
+        for v in video.split(block):
+            rows = torch.cat([v.expand(len(t), -1, -1), t], dim=1)
+            rows = module.beta * module.rebuilt(rows)[0] + rows
+            if score == "cosine":
+                rows = F.normalize(rows, dim=-1)
+            columns.append((rows[:, len(v) :] @ rows[:, : len(v)].mT).flatten(0, 1))
+        parts.append(torch.cat(columns, dim=1))
+    return torch.cat(parts)
+
+
+def _blocks(text: Tensor, block: int) -> list[Tensor]:
+    """Rows (Q, n) as stacks (at most TOGETHER, block, n) of whole blocks, and the rest as a stack of one."""
+    whole = len(text) // block * block
+    stacks = list(text[:whole].reshape(-1, block, text.shape[1]).split(TOGETHER)) if whole else []
+    return stacks + [text[None, whole:]] * (whole < len(text))
 
 
 def effective_rank(x: Tensor) -> float:

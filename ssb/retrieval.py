@@ -94,12 +94,7 @@ def video_to_text(video, text, clip_of_caption, protocol: str = "best-caption", 
         raise ValueError(f"protocol={protocol!r}; wanted 'best-caption' or 'max-per-video'")
     video, text = _pair(video, text, "video", "text")
     clip = _indices(clip_of_caption, len(text), len(video), "clip_of_caption").to(video.device)
-    silent = (torch.bincount(clip, minlength=len(video)) == 0).nonzero()
-    if len(silent):
-        raise ValueError(
-            f"video {silent[0].item()} has no caption ({len(silent)} of {len(video)} have none); leave it "
-            "out of `video` or give it one"
-        )
+    _told(clip, len(video))
     right = torch.cat([_dot(video[c], t) for c, t in zip(clip.split(chunk), text.split(chunk))])  # (C,)
     best = right.new_zeros(len(video)).scatter_reduce(0, clip, right, "amax", include_self=False)  # (V,)
     winners = torch.bincount(clip[right == best[clip]], minlength=len(video))  # right captions tied for best
@@ -115,6 +110,30 @@ def video_to_text(video, text, clip_of_caption, protocol: str = "best-caption", 
             better, tied = (score > own).sum(dim=0), (score == own).sum(dim=0) - 1
             found.append(1 + better + tied.double() / 2)
     return _numpy(torch.cat(found))
+
+
+def matrix_ranks(similarity, clip_of_caption) -> dict[str, np.ndarray]:
+    """Ranks of every protocol from a matrix of scores that is no matter of embeddings alone: "t2v" (Q,), "v2t
+    best-caption" (C,) and "v2t max-per-video" (C,), ties as in `ranks` and `video_to_text`.
+
+    similarity: (Q, C) of captions and clips, higher is better; clip_of_caption: (Q,) the column of each caption's clip.
+    Raises ValueError as `ranks` does, NaN included, and for a clip without a caption.
+    """
+    similarity = torch.as_tensor(similarity).detach()
+    found = {"t2v": ranks(similarity, clip_of_caption)}  # which looks at the shapes too
+    clip = torch.as_tensor(clip_of_caption).long().to(similarity.device)
+    clips = similarity.shape[1]
+    _told(clip, clips)
+    right = similarity.gather(1, clip[:, None])[:, 0]  # (Q,)
+    score = similarity.new_zeros(clips, clips)  # of a clip by its most similar caption; clips down, queries across
+    score.scatter_reduce_(0, clip[:, None].expand(-1, clips), similarity, "amax", include_self=False)
+    best = score.diagonal()
+    winners = torch.bincount(clip[right == best[clip]], minlength=clips)
+    better, tied = (similarity > best).sum(dim=0), (similarity == best).sum(dim=0)
+    found["v2t best-caption"] = _numpy(1 + better + (tied - winners).double() / (winners + 1))
+    better, tied = (score > best).sum(dim=0), (score == best).sum(dim=0) - 1
+    found["v2t max-per-video"] = _numpy(1 + better + tied.double() / 2)
+    return found
 
 
 def metrics(ranks, recalls=(1, 5, 10)) -> dict[str, float]:
@@ -207,6 +226,15 @@ def _indices(x, length: int, size: int, name: str) -> Tensor:
     if len(wrong):
         raise ValueError(f"{name}[{wrong[0].item()}] is {x[wrong[0]].item()}; wanted 0 to {size - 1}")
     return x
+
+
+def _told(clip: Tensor, clips: int):
+    silent = (torch.bincount(clip, minlength=clips) == 0).nonzero()
+    if len(silent):
+        raise ValueError(
+            f"video {silent[0].item()} has no caption ({len(silent)} of {clips} have none); leave it "
+            "out of `video` or give it one"
+        )
 
 
 def _count(queries: Tensor, gallery: Tensor, own: Tensor, chunk: int) -> tuple[Tensor, Tensor]:

@@ -204,6 +204,8 @@ TITLES = {  # of the panels of the overview
     "pretraining": "Tables 3 to 6: pre-training",
     "table10": "Table 10: zero-shot",
     "s2dtw": "VT-TWINS",
+    "emcl": "EMCL as a layer",
+    "emcl_inference": "EMCL at inference",
     "together": "one budget",
     "together_videos": "one budget, long videos",
 }

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssb import emcl
 from ssb.emcl import EMCL, effective_rank, similarity
 
 WAYS = pytest.mark.parametrize("released", [False, True], ids=["ours", "released"])
@@ -203,6 +204,16 @@ def test_similarity_depends_on_block_and_order_unless_all_go_at_once():
     swapped = torch.tensor([3, 1, 0, 2, 6, 4, 5, 7])  # within the blocks
     assert torch.allclose(blocks[swapped], similarity(text[swapped], video, module, 4), atol=1e-8)
     assert torch.allclose(blocks.T, similarity(video, text, module, 4), atol=1e-8)
+
+
+def test_blocks_computed_together_are_separate_calls(monkeypatch):
+    text, video, module = embeddings(23, 16, 1), embeddings(5, 16, 2), made(bases=4, temperature=0.1)
+    many = similarity(text, video, module, 4)  # five whole blocks and a rest
+    monkeypatch.setattr(emcl, "TOGETHER", 2)
+    assert torch.allclose(similarity(text, video, module, 4), many, atol=1e-12)
+    alone = [similarity(text[i : i + 4], video[j : j + 4], module) for i in range(0, 23, 4) for j in (0, 4)]
+    assert torch.allclose(many[4:8, :4], alone[2], atol=1e-12) and torch.allclose(many[20:, 4:], alone[-1], atol=1e-12)
+    assert similarity(text[:0], video, module).shape == (0, 5)
 
 
 def test_similarity_leaves_the_module_as_it_was():

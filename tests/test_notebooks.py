@@ -53,6 +53,7 @@ ARGUMENTS = {
             "08_table2f_support_set",
             "09_lambda_temperature",
             "11_same_meaning",
+            "18_emcl",
         )
     },
 }
@@ -95,6 +96,13 @@ WRITES = {
         f"{HERE[0]}/figure5.csv",
         f"{HERE[1]}/figure5.png",
         f"{HERE[1]}/figure5_fig_differ.pdf",
+    ],
+    "18_emcl": [
+        *wrote("emcl"),
+        f"{HERE[0]}/emcl_inference.csv",
+        f"{HERE[0]}/emcl_inference_claims.csv",
+        f"{HERE[1]}/emcl_inference.png",
+        f"{HERE[1]}/emcl_inference_fig_orders.png",
     ],
     **{
         name: wrote(table)

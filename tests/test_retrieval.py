@@ -12,7 +12,7 @@ from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
 from ssb import retrieval
-from ssb.retrieval import bootstrap, metrics, paired_bootstrap, ranks, search, unit, video_to_text
+from ssb.retrieval import bootstrap, matrix_ranks, metrics, paired_bootstrap, ranks, search, unit, video_to_text
 
 PROTOCOLS = ("best-caption", "max-per-video")
 
@@ -256,6 +256,48 @@ def test_video_to_text_refuses_misfits():
         video_to_text(video, text, [0, 3, 2, 1])
     with pytest.raises(ValueError, match="row 0 of text is not finite"):
         video_to_text(video, text * math.nan, [0, 1, 2, 0])
+
+
+# from a matrix
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 9), st.integers(0, 14), st.integers(1, 6), st.integers(0, 10**6))
+def test_ranks_of_a_matrix_of_cosines_are_those_of_the_embeddings(videos, more, kinds, seed):
+    rng = np.random.default_rng(seed)
+    clip = captioned(rng, videos, videos + more)
+    video, text = tied_embeddings(rng, videos, kinds), tied_embeddings(rng, videos + more, kinds)
+    found = matrix_ranks(unit(text) @ unit(video).T, clip)
+    assert list(found) == ["t2v", *(f"v2t {protocol}" for protocol in PROTOCOLS)]
+    assert (found["t2v"] == search(text, video, clip)).all()
+    for protocol in PROTOCOLS:
+        assert (found[f"v2t {protocol}"] == video_to_text(video, text, clip, protocol)).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_ranks_of_any_matrix_agree_with_python_loops(data):
+    """Scores that no embeddings have, infinities among them."""
+    videos = data.draw(st.integers(1, 5))
+    clip = data.draw(st.permutations([*range(videos), *data.draw(st.lists(st.integers(0, videos - 1), max_size=6))]))
+    value = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, math.inf])
+    row = st.lists(value, min_size=videos, max_size=videos)
+    similarity = data.draw(st.lists(row, min_size=len(clip), max_size=len(clip)))
+    found, columns = matrix_ranks(torch.tensor(similarity), clip), np.array(similarity).T.tolist()
+    assert (found["t2v"] == naive_ranks(similarity, clip)).all()
+    assert found["v2t best-caption"] == pytest.approx(naive_best_caption(columns, clip), rel=1e-12)
+    assert (found["v2t max-per-video"] == naive_max_per_video(columns, clip)).all()
+
+
+def test_ranks_of_a_matrix_refuse_nan_and_misfits():
+    similarity = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match=r"video 1 has no caption \(1 of 3 have none\)"):
+        matrix_ranks(similarity, [0, 2, 2, 0])
+    with pytest.raises(ValueError, match=r"targets is torch.int64 of shape \(3,\); wanted integers of shape \(4,\)"):
+        matrix_ranks(similarity, [0, 1, 2])
+    similarity[2, 0] = math.nan
+    with pytest.raises(ValueError, match=r"similarity of query 2 holds NaN \(1 of 4 queries do\)"):
+        matrix_ranks(similarity, [0, 1, 2, 0])
 
 
 # metrics

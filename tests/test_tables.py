@@ -5,7 +5,7 @@ import re
 import pytest
 from transformers import T5Config, T5ForConditionalGeneration
 
-from ssb import PRESETS, Config, alignment, load_corpus, study, tables, text, transfer
+from ssb import PRESETS, Config, alignment, bases, load_corpus, study, tables, text, transfer
 
 GRIDS = {  # as the notebooks ask for them, by preset
     "table1": lambda preset: tables.TABLE1,
@@ -19,8 +19,9 @@ GRIDS = {  # as the notebooks ask for them, by preset
     "table2f": lambda preset: tables.table2f(Config.preset(preset).batch),
     "constants": lambda preset: tables.constants(),
     "same_meaning": lambda preset: tables.same_meaning(Config.preset(preset).captioning),
+    "emcl": lambda preset: bases.grid(bases.LAYER._replace(beta=1.0)),
     "s2dtw": lambda preset: alignment.ABLATION,
-    "together": lambda preset: alignment.CLIPS,
+    "together": lambda preset: alignment.clips(),
     "together_videos": lambda preset: alignment.SEQUENCES,
 }
 NAMED = GRIDS | {  # settings that differ in what they begin with or are tested on
