@@ -61,6 +61,11 @@ class Data:
         nth[self.by_clip] = np.arange(len(nth)) - self.first[self.clip_of[self.by_clip]]
         self.next = self.by_clip[self.first[self.clip_of] + (nth + 1) % self.count[self.clip_of]]  # caption of the clip
 
+    @property
+    def video_width(self) -> int:
+        """D, of the fused features."""
+        return self.video.shape[-1]
+
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation (D,) of each feature over the steps of the training clips."""
         steps = self.video[self.train][self.video_mask[self.train]]
@@ -208,3 +213,13 @@ class StoryData(Data):
             "v2t max-per-video": back,
             "clip": own,
         }
+
+
+def load(config: Config, corpus, device="cpu", like: Data | None = None) -> Data:
+    """What reads the batches of a corpus: `Data` in memory, `StoryData` of its long videos where the run is of
+    sequences, `Streamed` from the disk for HowTo100M."""
+    from ssb.streamed import HowTo100M, Streamed  # which builds on this module
+
+    if isinstance(corpus, HowTo100M):
+        return Streamed(config, corpus, device, like)
+    return (StoryData if config.sequences else Data)(config, corpus, device, like)

@@ -290,7 +290,7 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus:
     directory is looked up too. Their one option is `missing`: clips without features are an error with "refuse", the
     default, and left out, with a printed line that counts them, with "drop".
     """
-    from ssb import datasets, sequences, shapes  # all build on this module
+    from ssb import datasets, howto100m, sequences, shapes  # all build on this module
 
     made = {"events": sequences.corpus, "shapes": shapes.corpus}
     if name in made:
@@ -302,6 +302,8 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus:
     if str(name) in datasets.READERS:
         return datasets.READERS[str(name)](files.data(), **options)
     for path in (Path(name), files.data() / name):
+        if howto100m.is_here(path):
+            return howto100m.HowTo100M(path)
         if path.is_dir():
             return datasets.folder(path, **options)
     raise CorpusError(

@@ -15,8 +15,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from ssb import files, retrieval
-from ssb.batches import Data
+from ssb import batches, files, retrieval
 from ssb.config import Config, ConfigError
 from ssb.corpus import Corpus, load_corpus
 from ssb.tables import CLAIMS, Claim
@@ -118,7 +117,7 @@ class Study:
     def _prepare(self, configs: list[Config]):
         """Compute the states of each frozen text encoder once, before several processes want them at once."""
         for config in {(c.text_encoder, c.max_tokens): c for c in configs if c.freeze_text}.values():
-            Data(config, self.corpus)
+            batches.load(config, self.corpus)
 
     def _train(self, todo: list[tuple[str, Config]]) -> dict[str, Exception]:
         """Train in parallel; one line as each run ends. Returns the failed ones, title → why."""

@@ -19,8 +19,8 @@ from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 
-from ssb import files, losses, retrieval
-from ssb.batches import Data, StoryData, threads
+from ssb import batches, files, losses, retrieval
+from ssb.batches import Data, threads
 from ssb.config import VERSION, Config, ConfigError
 from ssb.corpus import Corpus, CorpusError, load_corpus
 from ssb.model import DECODER, SupportSetModel
@@ -131,15 +131,14 @@ def data_for(config: Config, corpus: Corpus, device="cpu", like: Data | None = N
     in `Data`; the data of the run that `pretrained` names."""
     if config.pretrained:
         like = named(config.pretrained).load()[1]
-    return (StoryData if config.sequences else Data)(config, corpus, device, like)
+    return batches.load(config, corpus, device, like)
 
 
 def build(data: Data) -> SupportSetModel:
     """An untrained model for the data. Its weights are drawn from torch's generator."""
     config = data.config
     encoder = None if config.freeze_text else data.encoder
-    width = data.video.shape[-1]
-    model = SupportSetModel(config, width, data.text_width, data.vocabulary, encoder)
+    model = SupportSetModel(config, data.video_width, data.text_width, data.vocabulary, encoder)
     if config.standardise:
         for buffer, value in zip((model.shift, model.scale), data.statistics()):
             buffer.copy_(value)

@@ -25,7 +25,7 @@ class ZeroShot(Run):
         model, known = run.load()
         config = run.config.replace(corpus=corpus.name, corpus_options={}, streams=tuple(streams), pretrained="")
         data = data_for(config, corpus, like=known)
-        width, wanted = data.video.shape[-1], len(model.shift)
+        width, wanted = data.video_width, len(model.shift)
         if width != wanted:
             raise ConfigError(
                 f"run {run.name} was trained on features of width {wanted}, those of {corpus.name} have {width}; "

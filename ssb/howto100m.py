@@ -1,0 +1,357 @@
+"""HowTo100M (Miech et al., 2019), 1.2 million videos and 136 million narrations, as a corpus that stays on disk.
+
+    python -m ssb.howto100m [FOLDER] [--held-out 1000]        FOLDER: $SSB_DATA/howto100m
+
+indexes FOLDER/caption.json or FOLDER/captions/ (see `ssb.narrations`) once, shard by shard: a killed one goes on. Then,
+anew each time, it looks which videos have features, for a part of HowTo100M is always gone, and what more features are
+there the next time counts. Skipped videos are listed in FOLDER/index/skipped.txt, each with the reason.
+
+Official are the narrations. The features are yours, one step a second, in any of three forms:
+
+    features/<stream>/<video>.npy           (steps, dim) float16 or float32
+    features/<stream>/<ab>/<video>.npy      the same in folders named by the first two characters of the ids
+    features/<stream>/<shard>.npy           (videos, steps, dim), with <shard>.ids.txt and perhaps <shard>.lengths.txt,
+                                            as in `ssb.readers.packed_stream`; any number of shards
+
+Held out for `val` and `test` are 1,000 videos each, or 5 % of a small corpus, by a hash of the id: our choice, there is
+no official split. So are the windows of a video that make its pairs (`HowTo100M.window`).
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ssb import files, narrations
+from ssb.corpus import CorpusError, check_array, listed, read_array
+from ssb.readers import read_json
+
+HELD_OUT = 1_000
+SAMPLED = 256  # videos whose features are part of the fingerprint
+
+
+# The index
+
+
+def index(folder: Path, held_out: int = HELD_OUT, say: Callable[[str], None] = print, shard: int = narrations.SHARD):
+    """Make FOLDER/index/: `shards/<number>/` of the narrations, `found/` of the videos that have features, skipped.txt.
+
+    A shard of n videos with m narrations is ids.npy (n,) bytes; first.npy (n + 1,) int64: video i has the narrations
+    first[i] to first[i + 1]; times.npy (m, 2) float32: seconds; text.txt: a narration a line, UTF-8; offsets.npy
+    (m + 1,) int64: the bytes at which lines begin; digest.npy (n,) uint64 of each video; skipped.txt; and shard.json.
+    """
+    folder = Path(folder)
+    shards = folder / "index" / "shards"
+    try:
+        source = narrations.source(folder)
+    except CorpusError:
+        if not narrations.finished(shards):
+            raise
+        say(f"{folder}: the narrations have been indexed and are gone; the index is used")
+    else:
+        narrations.write_shards(source, shards, say, shard)
+    find(folder, held_out, say)
+
+
+# Which videos have features
+
+
+def find(folder: Path, held_out: int, say: Callable[[str], None]):
+    """Write index/found/ and index/skipped.txt. `found` holds, for the N videos that can be used, in the order of their
+    ids: rows.npy (N,) the video's place in the index, steps.npy (N,) how many seconds of it have features,
+    <stream>.place.npy (N, 2) where they are, and train.npy, val.npy, test.npy, which of the N."""
+    shards = narrations.listing(folder / "index" / "shards")
+    ids = np.concatenate([read_array(shard / "ids.npy") for shard in shards])
+    order = np.argsort(ids, kind="stable")
+    skipped = [line for shard in shards for line in (shard / "skipped.txt").read_text(encoding="utf-8").splitlines()]
+    if not len(ids):
+        raise CorpusError(f"{folder}: none of its {len(skipped)} videos can be used: {listed(skipped, 3)}")
+    wanted = np.ones(len(ids), bool)
+    wanted[order[1:]] = ids[order[1:]] != ids[order[:-1]]
+    skipped += [f"{name.decode()}\tis there twice; the first is used" for name in ids[~wanted]]
+    annotated = int(wanted.sum())
+
+    paths = sorted(path for path in folder.glob("features/[!.]*/") if path.is_dir())
+    if not paths:
+        raise CorpusError(f"{folder / 'features'}: no feature stream; put <stream>/<video>.npy there")
+    places, streams, steps = {}, {}, None
+    for path in paths:
+        say(f"looking for features in {path}")
+        place, length, facts, broken = located(path, ids, order)
+        skipped += broken
+        places[path.name], streams[path.name] = place, facts
+        if steps is not None:
+            apart = (np.abs(steps - length) > 1) & (steps > 0) & (length > 0) & wanted
+            skipped += [f"{name.decode()}\tstreams differ in steps" for name in ids[apart]]
+            wanted &= ~apart
+            length = np.minimum(steps, length)
+        steps = length
+    featured = int((wanted & (steps > 0)).sum())
+    late = wanted & (steps > 0) & (np.floor(begins(shards)) >= steps)
+    skipped += [f"{name.decode()}\tfeatures end before its first narration" for name in ids[late]]
+    usable = wanted & (steps > 0) & ~late
+
+    rows = order[usable[order]]
+    if len(rows) < 4:
+        raise CorpusError(
+            f"{folder}: {len(rows)} of {annotated} videos have narrations and features; wanted at least 4"
+            + (f" ({listed(skipped, 3)})" if skipped else "")
+        )
+    hashes = np.fromiter((int(files.digest(name), 16) for name in ids[rows]), np.int64, len(rows))
+    hashed = np.argsort(hashes, kind="stable")
+    count = min(held_out, max(1, len(rows) // 20))
+    splits = {"val": hashed[:count], "test": hashed[count : 2 * count], "train": np.sort(hashed[2 * count :])}
+    digests = np.concatenate([read_array(shard / "digest.npy") for shard in shards])
+    sha = hashlib.sha256(ids[rows].tobytes() + digests[rows].tobytes() + steps[rows].tobytes())
+    sha.update(b"".join(np.sort(splits[name]).tobytes() for name in ("train", "val", "test")))
+    facts = {"sha": sha.hexdigest(), "annotated": annotated, "skipped": len(skipped), "streams": streams}
+    found = folder / "index" / "found"
+    shutil.rmtree(found, ignore_errors=True)
+    with files.written(folder / "index" / "skipped.txt") as draft:
+        draft.write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
+    with files.written(found) as draft:
+        draft.mkdir()
+        np.save(draft / "rows.npy", rows.astype(np.int64))
+        np.save(draft / "steps.npy", steps[rows])
+        for name, members in splits.items():
+            np.save(draft / f"{name}.npy", members.astype(np.int64))
+        for name, place in places.items():
+            np.save(draft / f"{name}.place.npy", place[rows])
+        (draft / "found.json").write_text(json.dumps(facts, indent=1))
+    without = annotated - featured
+    say(f"{annotated} videos with narrations, {without} of them ({100 * without / annotated:.1f} %) without features")
+    say(f"{len(rows)} can be used: train {len(splits['train'])}, val {count}, test {count}")
+    if skipped:
+        say(f"{len(skipped)} skipped, listed in {files.short(folder / 'index' / 'skipped.txt')}")
+
+
+def begins(shards: list[Path]) -> np.ndarray:
+    """(n,) the second at which the first narration of each video begins."""
+    parts = []
+    for shard in shards:
+        first, times = read_array(shard / "first.npy"), read_array(shard / "times.npy")
+        parts.append(np.minimum.reduceat(times[:, 0], first[:-1]) if len(times) else np.empty(0, np.float32))
+    return np.concatenate(parts)
+
+
+def located(path: Path, ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict, list[str]]:
+    """Where the features of each video are, (n, 2) int32: shard and row in it, or of a file 0 or, in a two-letter
+    folder, 1; -1 where there are none. How many steps (n,) int32, what kind of stream, what is wrong."""
+    place, steps, broken = np.full((len(ids), 2), -1, np.int32), np.zeros(len(ids), np.int32), []
+    names = sorted(file.name.removesuffix(".ids.txt") for file in path.glob("[!.]*.ids.txt"))
+    ascending, dim = ids[order], None
+    for number, name in enumerate(names):
+        source = path / f"{name}.npy"
+        values, held, lengths = packed(source)
+        dim = dim or values.shape[2]
+        if values.shape[2] != dim:
+            raise CorpusError(f"{source}: shape {values.shape}; wanted (videos, steps, {dim}) as {names[0]}.npy")
+        at = np.minimum(np.searchsorted(ascending, held), len(ids) - 1)
+        known = ascending[at] == held
+        rows = order[at[known]]
+        if (place[rows] >= 0).any():
+            twice = [name.decode() for name in ids[rows][place[rows, 0] >= 0]]
+            raise CorpusError(f"{source}: video {listed(twice)} is in another shard too; keep one of each")
+        place[rows] = np.stack([np.full(len(rows), number), np.flatnonzero(known)], axis=1)
+        steps[rows] = lengths[known]
+    for row, name in enumerate(ids if not names else []):
+        found = [(nested, file) for nested in (0, 1) if (file := one_file(path, name.decode(), nested)).is_file()]
+        try:
+            for nested, file in found[:1]:
+                check_array(values := read_array(file), file, "steps, dim")
+                dim = dim or values.shape[1]
+                if values.shape[1] != dim:
+                    raise CorpusError(f"{file}: shape {values.shape}; wanted (steps, {dim}) as the first file")
+                place[row], steps[row] = (nested, 0), len(values)
+        except CorpusError as error:
+            broken.append(f"{name.decode()}\t{narrations.printable(str(error))}")
+    return place, steps, {"dim": dim, "shards": names}, broken
+
+
+def one_file(path: Path, name: str, nested: int) -> Path:
+    return path / name[:2] / f"{name}.npy" if nested else path / f"{name}.npy"
+
+
+def packed(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A shard of features, memory-mapped, its ids (n,) bytes and lengths (n,)."""
+    check_array(values := read_array(path), path, "videos, steps, dim")
+    if not values.flags.c_contiguous:
+        raise CorpusError(f"{path}: is in Fortran's order; save it with numpy.ascontiguousarray")
+    ids = np.array(path.with_suffix(".ids.txt").read_bytes().split())
+    if len(ids) != len(values) or len(np.unique(ids)) != len(ids):
+        raise CorpusError(f"{path.with_suffix('.ids.txt')}: wanted {len(values)} different ids, one for each row")
+    lengths = np.full(len(ids), values.shape[1])
+    if (extra := path.with_suffix(".lengths.txt")).is_file():
+        try:
+            lengths = np.array(extra.read_text().split(), np.int64).reshape(len(ids))
+        except ValueError:
+            raise CorpusError(f"{extra}: wanted {len(ids)} whole numbers, one a line") from None
+        if lengths.min() < 1 or lengths.max() > values.shape[1]:
+            raise CorpusError(f"{extra}: lengths must be from 1 to {values.shape[1]}")
+    return values, ids, lengths
+
+
+# The corpus
+
+
+class Features:
+    """A stream of HowTo100M. `place`: (N, 2), as `located` gives it, of the videos of the corpus."""
+
+    def __init__(self, path: Path, place: np.ndarray, dim: int, shards: list[str]):
+        self.path, self.place, self.dim, self.shards = path, place, dim, shards
+        self.open: dict[int, narrations.Rows] = {}
+
+    def read(self, video: int, name: str, begin: int, end: int) -> np.ndarray:
+        """(end - begin, dim) float32, the seconds begin to end of a video. CorpusError where they are not all there and
+        finite, naming the file."""
+        number, row = self.place[video].tolist()
+        if self.shards:
+            path = self.path / f"{self.shards[number]}.npy"
+            if number not in self.open:
+                self.open[number] = narrations.Rows(path)
+            rows, within = self.open[number], (row,)
+        else:
+            path = one_file(self.path, name, number)
+            rows, within = narrations.Rows(path), ()
+        known = rows.shape[-2]
+        if rows.shape[-1] != self.dim or known < end or len(rows.shape) != 2 + len(within):
+            raise CorpusError(
+                f"{path}: shape {rows.shape}; wanted {self.dim} wide and at least {end} steps, as it was when it was "
+                f"indexed; copy it again or run python -m ssb.howto100m again"
+            )
+        values = rows.read(begin, end, *within).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise CorpusError(
+                f"{path}: NaN or infinity in video {name!r}, steps {begin} to {end}; extract it again or delete it and "
+                f"run python -m ssb.howto100m again"
+            )
+        return values
+
+
+class HowTo100M:
+    """The indexed videos that have features, N of them, known by their place in the order of the ids.
+
+    For training it takes the place of `Corpus`; `ssb.streamed.Streamed` is what reads batches from it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        found = self.folder / "index" / "found"
+        if not (found / "found.json").is_file():
+            raise CorpusError(f"{found.parent}: no index; run python -m ssb.howto100m {self.folder}")
+        self.name = self.folder.resolve().name
+        self.facts = read_json(found / "found.json")
+        self.rows, self.steps = read_array(found / "rows.npy"), read_array(found / "steps.npy")
+        self.splits = {name: read_array(found / f"{name}.npy") for name in ("train", "val", "test")}
+        self.shards = [narrations.Shard(path) for path in narrations.listing(found.parent / "shards")]
+        self.bounds = np.cumsum([len(shard.ids) for shard in self.shards])
+        self.streams = {
+            name: Features(self.folder / "features" / name, read_array(found / f"{name}.place.npy"), **facts)
+            for name, facts in self.facts["streams"].items()
+        }
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits: of all ids, narrations, lengths and splits, and the first step of some of the features."""
+        parts = [self.facts["sha"]]
+        for name, stream in self.streams.items():
+            sample = np.linspace(0, len(self) - 1, min(SAMPLED, len(self))).astype(int)
+            parts += [name, *(stream.read(i, self.id(i), 0, 1).tobytes() for i in sample)]
+        return files.digest(*parts)
+
+    def describe(self) -> str:
+        """What there is, in a few lines."""
+        sizes = ", ".join(f"{name} {len(members)}" for name, members in self.splits.items())
+        counted = f"{len(self)} of {self.facts['annotated']} videos have features ({sizes})"
+        return "\n".join(
+            [
+                f"{self.name} ({self.fingerprint}): {counted}",
+                *(f"stream {name}: {stream.dim} dims" for name, stream in self.streams.items()),
+            ]
+        )
+
+    def split(self, name: str) -> np.ndarray:
+        """The videos of a split; CorpusError listing the splits where it is none of them."""
+        if name not in self.splits:
+            raise CorpusError(f"{self.name} has no split {name!r}; it has {listed(self.splits)}")
+        return self.splits[name]
+
+    def chosen(self, streams=()) -> list[Features]:
+        """These streams, or all; CorpusError where there is none of the name."""
+        for name in streams:
+            if name not in self.streams:
+                raise CorpusError(f"{self.name} has no stream {name!r}; it has {listed(self.streams)}")
+        return [self.streams[name] for name in streams or self.streams]
+
+    def place(self, video: int) -> tuple[narrations.Shard, int]:
+        """The shard that has its narrations, and the row in it."""
+        row = int(self.rows[video])
+        number = int(np.searchsorted(self.bounds, row, "right"))
+        return self.shards[number], row - int(self.bounds[number - 1] if number else 0)
+
+    def id(self, video: int) -> str:
+        shard, row = self.place(video)
+        return shard.ids[row].decode()
+
+    def narrations(self, video: int) -> tuple[np.ndarray, list[str]]:
+        """Seconds (m, 2) and words of all narrations of a video."""
+        shard, row = self.place(video)
+        times = shard.times_of(row)
+        return times, shard.texts_of(row, np.arange(len(times)))
+
+    def window(self, video: int, most: int, *seed: int) -> tuple[int, int, str]:
+        """A window of at most `most` seconds of a video, and as its caption all narrations that overlap it, joined.
+
+        Ours: the paper does not say how it draws pairs from HowTo100M, and Miech et al. (2019) take single narrations
+        of a few seconds. The window begins with a narration, each as likely as the next, so that none is without words,
+        or earlier where the features would end before the window; drawn from `seed` and the video's id alone.
+        """
+        shard, row = self.place(video)
+        times, steps = shard.times_of(row), int(self.steps[video])
+        starts = np.floor(times[:, 0]).astype(int)
+        rng = np.random.default_rng((*seed, int.from_bytes(shard.ids[row])))
+        begin = max(0, min(int(rng.choice(starts[starts < steps])), steps - most))
+        end = min(begin + most, steps)
+        return begin, end, " ".join(shard.texts_of(row, np.flatnonzero(overlapping(times, begin, end))))
+
+    def features(self, video: int, streams: list[Features], begin: int, end: int) -> np.ndarray:
+        """(end - begin, ΣD) float32: early fusion (section 4.1) of a window."""
+        name = self.id(video)
+        return np.concatenate([stream.read(video, name, begin, end) for stream in streams], axis=1)
+
+
+def is_here(folder: Path) -> bool:
+    """Whether a folder is meant to hold HowTo100M, and no corpus of one's own."""
+    inside = any((folder / name).exists() for name in ("index", "caption.json", "captions"))
+    return folder.is_dir() and (inside or folder.name == "howto100m") and not (folder / "captions.csv").is_file()
+
+
+def overlapping(times: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """(m,) bool: which narrations (m, 2) share time with the seconds from begin to end, or are a moment within them."""
+    return (times[:, 0] < end) & ((times[:, 1] > begin) | (times[:, 0] >= begin))
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ssb.howto100m", description="Index HowTo100M.")
+    parser.add_argument("folder", type=Path, nargs="?", default=files.data() / "howto100m")
+    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="videos of val and of test, at most 5 %% each")
+    asked = parser.parse_args(arguments)
+    try:
+        index(asked.folder, asked.held_out, functools.partial(print, flush=True))
+    except CorpusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,329 @@
+"""The narrations of HowTo100M (Miech et al., 2019) as they are published, read one video at a time.
+
+Official: `caption.json`, one JSON object of several GB, video id → {"start": […], "end": […], "text": […]}, the second
+at which each narration begins and ends and its words, from which the authors have taken stop words out (their
+raw_caption.json, of the same form, has them). Or `captions/`, one <video id>.csv with the columns start, end, text for
+each video, the form that the code of Miech et al. (2020) reads. Where both are there, caption.json is read.
+
+Ours: what is wrong with a video costs that video alone (`Unfit`), as the narrations are recognised speech and there are
+136 million of them; and a narration without words is left out of its video, as taking stop words out leaves such.
+"""
+
+import codecs
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ssb import files
+from ssb.corpus import CorpusError, read_array
+from ssb.readers import read_json
+from ssb.study import minutes
+
+SHARD = 10_000  # videos
+
+BLOCK = 1 << 22  # bytes read at a time
+LONGEST = 1 << 26  # characters of one video; what is longer is no list of narrations
+NAME = re.compile(r"[^\s/\\\0\ud800-\udfff]{1,60}")  # of a video: a file name and a word, in UTF-8
+BLANK = re.compile(r"[ \t\n\r]*")
+DECODER = json.JSONDecoder(strict=False)  # a line break inside a text is no matter
+
+
+class Unfit(ValueError):
+    """A video whose narrations cannot be used; the message says why."""
+
+
+def source(folder: Path) -> Path:
+    """caption.json or captions/ of a folder; CorpusError where there is neither."""
+    for path in (folder / "caption.json", folder / "captions"):
+        if path.exists():
+            return path
+    raise CorpusError(f"{folder}: neither caption.json nor captions/; put the narrations of HowTo100M there")
+
+
+def state(path: Path) -> dict:
+    """What tells whether the narrations are still those that an index was begun from: `of`, their total number of bytes
+    or files, and `sha`."""
+    if path.is_dir():
+        names = csv_files(path)
+        stats = ((path / name).stat() for name in names)
+        facts = (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in zip(names, stats))
+        return {"of": len(names), "sha": files.digest(*facts)}
+    stat = path.stat()
+    return {"of": stat.st_size, "sha": files.digest(f"{stat.st_size} {stat.st_mtime_ns}")}
+
+
+def videos(path: Path, place: int = 0) -> Iterator[tuple[str, object, int]]:
+    """Each video's id, its entry, to be given to `checked`, and the place after it: of the next byte or the next file.
+    `place`: where to go on."""
+    return csv_videos(path, place) if path.is_dir() else json_videos(path, place)
+
+
+def json_videos(path: Path, place: int) -> Iterator[tuple[str, object, int]]:
+    """Holds no more than a block and a video at a time.
+
+    A reader of JSON streams such as ijson ends at the first NaN and at the first byte that is not UTF-8; here they are
+    the trouble of the video that has them. CorpusError where the file is not such an object, or ends too soon.
+    """
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    held, at = "", 0
+    with open(path, "rb") as file:
+        file.seek(place)
+        while True:
+            try:
+                key, entry, end, last = one_video(held, at, first=place == 0)
+            except (IndexError, ValueError, RecursionError) as error:  # not such an object, or not yet all of it
+                block = file.read(BLOCK)
+                if not block or len(held) - at > LONGEST:
+                    raise CorpusError(
+                        f'{path}: from byte {place} on not {{video id: {{"start": […], "end": […], "text": […]}}, …}} '
+                        f"({error}); download it again"
+                    ) from None
+                held, at = held[at:] + decode(block), 0
+                continue
+            place += len(held[at:end].encode("utf-8", "surrogateescape"))
+            at = end
+            if key is not None:
+                yield key, entry, place
+            if last:
+                break
+        rest = held[at:].encode("utf-8", "surrogateescape")
+        while not rest.strip():
+            if not (rest := file.read(BLOCK)):
+                return
+        raise CorpusError(f"{path}: goes on after its object has ended, at byte {place}; download it again")
+
+
+def one_video(held: str, at: int, first: bool) -> tuple[str | None, object, int, bool]:
+    """A key and its value from position `at` on, where the comma or brace after it ends, and whether it is the brace;
+    key None: the object is empty. IndexError or ValueError where they are not all there."""
+
+    def mark(wanted: str):
+        nonlocal at
+        at = BLANK.match(held, at).end() + 1
+        if held[at - 1] not in wanted:
+            raise ValueError(f"{held[at - 1]!r} for one of {wanted!r}")
+        return held[at - 1]
+
+    if first:
+        at += held.startswith("\ufeff", at)
+        mark("{")
+        if held[BLANK.match(held, at).end()] == "}":
+            mark("}")
+            return None, None, at, True
+    mark('"')
+    key, at = DECODER.raw_decode(held, at - 1)
+    mark(":")
+    entry, at = DECODER.raw_decode(held, BLANK.match(held, at).end())
+    last = mark(",}") == "}"
+    return key, entry, at, last
+
+
+def csv_files(folder: Path) -> list[str]:
+    """In the order of their names."""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".csv") and entry.name[0] != ".")
+    if not names:
+        raise CorpusError(f"{folder}: no <video id>.csv in it; put the narrations of HowTo100M there")
+    return names
+
+
+def csv_videos(folder: Path, place: int) -> Iterator[tuple[str, object, int]]:
+    for number, name in enumerate(csv_files(folder)[place:], place + 1):
+        yield name.removesuffix(".csv"), folder / name, number
+
+
+def csv_entry(path: Path) -> dict[str, list]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Unfit(f"not a readable CSV ({error})") from None
+    return {name: [row[name] for row in rows] for name in ("start", "end", "text") if rows and name in rows[0]}
+
+
+def checked(name: str, entry) -> tuple[np.ndarray, list[bytes], int]:
+    """Begin and end (m, 2) float32 in seconds and the words, UTF-8 in one line, of each narration of a video that has
+    words; how many have none. Unfit where the video cannot be used."""
+    if not NAME.fullmatch(name):
+        raise Unfit("its id is no file name of 1 to 60 characters without blanks")
+    entry = csv_entry(entry) if isinstance(entry, Path) else entry
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("start", "end", "text")):
+        raise Unfit("not the three lists start, end and text")
+    start, end, text = entry["start"], entry["end"], entry["text"]
+    if not len(start) == len(end) == len(text):
+        raise Unfit(f"{len(start)} starts, {len(end)} ends and {len(text)} texts")
+    try:
+        times = np.array([start, end], np.float64).reshape(2, len(text)).T  # (m, 2)
+    except (TypeError, ValueError, OverflowError):
+        raise Unfit("a start or end is not a number") from None
+    if not (np.isfinite(times) & (times >= 0) & (times < 1e6)).all():
+        raise Unfit("a start or end is NaN, negative or beyond a million seconds")
+    if (times[:, 1] < times[:, 0]).any():
+        raise Unfit("a narration ends before it begins")
+    if set(map(type, text)) != {str}:  # None and NaN are pandas' empty text
+        if strange := [x for x in text if not (x is None or isinstance(x, str) or x != x)]:
+            raise Unfit(f"a text is {strange[0]!r:.40}")
+        text = [x if isinstance(x, str) else "" for x in text]
+    try:
+        lines = [" ".join(x.split()).encode() for x in text]
+    except UnicodeEncodeError:
+        raise Unfit("its text is not UTF-8") from None
+    kept = [i for i, line in enumerate(lines) if line]
+    if not kept:
+        raise Unfit("no narration has words")
+    return times[kept].astype(np.float32), [lines[i] for i in kept], len(lines) - len(kept)
+
+
+# Shards
+
+
+def listing(shards: Path) -> list[Path]:
+    return sorted(shards.glob("[0-9]*"))
+
+
+def finished(shards: Path) -> bool:
+    done = listing(shards)
+    return bool(done) and read_json(done[-1] / "shard.json")["last"]
+
+
+def write_shards(source: Path, shards: Path, say: Callable[[str], None], size: int):
+    told = state(source) | {"size": size}
+    if (shards / "source.json").is_file() and read_json(shards / "source.json") != told:
+        say(f"{source} is another than the index was begun from; it is made anew")
+        shutil.rmtree(shards.parent)
+    shards.mkdir(parents=True, exist_ok=True)
+    with files.written(shards / "source.json") as draft:
+        draft.write_text(json.dumps(told))
+    for left in shards.glob(".*"):  # of a killed process
+        shutil.rmtree(left, ignore_errors=True)
+    if finished(shards):
+        return
+    done = listing(shards)
+    place = begun_at = read_json(done[-1] / "shard.json")["next"] if done else 0
+    if done:
+        say(f"goes on after {len(done)} shards")
+    begun = time.perf_counter()
+    coming = videos(source, place)
+    ended = False
+    while not ended:
+        shard = Draft()
+        for name, entry, place in coming:
+            shard.add(name, entry)
+            if shard.read == size:
+                break
+        else:
+            ended = True
+        done.append(shards / f"{len(done):05d}")
+        shard.write(done[-1], place, ended)
+        spent, share = time.perf_counter() - begun, max(place - begun_at, 1) / max(told["of"] - begun_at, 1)
+        left = minutes(spent / share - spent)
+        say(f"shard {len(done)}: {len(shard.ids)} videos, {len(shard.skipped)} skipped; {left} left")
+
+
+class Draft:
+    """A shard in the making."""
+
+    def __init__(self):
+        self.read = self.empty = 0
+        self.ids, self.times, self.counts, self.lines, self.digests, self.skipped = [], [], [], [], [], []
+
+    def add(self, name: str, entry):
+        self.read += 1
+        try:
+            times, lines, empty = checked(name, entry)
+        except Unfit as error:
+            self.skipped.append(f"{printable(name)}\t{printable(str(error))}\n")
+            return
+        content = b"\n".join([name.encode(), times.tobytes(), *lines])
+        self.digests.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
+        self.ids.append(name.encode())
+        self.times.append(times)
+        self.counts.append(len(lines))
+        self.lines += lines
+        self.empty += empty
+
+    def write(self, path: Path, place: int, last: bool):
+        sizes = np.fromiter((len(line) + 1 for line in self.lines), np.int64, len(self.lines))
+        arrays = {
+            "ids": np.array(self.ids, "S"),
+            "first": np.cumsum([0, *self.counts], dtype=np.int64),
+            "times": np.concatenate([np.empty((0, 2), np.float32), *self.times]),
+            "offsets": np.cumsum(np.concatenate([[0], sizes]), dtype=np.int64),
+            "digest": np.array(self.digests, np.uint64),
+        }
+        with files.written(path) as draft:
+            draft.mkdir()
+            for name, values in arrays.items():
+                np.save(draft / f"{name}.npy", values, allow_pickle=False)
+            with open(draft / "text.txt", "wb") as file:
+                file.writelines(line + b"\n" for line in self.lines)
+            (draft / "skipped.txt").write_text("".join(self.skipped), encoding="utf-8")
+            facts = {"next": place, "last": last, "empty": self.empty, "skipped": len(self.skipped)}
+            (draft / "shard.json").write_text(json.dumps(facts))
+
+
+def printable(words: str) -> str:
+    return " ".join(words.encode("utf-8", "backslashreplace").decode().split())
+
+
+class Rows:
+    """Rows of a .npy file, (n, …), each read from the disk when it is asked for. The pages of a memory map would stay
+    in the process: over an epoch, the whole file."""
+
+    def __init__(self, path: Path):
+        mapped = read_array(path)  # for what its head says; nothing else of it is read
+        if mapped.ndim > 1 and not mapped.flags.c_contiguous:
+            raise CorpusError(f"{path}: is in Fortran's order; save it with numpy.ascontiguousarray")
+        self.path, self.offset, self.dtype, self.shape = path, mapped.offset, mapped.dtype, mapped.shape
+
+    def read(self, begin: int, end: int, *within: int) -> np.ndarray:
+        """Rows begin to end; of row `within` of the file, where one is given."""
+        inner = self.shape[len(within) + 1 :]
+        size = math.prod(inner)
+        skipped = begin + (within[0] * self.shape[1] if within else 0)
+        offset = self.offset + skipped * size * self.dtype.itemsize
+        values = np.fromfile(self.path, self.dtype, (end - begin) * size, offset=offset)
+        if values.size != (end - begin) * size:
+            raise CorpusError(f"{self.path}: cut short since it was opened; copy it again")
+        return values.reshape(end - begin, *inner)
+
+
+class Shard:
+    """A shard that `Draft` wrote."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.ids, self.first = read_array(path / "ids.npy"), read_array(path / "first.npy")  # memory-mapped
+        self.times, self.offsets = Rows(path / "times.npy"), Rows(path / "offsets.npy")
+
+    def count(self, row: int) -> int:
+        """How many narrations a video has."""
+        return int(self.first[row + 1] - self.first[row])
+
+    def times_of(self, row: int) -> np.ndarray:
+        """(m, 2) seconds of the narrations of a video."""
+        return self.times.read(*self.first[row : row + 2].tolist())
+
+    def texts_of(self, row: int, which: np.ndarray) -> list[str]:
+        """The words of those of its narrations, positions in ascending order."""
+        begin = int(self.first[row])
+        edges = self.offsets.read(begin + int(which[0]), begin + int(which[-1]) + 2)
+        with open(self.path / "text.txt", "rb") as file:
+            file.seek(edges[0])
+            content = file.read(edges[-1] - edges[0])
+        edges, which = edges - edges[0], which - which[0]
+        try:
+            texts = [content[edges[i] : edges[i + 1] - 1].decode() for i in which]
+        except UnicodeDecodeError:
+            texts = []
+        if len(content) != edges[-1] or not all(texts):
+            raise CorpusError(f"{self.path}: damaged; delete the folder index/ and run python -m ssb.howto100m again")
+        return texts
