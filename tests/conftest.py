@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers on two cores
 
 import numpy as np
 import pandas as pd
