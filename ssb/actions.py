@@ -1,5 +1,4 @@
-"""Linear action recognition on frozen features (section 6.6, Table 11): does the pre-trained head's embedding c_v tell
-actions better apart than the average of the features that it is made of?"""
+"""Linear action recognition on frozen features (section 6.6): the classes of clips, the paper's recipe, one layer."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,10 +13,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from ssb import files, retrieval
 from ssb.batches import threads
-from ssb.captioning import embedded
 from ssb.corpus import Corpus, CorpusError, listed
 from ssb.readers import expecting, first_of, read_json
-from ssb.train import Run
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,7 @@ class Recipe:
 
 UCF101 = Recipe()
 HMDB51 = Recipe(epochs=1500, milestones=(1000, 1200))
+RECIPES = {"ucf101": UCF101, "hmdb51": HMDB51}
 
 
 class Linear(NamedTuple):
@@ -85,20 +83,6 @@ def labels(corpus: Corpus, data: Path | None = None) -> np.ndarray:
             f"{home}: no category for clip {listed(missing)}; wanted the official annotation of all clips"
         )
     return np.array([category[clip] for clip in corpus.clips])
-
-
-def pooled(corpus: Corpus, streams=(), max_steps: int = 32) -> np.ndarray:
-    """(N, D) the frozen features of each clip, averaged over its steps."""
-    values, mask = corpus.features(streams, max_steps)
-    return (values * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
-
-
-def features(run: Run, corpus: Corpus | None = None) -> dict[str, np.ndarray]:
-    """Of every clip, what a finished run sees and what it makes of it: "pooled" (N, D), "head" (N, d)."""
-    model, data = run.load(corpus)
-    with torch.inference_mode(), threads(run.config.threads):
-        head = embedded(model, data, torch.arange(len(data.video))).cpu().numpy()
-    return {"pooled": pooled(data.corpus, run.config.streams, run.config.max_steps), "head": head}
 
 
 def fit(
@@ -196,28 +180,3 @@ def recognise(
             about = {"classes": len(names), "epoch": layer.epoch, "n": len(test)}
             rows.append({"features": name, "seed": seed, **top, **about})
     return Table(pd.DataFrame(rows), {name: np.stack(found) for name, found in ranks.items()})
-
-
-def official(
-    table: pd.DataFrame,
-    inputs: Mapping[str, np.ndarray],
-    groups: np.ndarray | None = None,
-    recipe: Recipe = UCF101,
-    seeds: Iterable[int] = (0, 1, 2),
-) -> dict[str, Table]:
-    """`recognise` on each of the three official splits of `datasets.ucf101` or `hmdb51`; features follow its rows, and
-    the paper reports the mean of their top-1. groups: None: `film` of the clips."""
-    groups = film(table["clip"]) if groups is None else groups
-    found = {}
-    for split in ("split1", "split2", "split3"):
-        train, test = (np.flatnonzero(table[split] == part) for part in ("train", "test"))
-        found[split] = recognise(
-            inputs, table["label"].to_numpy(), train, test, groups=groups, recipe=recipe, seeds=seeds
-        )
-    return found
-
-
-def film(clips: pd.Series) -> np.ndarray:
-    """(N,) the name without its last number: the clips of UCF-101 (`_g01_c02`) and HMDB-51 (`…_goo_2`) that differ in
-    nothing else are cut from one film, and must not be on both sides of a split."""
-    return clips.str.replace(r"_c?\d+$", "", regex=True).to_numpy()

@@ -4,9 +4,11 @@ Captions and references are frames with the columns `clip` (position in the corp
 gives them.
 """
 
+import contextlib
 import functools
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ssb import losses
 from ssb.batches import Data, threads
-from ssb.corpus import Corpus, listed
+from ssb.corpus import listed
 from ssb.model import SupportSetModel
-from ssb.train import Run
 
 SOURCES = ("own", "support")
 METRICS = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
@@ -68,19 +69,12 @@ def captions(
     texts = []
     model.eval()
     with torch.inference_mode(), threads(config.threads):
-        known = embedded(model, data, torch.from_numpy(data.train)) if source == "support" else None
+        known = data.embed_videos(model, data.train) if source == "support" else None
         for part in clips.split(BATCH):
             seen = own(model, data, part) if known is None else retrieved(model, data, part, known, support_set)
             ids = generated(model, *seen, beams, max_tokens)
             texts += data.label_tokenizer.batch_decode(ids, skip_special_tokens=True)
     return pd.DataFrame({"clip": clips.numpy(), "text": [" ".join(text.split()) for text in texts]})
-
-
-def embedded(model: SupportSetModel, data: Data, clips: Tensor) -> Tensor:
-    """c_v (clips, d) of these clips."""
-    video, mask = data.video, data.video_mask
-    parts = [model.embed_video(video[i].to(data.device), mask[i].to(data.device)) for i in clips.split(512)]
-    return torch.cat(parts).float()
 
 
 def own(model: SupportSetModel, data: Data, clips: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +86,7 @@ def own(model: SupportSetModel, data: Data, clips: Tensor) -> tuple[Tensor, Tens
 def retrieved(model: SupportSetModel, data: Data, clips: Tensor, known: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """What the decoder sees of each clip's support set. known: (N, d) c_v of the training clips."""
     train = torch.from_numpy(data.train)
-    similarity = losses.cosine(embedded(model, data, clips), known)  # (B, N)
+    similarity = losses.cosine(data.embed_videos(model, clips.numpy()), known).to(data.device)  # (B, N)
     itself = (clips[:, None] == train).to(similarity.device)
     similarity = similarity.masked_fill(itself, -torch.inf)
     best, which = similarity.topk(min(size, len(train)), dim=1)
@@ -129,26 +123,6 @@ def generated(model: SupportSetModel, support: Tensor, mask: Tensor, beams: int,
     )
 
 
-def measure(
-    run: Run,
-    corpus: Corpus | None = None,
-    sources: tuple[str, ...] = SOURCES,
-    split: str = "test",
-    metrics: tuple[str, ...] = METRICS,
-    **search,
-) -> pd.DataFrame:
-    """`scores` of a finished run's captions of a split, one row for each source: columns setting (the objective), seed,
-    source, `metrics` and run. search: beams, max_tokens and support_set of `captions`."""
-    model, data = run.load(corpus)
-    references = data.corpus.captions_of(data.corpus.split(split))
-    rows = []
-    for source in sources:
-        found = scores(captions(model, data, split, source, **search), references, metrics)
-        about = {"setting": run.config.objective, "seed": run.config.seed, "source": source}
-        rows.append({**about, **found, "run": run.name})
-    return pd.DataFrame(rows)
-
-
 @functools.cache
 def java_fails() -> str | None:
     """Why COCO's metrics cannot be computed here, printed the first time; None where they can.
@@ -174,29 +148,56 @@ def scores(hypotheses: pd.DataFrame, references: pd.DataFrame, metrics: tuple[st
     """`metrics` of pycocoevalcap, times 100 as published; each NaN where Java is missing.
 
     hypotheses: one caption a clip; references: one or more for each of these clips. CIDEr weighs words by how many
-    of these clips have them in a reference, so it depends on which clips are judged together. METEOR takes most of the
-    time, for it reads its paraphrases anew at every call.
+    of these clips have them in a reference, so it depends on which clips are judged together.
     ValueError for a metric that is not in METRICS, and for a clip without reference, or captioned twice.
     """
-    if unknown := set(metrics) - set(METRICS):
-        raise ValueError(f"no metric {listed(sorted(unknown))}; there are {', '.join(METRICS)}")
-    pairs = tokenized(hypotheses, references)
-    if pairs is None:
-        return dict.fromkeys(metrics, np.nan)
-    judge = {
-        "BLEU-4": lambda: Bleu(4).compute_score(*pairs, verbose=0)[0][3],
-        "METEOR": lambda: Meteor().compute_score(*pairs)[0],
-        "ROUGE-L": lambda: Rouge().compute_score(*pairs)[0],
-        "CIDEr": lambda: Cider().compute_score(*pairs)[0],
-    }
-    return {name: 100 * float(judge[name]()) for name in metrics}
+    return judged(hypotheses, references, metrics)[0]
 
 
 def cider(hypotheses: pd.DataFrame, references: pd.DataFrame) -> pd.Series:
     """CIDEr of each caption times 100, by clip in the order of the hypotheses; their mean is that of `scores`."""
+    return judged(hypotheses, references, ())[1]
+
+
+def judged(
+    hypotheses: pd.DataFrame, references: pd.DataFrame, metrics: tuple[str, ...] = METRICS
+) -> tuple[dict[str, float], pd.Series]:
+    """`scores` and `cider` at once."""
+    if unknown := set(metrics) - set(METRICS):
+        raise ValueError(f"no metric {listed(sorted(unknown))}; there are {', '.join(METRICS)}")
     pairs = tokenized(hypotheses, references)
-    values = np.nan if pairs is None else 100 * Cider().compute_score(*pairs)[1]
-    return pd.Series(values, index=pd.Index(hypotheses["clip"], name="clip"), name="CIDEr", dtype=float)
+    each = pd.Series(np.nan, index=pd.Index(hypotheses["clip"], name="clip"), name="CIDEr", dtype=float)
+    if pairs is None:
+        return dict.fromkeys(metrics, np.nan), each
+    mean, values = Cider().compute_score(*pairs)
+    judge = {
+        "BLEU-4": lambda: Bleu(4).compute_score(*pairs, verbose=0)[0][3],
+        "METEOR": lambda: meteor(*pairs),
+        "ROUGE-L": lambda: Rouge().compute_score(*pairs)[0],
+        "CIDEr": lambda: mean,
+    }
+    each[:] = 100 * values
+    return {name: 100 * float(judge[name]()) for name in metrics}, each
+
+
+def meteor(right: dict, spoken: dict) -> float:
+    """METEOR of tokenized captions, 0 to 1. All evaluations of a process are made by one Java program, for reading its
+    paraphrases takes it seconds and scoring some hundred captions a fraction of one."""
+    judge = _meteor()
+    if judge.meteor_p.poll() is not None:  # it was stopped
+        _meteor.cache_clear()
+        judge = _meteor()
+    try:
+        return judge.compute_score(right, spoken)[0]
+    except BaseException:  # half an evaluation: its answers would be taken for those of the next
+        _meteor.cache_clear()
+        judge.meteor_p.kill()
+        if judge.lock.locked():  # which its end would wait for
+            judge.lock.release()
+        raise
+
+
+_meteor = functools.cache(Meteor)
 
 
 def tokenized(hypotheses: pd.DataFrame, references: pd.DataFrame) -> tuple[dict, dict] | None:
@@ -214,21 +215,39 @@ def tokenized(hypotheses: pd.DataFrame, references: pd.DataFrame) -> tuple[dict,
     if java_fails():
         return None
     # whatever Java may take for the end of a line would move all later captions to other clips
-    spoken = {clip: [" ".join(text.split())] for clip, text in zip(clips, hypotheses["text"])}
-    right = {clip: [] for clip in clips}
+    table = {("right", clip): [] for clip in clips}
     for clip, text in zip(references["clip"], references["text"]):
-        if clip in right:
-            right[clip].append(" ".join(text.split()))
-    return tuple(_words(table) for table in (right, spoken))
+        if ("right", clip) in table:
+            table["right", clip].append(" ".join(text.split()))
+    table |= {("spoken", clip): [" ".join(text.split())] for clip, text in zip(clips, hypotheses["text"])}
+    found = words(table)  # both at once: Java takes longer to begin than to do it
+    return tuple({clip: found[part, clip] for clip in clips} for part in ("right", "spoken"))
 
 
-def _words(table: dict) -> dict:
-    words = ptbtokenizer.PTBTokenizer().tokenize(
-        {clip: [{"caption": text} for text in texts] for clip, texts in table.items()}
-    )
-    if {clip: len(texts) for clip, texts in words.items()} != {clip: len(texts) for clip, texts in table.items()}:
-        raise RuntimeError("the tokenizer gave back another number of captions; see what `java -version` says")
-    return words
+def words(table: dict) -> dict:
+    """Key → sentences as they are, to key → sentences in the words of the Penn Treebank tokenizer."""
+    with _unheard() as said:
+        found = ptbtokenizer.PTBTokenizer().tokenize(
+            {clip: [{"caption": text} for text in texts] for clip, texts in table.items()}
+        )
+        if {clip: len(texts) for clip, texts in found.items()} != {clip: len(texts) for clip, texts in table.items()}:
+            said.seek(0)
+            why = " ".join(said.read().decode(errors="replace").split())[:300]
+            raise RuntimeError(f"the tokenizer gave back another number of captions; Java says: {why or 'nothing'}")
+    return found
+
+
+@contextlib.contextmanager
+def _unheard():
+    """The tokenizer reports its speed on the standard error of the process, at every call: to a file in its place."""
+    with tempfile.TemporaryFile() as said:
+        kept = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def examples(hypotheses: pd.DataFrame, references: pd.DataFrame, each: int = 3) -> pd.DataFrame:

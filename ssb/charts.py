@@ -189,7 +189,7 @@ def overview(claims: pd.DataFrame, title: str):
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     for axis in axes.flat[max(len(names) - columns, 0) : len(names)]:
-        axis.set_xlabel("R@1 (points)")
+        axis.set_xlabel("points of R@1, or as named")
     figure.suptitle(title, fontsize=8)
     found = [axis.get_legend_handles_labels() for axis in axes.flat]
     legend = {label: handle for handles, labels in found for label, handle in zip(labels, handles)}

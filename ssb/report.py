@@ -164,7 +164,8 @@ def links(results: Path) -> pd.DataFrame:
     ):
         corpus, name = path.parent.name, path.name.removesuffix("_summary.csv")
         if "-" not in corpus:
-            minutes = pd.read_csv(path.with_name(f"{name}.csv"))["seconds"].sum() / 120
+            rows = pd.read_csv(path.with_name(f"{name}.csv")).drop_duplicates("run")  # one may have several rows
+            minutes = rows["seconds"].sum() / 120
             _place(cells.setdefault(name, {}), corpus, f"[{minutes:.0f} min](results/{corpus}/{path.name})")
     frame = pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("table").reset_index()
     return frame[["table", *_columns(cells.values())]]

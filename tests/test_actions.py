@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
@@ -91,27 +90,9 @@ def test_held_out_clips_keep_films_whole_and_classes_alike():
         actions.hold_out(np.arange(5), None, 0.1, seed=0)
 
 
-def test_films_and_official_splits():
-    table = pd.DataFrame(
-        {"clip": [f"v_{a}_g{g:02}_c{c:02}" for a in ("Run", "Swim") for g in range(12) for c in range(2)]}
-    )
-    table["label"] = table["clip"].str.split("_").str[1]
-    for k in range(3):
-        table[f"split{k + 1}"] = np.where(np.arange(48) // 2 % 3 == k, "test", "train")
-    assert len(set(actions.film(table["clip"]))) == 24
-    assert actions.film(pd.Series(["April_09_brush_hair_u_nm_np1_ba_goo_1"])) == ["April_09_brush_hair_u_nm_np1_ba_goo"]
-    x = (table["label"] == "Run").to_numpy(float)[:, None] * [1, -1]
-    recipe = replace(QUICK, held_out=0.25)
-    found = actions.official(table, {"x": x}, recipe=recipe, seeds=[0])
-    assert {split: one.rows["top-1"].tolist() for split, one in found.items()} == dict.fromkeys(found, [100])
-    assert [one.rows["n"].item() for one in found.values()] == [16] * 3
-
-
-def test_labels_and_pooled_features_of_shapes():
+def test_labels_of_shapes():
     corpus = load_corpus("shapes", clips=40, captions=1, false_negatives=0.05)
     assert actions.labels(corpus).tolist() == corpus.meaning["motion"].tolist()
-    pooled = actions.pooled(corpus, ["motion"])
-    assert pooled[7] == pytest.approx(corpus.streams["motion"].clip(7).mean(0), rel=1e-5)
 
 
 def test_labels_of_msrvtt(msrvtt):

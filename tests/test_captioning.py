@@ -9,6 +9,7 @@ import pytest
 import torch
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
@@ -104,11 +105,11 @@ def test_own_support_is_the_clip_itself(trained):
 def test_retrieved_support_set_by_plain_loops(trained, size):
     model, data = trained
     with torch.no_grad():
-        known = captioning.embedded(model, data, torch.from_numpy(data.train))
+        known = data.embed_videos(model, data.train)
         clips = torch.tensor([int(data.train[2]), *data.corpus.split("test")[:2].tolist()])
         seen, mask = captioning.retrieved(model, data, clips, known, size)
         for i, clip in enumerate(clips.tolist()):
-            own = captioning.embedded(model, data, clips[[i]])
+            own = data.embed_videos(model, clips[[i]].numpy())
             near = sorted(
                 (
                     (torch.cosine_similarity(own, known[[j]]).item(), int(other))
@@ -219,6 +220,48 @@ def test_meteor_of_the_same_and_of_other_words():
     assert captioning.scores(told, told, ("METEOR",))["METEOR"] == pytest.approx(100)
     other = frame("quantum stocks fell sharply", "")
     assert captioning.scores(other, told, ("METEOR",))["METEOR"] < 5
+
+
+@java
+@pytest.mark.slow
+def test_meteor_of_one_java_program_is_that_of_one_for_each_set():
+    pairs = [captioning.tokenized(SAID, TOLD), captioning.tokenized(TOLD.drop_duplicates("clip"), TOLD)]
+    pairs.append(captioning.tokenized(SAID, TOLD[::-1]))  # the first again, with the references in another order
+    fresh = [Meteor().compute_score(*pair)[0] for pair in pairs]
+    captioning._meteor.cache_clear()
+    assert [captioning.meteor(*pair) for pair in pairs] == fresh
+    assert captioning._meteor.cache_info().misses == 1
+    assert fresh[0] == fresh[2] != fresh[1]
+
+
+@java
+@pytest.mark.slow
+def test_meteor_goes_on_after_its_program_was_stopped_or_interrupted(monkeypatch):
+    pair = captioning.tokenized(SAID, TOLD)
+    want = captioning.meteor(*pair)
+    captioning._meteor().meteor_p.kill()
+    captioning._meteor().meteor_p.wait()
+    assert captioning.meteor(*pair) == want
+    judge, asked = captioning._meteor(), []
+
+    def stat(said, told):  # interrupted at the second of three captions, one answer not read
+        asked.append(said)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return type(judge)._stat(judge, said, told)
+
+    monkeypatch.setattr(judge, "_stat", stat)
+    with pytest.raises(KeyboardInterrupt):
+        captioning.meteor(*pair)
+    assert captioning.meteor(*pair) == want
+
+
+@java
+def test_the_tokenizer_says_nothing_on_standard_error(capfd):
+    captioning.cider(SAID, TOLD)
+    assert capfd.readouterr().err == ""
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
 
 
 @java

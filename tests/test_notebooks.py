@@ -42,6 +42,8 @@ ARGUMENTS = {
     "12_significance": ["-p", "changes", SMALL, "-p", "seeds", "[0,1]", "-p", "jobs", "1"],
     "21_overview": [],
     "15_figure5_retrieved": ["-p", "changes", SMALL, "-p", "jobs", "1"],
+    "16_tables7to9_captioning": ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "metrics", '["BLEU-4","CIDEr"]'],
+    "17_table11_actions": ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "jobs", "1"],
     **{
         name: TINY
         for name in (
@@ -104,6 +106,7 @@ WRITES = {
         f"{HERE[1]}/emcl_inference.png",
         f"{HERE[1]}/emcl_inference_fig_orders.png",
     ],
+    "16_tables7to9_captioning": [*wrote("captioning"), f"{HERE[1]}/captioning_fig_samples.pdf"],
     **{
         name: wrote(table)
         for name, table in {
@@ -113,6 +116,7 @@ WRITES = {
             "06_table2d_text_decoder": "table2d",
             "08_table2f_support_set": "table2f",
             "11_same_meaning": "same_meaning",
+            "17_table11_actions": "table11",
         }.items()
     },
 }

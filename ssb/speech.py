@@ -1,0 +1,287 @@
+"""What the trained decoders of a study say of its test clips, and how well (Tables 7 to 9). A decoder that learnt to
+speak of mixes of other clips, as under `cross`: does it still caption a clip itself?"""
+
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from pycocoevalcap.cider.cider import Cider
+from scipy import stats
+
+from ssb import captioning, files, retrieval
+from ssb.captioning import METRICS
+from ssb.config import OBJECTIVES
+from ssb.corpus import Corpus
+from ssb.report import signed
+from ssb.study import Study, verdict
+from ssb.tables import PUBLISHED
+from ssb.train import Run
+
+WAYS = {  # what the decoder sees of a clip, and how it looks for words
+    "own": {"source": "own", "beams": 4},
+    "own, greedy": {"source": "own", "beams": 1},
+    "support": {"source": "support", "beams": 4},
+}
+SAID = dict(zip(WAYS, ("the clip itself, 4 beams", "the clip itself, greedy", "its support set, 4 beams")))
+GRID = {objective: {"objective": objective} for objective in OBJECTIVES if objective != "none"}  # no decoder, no words
+CONSTANT = "one sentence for all"
+CANDIDATES = 50  # the most frequent training captions, of which that sentence is chosen
+RESAMPLES = 2000
+VERSION = 1  # raise it when the captions or scores of an unchanged run change: kept ones of another are not read
+
+
+class Spoken(NamedTuple):
+    """What `measure` gives. rows: one for each run and way. cider: (setting, way) → (seeds, C) CIDEr of each test clip.
+    constant: the one sentence, as `constant` gives it."""
+
+    rows: pd.DataFrame
+    cider: dict[tuple[str, str], np.ndarray]
+    constant: dict
+
+
+def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] = METRICS) -> Spoken:
+    """Caption the test clips with every run in every one of WAYS, and judge the captions; rows, with the provenance of
+    the runs, are written to results/<corpus>/<table>.csv. What was judged before is read back from `files.cache()`.
+
+    Columns beside those of `Study.rows`: way; `metrics`; distinct, the share of captions that no other clip has got
+    before (%); clips. Without Java the metrics stay blank.
+    """
+    metrics, frames, cider = tuple(metrics), [], {}
+    for setting, members in runs.items():
+        about = study.frame({setting: members}).set_index("seed")
+        about = about[["preset", "run", "config_sha", "best_epoch", *members[0].provenance]]
+        for way in WAYS:
+            found = [said(run, study.corpus, way, metrics) for run in members]
+            cider[setting, way] = np.stack([each["CIDEr"].to_numpy() for each, _ in found])
+            for run, (told, scores) in zip(members, found):
+                row = {"table": study.table, "corpus": study.corpus.name, "setting": setting, "way": way}
+                row |= {"seed": run.config.seed} | {name: round(value, 2) for name, value in scores.items()}
+                row |= {"distinct": round(share_of_distinct(told), 1), "clips": len(told)}
+                frames.append(row | about.loc[run.config.seed].to_dict())
+    rows = pd.DataFrame(frames).sort_values(["setting", "way", "seed"], kind="stable", ignore_index=True)
+    study.write(rows, f"{study.table}.csv")
+    return Spoken(rows, cider, constant(study.corpus, metrics))
+
+
+def said(
+    run: Run, corpus: Corpus, way: str = "own", metrics: Iterable[str] = METRICS
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """A finished run's captions of the test clips, columns clip, text and CIDEr, and the `metrics` of all of them.
+    Each is found once and kept; metrics that could not be had before, without Java, are added when they can be."""
+    weights = (run.folder / "model.safetensors").read_bytes()
+    version = importlib.metadata.version("pycocoevalcap")
+    key = files.digest(run.name, weights, json.dumps(WAYS[way]), version, str(VERSION))
+    path = files.cache() / "captions" / f"{key}.json"
+    clips = corpus.split("test")
+    kept = _read(path, len(clips))
+    if not kept:
+        model, data = run.load(corpus)
+        kept = {"texts": captioning.captions(model, data, "test", **WAYS[way])["text"].tolist(), "scores": {}}
+        _keep(path, kept)
+    told = pd.DataFrame({"clip": clips, "text": kept["texts"]})
+    missing = [name for name in metrics if name not in kept["scores"]]
+    if (missing or "CIDEr" not in kept) and not captioning.java_fails():
+        scores, each = captioning.judged(told, corpus.captions_of(clips), tuple(missing))
+        kept["scores"] |= scores
+        _keep(path, kept | {"CIDEr": each.tolist()})
+        kept["CIDEr"] = each.tolist()
+    scores = {name: kept["scores"].get(name, np.nan) for name in metrics}
+    return told.assign(CIDEr=kept.get("CIDEr", np.nan)), scores
+
+
+def _read(path: Path, clips: int) -> dict:
+    """What is kept, or nothing where there is none or it is damaged."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        sound = len(kept["texts"]) == clips and len(kept.get("CIDEr", kept["texts"])) == clips
+        return kept if sound and isinstance(kept["scores"], dict) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _keep(path: Path, kept: dict):
+    with files.written(path) as draft:
+        draft.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def share_of_distinct(told: pd.DataFrame) -> float:
+    """How many different captions, in percent of the clips."""
+    return 100 * told["text"].nunique() / len(told)
+
+
+def constant(corpus: Corpus, metrics: Iterable[str] = METRICS) -> dict:
+    """What one sentence for every test clip is worth: text, `metrics`, and CIDEr of each clip in `each` (C,). It is
+    the one of the CANDIDATES most frequent training captions whose mean CIDEr on the validation clips is best, and the
+    most frequent where Java is missing. What a decoder has above it is about the clip."""
+    spoken = corpus.captions_of(corpus.split("train"))["text"].str.split().str.join(" ")
+    spoken = spoken.groupby(spoken.str.lower().str.rstrip(" .!")).agg(["first", "size"])
+    texts = spoken.sort_values("size", ascending=False, kind="stable")["first"].head(CANDIDATES).tolist()
+    if not captioning.java_fails():
+        clips = corpus.split("val")
+        references = corpus.captions_of(clips)
+        right, tried = captioning.tokenized(pd.DataFrame({"clip": clips, "text": texts[0]}), references)[0], {}
+        words = captioning.words(dict(enumerate([[text] for text in texts])))
+        for i, text in enumerate(texts):
+            tried[text] = Cider().compute_score(right, {clip: words[i] for clip in right})[0]
+        texts = [max(tried, key=tried.get)]
+    clips = corpus.split("test")
+    told = pd.DataFrame({"clip": clips, "text": texts[0]})
+    scores, each = captioning.judged(told, corpus.captions_of(clips), tuple(metrics))
+    return {"text": texts[0], **scores, "each": each.to_numpy()}
+
+
+def summary(study: Study, spoken: Spoken) -> pd.DataFrame:
+    """A row for each setting and way, then the one sentence; written to results/<corpus>/<table>_summary.csv. Each
+    metric and the share of distinct captions as the mean over seeds with its deviation, and 95 % intervals of the
+    metric over seeds (Student's t), and of CIDEr over clips too."""
+    metrics = [name for name in METRICS if name in spoken.rows]
+    rows = {}
+    for (setting, way), each in spoken.cider.items():
+        members = spoken.rows[(spoken.rows["setting"] == setting) & (spoken.rows["way"] == way)]
+        row = {"seeds": len(members)}
+        for name in metrics:
+            low, high = over_seeds(members[name])
+            row |= {name: members[name].mean(), f"{name} sd": members[name].std(ddof=1)}
+            row |= {f"{name} low": low, f"{name} high": high}
+        low, high = np.quantile(resampled(each.mean(axis=0)), (0.025, 0.975))
+        row |= {"CIDEr low over clips": low, "CIDEr high over clips": high, "distinct": members["distinct"].mean()}
+        rows[setting, way] = row
+    whole = {name: spoken.constant[name] for name in metrics}
+    rows[CONSTANT, ""] = {"seeds": 0} | whole | {"distinct": 100 / spoken.constant["each"].size}
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["setting", "way"]).round(2)
+    study.write(frame.reset_index(), f"{study.table}_summary.csv")
+    return frame
+
+
+def over_seeds(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean over seeds by Student's t; one seed tells nothing of others."""
+    values = np.asarray(values, float)
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else np.nan
+    return values.mean() - half, values.mean() + half
+
+
+def resampled(values: np.ndarray) -> np.ndarray:
+    """Means (RESAMPLES,) of values (C,) over clips drawn again; the same draws for as many clips."""
+    rng = np.random.default_rng(0)
+    return np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)])
+
+
+def against(one: np.ndarray, base: np.ndarray) -> dict[str, float]:
+    """Mean CIDEr of (seeds, C) less that of the baseline's on the same clips and seeds: the columns of `study.DELTA`,
+    by paired bootstrap over clips and by Student's t over seeds."""
+    gain = one - base
+    low, high, p = retrieval.tested(resampled(gain.mean(axis=0)))
+    seeds = dict(zip(("seeds_low", "seeds_high"), over_seeds(gain.mean(axis=1))))
+    return {"delta": gain.mean(), "delta_low": low, "delta_high": high, "p": p} | seeds
+
+
+def claims(study: Study, spoken: Spoken) -> pd.DataFrame:
+    """What Tables 7 to 9 take for granted, in points of CIDEr, judged as `Study.claims` judges; written to
+    results/<corpus>/<table>_claims.csv. Nothing is claimed where there is no CIDEr."""
+    each = spoken.cider | {(CONSTANT, ""): spoken.constant["each"]}
+    rows = []
+    for says, (setting, way), baseline in (
+        ("better than one sentence for all would", ("cross", "own"), CONSTANT),
+        ("as well as one trained on the clip", ("cross", "own"), "identity"),
+        ("from its support set better than one sentence for all would", ("cross", "support"), CONSTANT),
+    ):
+        name = (baseline, "") if baseline == CONSTANT else (baseline, way)
+        if {(setting, way), name} <= each.keys() and np.isfinite(each[setting, way]).all():
+            one = each[setting, way]
+            row = {"claim": f"a decoder trained on other clips captions a clip {says} (points of CIDEr)"}
+            row |= {"setting": f"{setting}, {way}", "baseline": baseline, "seeds": len(one), "paper": np.nan}
+            rows.append(row | against(one, np.broadcast_to(each[name], one.shape)))
+    return study.judged(rows)
+
+
+def published(corpus: str) -> pd.DataFrame:
+    """The captioning table of the paper for this corpus (MSR-VTT: 7, VATEX: 8, ActivityNet: 9): a row for each method,
+    its metrics and the source of the numbers; no rows where the paper has no such corpus."""
+    numbers = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype={"table": str}, keep_default_na=False)
+    numbers = numbers.astype({"value": float})
+    table = next((table for name, table in PUBLISHED.items() if corpus.startswith(name)), None)
+    numbers = numbers[(numbers["table"] == table) & (numbers["direction"] == "caption")]
+    numbers = numbers.assign(metric=numbers["metric"].replace({"BLEU4": "BLEU-4"}))
+    extra = numbers["group"].map(lambda group: f" + {group}" if group else "")
+    numbers["setting"] = numbers["row"] + extra + f" (paper, Table {table})"
+    if numbers.empty:
+        return pd.DataFrame(columns=[*METRICS, "source"])
+    found = numbers.pivot(index="setting", columns="metric", values="value").reindex(columns=METRICS)
+    return found.assign(source=numbers.groupby("setting")["source"].first())
+
+
+def beside(summary: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """The summary as it is read, every cell a string, with the paper's table below it."""
+    metrics = [name for name in METRICS if name in summary]
+    lines = []
+    for (setting, way), row in summary.iterrows():
+        cells = {name: _plus_minus(row[name], row[f"{name} sd"]) for name in metrics}
+        low, high = row["CIDEr low over clips"], row["CIDEr high over clips"]
+        cells |= {"CIDEr 95 % over clips": "" if np.isnan(low) else f"[{low:.1f}, {high:.1f}]"}
+        lines.append({"setting": setting, "way": way, **cells, "distinct captions": f"{row['distinct']:.0f} %"})
+    for setting, row in published(corpus).iterrows():
+        lines.append({"setting": setting, "way": "own"} | {name: _plus_minus(row[name], np.nan) for name in metrics})
+    return pd.DataFrame(lines).fillna("").set_index(["setting", "way"])
+
+
+def _plus_minus(mean: float, deviation: float) -> str:
+    if np.isnan(mean):
+        return ""
+    return f"{mean:.1f}" if np.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def examples(
+    study: Study, runs: Mapping[str, list[Run]], settings: tuple[str, ...] = ("cross", "identity"), each: int = 3
+) -> pd.DataFrame:
+    """The best, median and worst captions of clips themselves by the first setting's first seed (see
+    `captioning.examples`; none without Java), with the clip's name in `id` and a column for what each setting says."""
+    references = study.corpus.captions_of(study.corpus.split("test"))
+    told = {name: said(runs[name][0], study.corpus, "own", ())[0] for name in settings}
+    found = captioning.examples(told[settings[0]], references, each).drop(columns="text")
+    found.insert(1, "id", [study.corpus.clips[clip] for clip in found["clip"]])
+    texts = {name: found["clip"].map(frame.set_index("clip")["text"]) for name, frame in told.items()}
+    return found.assign(**texts)
+
+
+ANSWER = {  # to the question of this module, by the verdicts on the first two claims
+    "held": "yes, it says more of a clip than one sentence for all would",
+    "not resolved": "it cannot be told from one sentence for all",
+    "contradicted": "no, one sentence for all scores better",
+}
+COMPARED = {
+    "held": "better than a decoder trained on the clip itself",
+    "not resolved": "no difference to a decoder trained on the clip itself is resolved",
+    "contradicted": "worse than a decoder trained on the clip itself",
+}
+
+
+def reading(spoken: Spoken, claims: pd.DataFrame) -> str:
+    """The question answered in words, from the numbers of `measure` and `claims`."""
+    if claims.empty:
+        return "There is no CIDEr to answer with."
+    lines = [f"One sentence for all clips, “{spoken.constant['text']}”: CIDEr {spoken.constant['each'].mean():.1f}."]
+    for setting in dict.fromkeys(setting for setting, _ in spoken.cider):
+        own, support = (spoken.cider[setting, way] for way in ("own", "support"))
+        found = pd.Series(against(own, support))
+        said = {"higher": "better from the clip", "lower": "better from its support set"}.get(verdict(found), "")
+        low, high = signed(found["delta_low"]), signed(found["delta_high"])
+        lines.append(
+            f"{setting}: CIDEr {own.mean():.1f} from the clip itself, {support.mean():.1f} from its support set "
+            f"({signed(found['delta'])} [{low}, {high}] over clips: {said or 'no difference resolved'})."
+        )
+    verdicts = claims.set_index(["setting", "baseline"])["verdict"]
+    alone, beside = (verdicts.get(("cross, own", name)) for name in (CONSTANT, "identity"))
+    if alone and beside:
+        lines.append(
+            f"Does a decoder trained on other clips (cross) still caption a clip itself? By CIDEr, {ANSWER[alone]}; "
+            f"{COMPARED[beside]}."
+        )
+        means = spoken.rows[(spoken.rows["setting"] == "cross") & (spoken.rows["way"] == "own")]
+        below = [name for name in METRICS if name in means and means[name].mean() < spoken.constant[name]]
+        if below:
+            lines.append(f"By {', '.join(below)} one sentence for all is above its captions of the clip itself.")
+    return "\n".join(lines)
