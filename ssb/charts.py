@@ -184,7 +184,8 @@ def overview(claims: pd.DataFrame, title: str):
         axis.axvspan(0, reach, color="0.93", lw=0, zorder=-1)
         axis.axvline(0, color="0.5", lw=0.8, ls="--")
         axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6), title=tables.TITLES.get(name, name))
-        axis.set(yticks=range(len(rows)), yticklabels=[f"{r.setting} –\n{r.baseline}" for r in rows.itertuples()])
+        between = " –\n" if len(rows) < 4 else " – "
+        axis.set(yticks=range(len(rows)), yticklabels=[f"{r.setting}{between}{r.baseline}" for r in rows.itertuples()])
         axis.tick_params(axis="y", labelsize=6, length=0)
     for axis in axes.flat[len(names) :]:
         axis.axis("off")

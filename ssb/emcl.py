@@ -27,8 +27,10 @@ class EMCL(nn.Module):
         Its start is a row of ±1 but for 1e-6, so that K bases are two, until at low temperatures many stages let
         rounding tell them apart. Its start is not saved.
 
-    Ours starts from K different numbers and keeps them in state_dict. Both starts are constant over the rows, hence a
-    permutation of the rows of E permutes those of the result, and likewise for channels.
+    Ours starts from K different numbers and keeps them in state_dict. The update draws them all to one number, for the
+    means of a call's bases are nearly equal; so they are moved and stretched back to mean 0 and the deviation they were
+    drawn with, which keeps them apart. Both starts are constant over the rows, hence a permutation of the rows of E
+    permutes those of the result, and likewise for channels.
     """
 
     def __init__(
@@ -76,7 +78,11 @@ class EMCL(nn.Module):
         rebuilt, bases = self.rebuilt(embeddings)
         if self.training:
             mean = bases.mean(dim=0, keepdim=True).to(self.start.dtype)
-            self.start.copy_(self.momentum * self.start + (1 - self.momentum) * mean)
+            start = self.momentum * self.start + (1 - self.momentum) * mean
+            if not self.released and start.numel() > 1:
+                start = start - start.mean()
+                start = start / start.std().clamp(min=TINY) * math.sqrt(2 / start.numel())
+            self.start.copy_(start)
         return self.beta * rebuilt + embeddings
 
     def rebuilt(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:

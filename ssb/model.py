@@ -174,6 +174,7 @@ class SupportSetModel(nn.Module):
         if config.emcl:
             sizes = config.emcl_bases, config.emcl_stages, config.emcl_temperature, config.emcl_beta
             self.emcl = EMCL(*sizes, released=config.emcl_released)
+            self.emcl.register_buffer("start", self.emcl.start)  # saved in either form, or no run could be read back
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """What captioning alone trains: the decoder and the layer before it."""

@@ -1,5 +1,6 @@
 """Tables as they are read: in a notebook, in words, in the README."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -111,9 +112,10 @@ def claims(results: Path, label: str = "") -> pd.DataFrame:
     return frame.sort_values(["table", "corpus"], key=lambda x: x.map(_order), kind="stable", ignore_index=True)
 
 
-def _order(name: str) -> tuple[int, str]:
-    """table1, its variants, table2a …, then what goes beyond the paper's tables; corpora as they come."""
-    return (0 if name.startswith("table") else 1, name)
+def _order(name: str) -> tuple[int, int, str]:
+    """table1, its variants, table2a … table12, then what goes beyond the paper's tables."""
+    number = re.match(r"table(\d+)", name)
+    return (0, int(number[1]), name) if number else (1, 0, name)
 
 
 def claims_table(frame: pd.DataFrame) -> pd.DataFrame:

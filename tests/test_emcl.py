@@ -269,3 +269,16 @@ def test_bad_input_is_named():
         similarity(torch.ones(2, 3), torch.ones(2, 3), EMCL(), score="l2")
     with pytest.raises(ValueError, match="block=0"):
         similarity(torch.ones(2, 3), torch.ones(2, 3), EMCL(), block=0)
+
+
+def test_starts_stay_apart_in_training():
+    """The means of the bases are nearly one number, and averaging with it again and again would make the starts one."""
+    torch.manual_seed(0)
+    module = EMCL(32).train()
+    for _ in range(300):
+        module(torch.randn(64, 48))
+    assert module.start.std().item() == pytest.approx((2 / 32) ** 0.5, rel=1e-3)
+    assert len(module.start.unique()) == 32
+    drawn = EMCL(1).train()
+    drawn(torch.randn(8, 4))
+    assert drawn.start.isfinite().all()
