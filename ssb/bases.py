@@ -83,6 +83,35 @@ def chosen_layer(runs: Mapping[str, list[Run]]) -> tuple[Constants, pd.DataFrame
     return Constants(*(best[name] for name in Constants._fields)), pd.DataFrame(rows).round(3)
 
 
+def at_edge(ours: Constants) -> str:
+    """Which of the chosen constants are the first or last that were tried, so that a better one may lie beyond."""
+    edges = [name for name, tried in TRIED_LAYER.items() if getattr(ours, name) in (tried[0], tried[-1])]
+    return f"at the edge of what was tried: {', '.join(edges)}" if edges else "not at the edge of what was tried"
+
+
+def layer_ranks(runs: Mapping[str, list[Run]], corpus: Corpus) -> pd.DataFrame:
+    """What the layer of each run has learnt: deviation of its start over the bases, and the effective rank of E and of
+    Ê, mean over blocks of test captions and clips dealt at random, as the run's scores are taken."""
+    rows = []
+    for setting, members in runs.items():
+        for run in members:
+            if not run.config.emcl:
+                continue
+            model, data = run.load(corpus)
+            text, video, _ = data.embed(model, "test")
+            size = min(run.config.batch, len(text), len(video))
+            draw = torch.Generator().manual_seed(run.config.seed)
+            dealt = [torch.randperm(len(x), generator=draw)[: len(video)].split(size) for x in (video, text)]
+            blocks = [torch.cat([video[v], text[t]]) for v, t in zip(*dealt) if len(v) == len(t) == size]
+            fitted = [model.emcl.fit(x) for x in blocks]
+            about = {"setting": setting, "seed": run.config.seed, "block": run.config.batch, "run": run.name}
+            about["start sd"] = model.emcl.start.std().item()
+            about["rank of E"] = float(np.mean([emcl.effective_rank(x) for x in blocks]))
+            about["rank of Ê"] = float(np.mean([emcl.effective_rank(mu @ z.mT) for mu, z in fitted]))
+            rows.append(about)
+    return pd.DataFrame(rows).round(3)
+
+
 def grid(ours: Constants) -> dict[str, dict]:
     """{none, cross} × {without the layer, with it}; with it by our constants and by the paper's."""
     cells = {}

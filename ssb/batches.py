@@ -116,6 +116,14 @@ class Data:
             batch.labels = labels.masked_fill(~mask, -100).to(self.device)
         return batch
 
+    def check_plain(self):
+        """ConfigError for a run that is not ranked by the cosine of c_t and c_v, which is what figures show."""
+        if self.config.emcl or self.config.sequences:
+            raise ConfigError(
+                "a run with emcl or sequences ranks captions by more than their own embeddings, which is all that can "
+                "be shown here; take a run without"
+            )
+
     def embed(self, model, split: str) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """c_t (Q, d) of every caption of a split, c_v (C, d) of its clips, and each caption's clip (Q,) among those."""
         clips = self.corpus.split(split)

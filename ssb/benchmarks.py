@@ -15,7 +15,6 @@ from ssb.study import Study
 from ssb.train import Run
 
 TABLES = ("3", "4", "5", "6", "10")
-OF = {"msrvtt": "3", "vatex": "4", "activitynet": "5", "msvd": "6"}  # how a corpus's name begins → its table
 # The corpora that are the paper's own test sets, as paper.csv names them. Other splits of the same videos are not.
 DATASETS = {"msrvtt_1ka": "msrvtt-1kA", "vatex": "vatex", "activitynet": "activitynet-val1", "msvd": "msvd"}
 METRICS = ("R@1", "R@5", "R@10", "R@50", "MdR")
@@ -24,11 +23,6 @@ METRICS = ("R@1", "R@5", "R@10", "R@50", "MdR")
 WAYS = {"t2v": "t2v", "v2t": "v2t best-caption", "v2t max-per-video": "v2t max-per-video"}
 HEADS = dict(zip(WAYS, ("text→video", "video→text (ours: best-caption)", "video→text, max-per-video")))
 GREY = "0.55"
-
-
-def table_of(corpus: str) -> str:
-    """The paper's table for a corpus, by its name; Table 3 for those of which the paper has none."""
-    return next((table for start, table in OF.items() if corpus.startswith(start)), "3")
 
 
 def baselines(table: str) -> pd.DataFrame:
@@ -91,7 +85,8 @@ def beside(
     """
     recalls = recalls_of(table) if recalls is None else recalls
     mine = ours(runs, recalls)
-    mine = mine.assign(**{"from": "ours", "pretrain": "", "dataset": corpus or _corpus(runs)})
+    begun = [members[0].trained_on for members in runs.values()]
+    mine = mine.assign(**{"from": "ours", "pretrain": begun, "dataset": corpus or _corpus(runs)})
     frame = pd.concat([baselines(table).assign(**{"from": "paper"}), mine], ignore_index=True)
     sure = ("R@1", "R@1 sd", "R@1 low", "R@1 high")
     metrics = [*sure, *(f"R@{k}" for k in recalls if k != 1), "MdR"]

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -256,6 +257,27 @@ class Corpus:
             return fused
         edges = np.arange(max_steps + 1) * steps // max_steps
         return np.add.reduceat(fused, edges[:-1], axis=0) / np.diff(edges)[:, None].astype(np.float32)
+
+
+def check_unseen(trained: Corpus, corpus: Corpus):
+    """CorpusError where test clips of a corpus are among the clips, or cut from the videos, that a run was trained or
+    validated on. Of corpora that the library makes, clips of one number differ."""
+    if getattr(corpus, "meaning", None) is not None:
+        return
+    known = {source(trained.clips[i]) for name in ("train", "val") for i in trained.split(name)}
+    test = [corpus.clips[i] for i in corpus.split("test")]
+    if seen := [clip for clip in test if source(clip) in known]:
+        raise CorpusError(
+            f"{len(seen)} of {len(test)} test clips of {corpus.name} are cut from what {trained.name} was trained or "
+            f"validated on: {listed(seen)}; take another corpus, or leave them out of one of the two"
+        )
+
+
+def source(clip: str) -> str:
+    """The video that a clip is cut from: the YouTube id in names such as v_<id>, <id>_3 and <id>_000001_000011; else
+    the clip itself."""
+    found = re.fullmatch(r"(?:v_)?([\w-]{11})(?:_\d+){0,2}", clip)
+    return found[1] if found else clip
 
 
 def listed(names, most: int = 5) -> str:

@@ -47,6 +47,7 @@ class Found(NamedTuple):
 def found(run: Run, corpus: Corpus, fits: np.ndarray | None = None) -> Found:
     """Search the test clips with every caption as the run did. fits: `meaning.same(corpus)`, made where not given."""
     model, data = run.load(corpus)
+    data.check_plain()
     text, video, own = data.embed(model, "test")
     similarity = (retrieval.unit(text).cpu() @ retrieval.unit(video).cpu().T).numpy()
     clips, own = corpus.split("test"), np.asarray(own)

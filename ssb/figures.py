@@ -111,6 +111,7 @@ def support_weights(run: Run, size: int, objective: str | None = None) -> tuple[
 def _support(run: Run, size: int, objective: str | None) -> tuple[np.ndarray, pd.DataFrame, Corpus]:
     """`support_weights`, and the corpus that was read for them."""
     model, data = run.load()
+    data.check_plain()
     c_t, c_v, place = data.embed(model, "test")
     captions = data.corpus.captions_of(data.corpus.split("test"))
     first = np.unique(place, return_index=True)[1][:size]
@@ -216,6 +217,7 @@ def seen(axis: plt.Axes, corpus: Corpus, clip: int, width: int = 34, lines: int 
 def retrieved(run: Run, title: str, queries: int = 4, best: int = 3, seed: int = 0):
     """Text → video: the `best` most similar test clips for some captions drawn at random, the right one marked."""
     model, data = run.load()
+    data.check_plain()
     c_t, c_v, place = data.embed(model, "test")
     corpus, clips = data.corpus, data.corpus.split("test")
     captions = corpus.captions_of(clips)["text"]

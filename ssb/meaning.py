@@ -156,6 +156,7 @@ def table(runs: Mapping[str, list[Run]], corpus: Corpus, fits: np.ndarray | None
 def _measured(run: Run, fits: np.ndarray, corpus: Corpus) -> tuple[dict[str, float], np.ndarray, dict]:
     """The row, the semantic ranks (Q,) and the densities of a run."""
     model, data = run.load(corpus)
+    data.check_plain()
     text, video, clip_of = data.embed(model, "test")
     ranks, kinds = semantic_ranks(text, video, fits), pairs(text, video, clip_of, fits)
     row = {f"semantic {name}": x for name, x in retrieval.metrics(ranks).items() if name != "MnR"}

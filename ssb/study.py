@@ -17,9 +17,9 @@ from scipy import stats
 
 from ssb import batches, files, retrieval
 from ssb.config import Config, ConfigError
-from ssb.corpus import Corpus, load_corpus
-from ssb.tables import CLAIMS, Claim
-from ssb.train import Collapsed, Run, TrainingError, fit, run_name
+from ssb.corpus import Corpus, listed, load_corpus
+from ssb.tables import CLAIMS, Claim, table_of
+from ssb.train import Collapsed, Run, TrainingError, fit, run_name, told
 
 WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
 METRICS = tuple(retrieval.metrics(np.ones(1)))
@@ -52,6 +52,7 @@ class Study:
         self.base = Config.preset(preset, **{"corpus": corpus, **changes})
         self.corpus: Corpus = load_corpus(self.base.corpus, **self.base.corpus_options)
         self.label = label(self.corpus.name, preset)
+        self.data = told(self.base)  # the corpus with its options
         changed = {**changes, **self.base.corpus_options}
         changed.pop("corpus_options", None)
         said = [f"{name} = {value}" for name, value in changed.items()]
@@ -74,8 +75,10 @@ class Study:
         begin: settings that begin with the weights of other runs, setting → a run for each seed (`Config.pretrained`).
         """
         base = self.base.model_dump()
-        first = {name: [{"pretrained": run.name} for run in begin.get(name, [])] for name in grid}
-        first = {name: runs or [{}] * len(self.seeds) for name, runs in first.items()}
+        if unknown := sorted(begin.keys() - grid.keys()):
+            raise ConfigError(f"begin names {listed(unknown)}; there are the settings {listed(grid)}")
+        first = {name: [{"pretrained": run.name} for run in begin[name]] for name in begin}
+        first |= {name: [{}] * len(self.seeds) for name in grid if name not in begin}
         if wrong := [name for name, runs in first.items() if len(runs) != len(self.seeds)]:
             raise ConfigError(f"{wrong[0]!r}: {len(first[wrong[0]])} runs to begin with for {len(self.seeds)} seeds")
         grid = {
@@ -150,7 +153,7 @@ class Study:
 
     def frame(self, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
         """`rows`, not written."""
-        rows = []
+        rows, began = [], any(run.trained_on for members in runs.values() for run in members)
         for setting, members in runs.items():
             for run in members:
                 metrics = {key: value for key, value in run.metrics.items() if key not in ("n_queries", "best_epoch")}
@@ -158,6 +161,7 @@ class Study:
                     {"table": self.table, "corpus": self.corpus.name, "setting": setting, "seed": run.config.seed}
                     | {key: f"{value:.2f}" for key, value in metrics.items()}
                     | {"best_epoch": run.metrics["best_epoch"], "n_queries": run.metrics["n_queries"]}
+                    | ({"trained_on": run.trained_on} if began else {})
                     | {"preset": self.preset, "run": run.name, "config_sha": run.config.sha}
                     | run.provenance
                 )
@@ -242,7 +246,7 @@ class Study:
             if re.fullmatch(f"{claim.table}(_.*)?", self.table) and {claim.setting, claim.baseline} <= runs.keys():
                 one, other = ranks[claim.setting], ranks[claim.baseline]
                 row = {"claim": claim.says, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
-                rows.append(row | {"paper": paper_difference(claim)} | against(one, other, clips))
+                rows.append(row | {"paper": paper_difference(claim, self.corpus.name)} | against(one, other, clips))
         return self.judged(rows)
 
     def judged(self, rows: list[dict]) -> pd.DataFrame:
@@ -346,21 +350,24 @@ def verdict(row: pd.Series) -> str:
 
 
 def paper_numbers(table: str, way: str = "t2v") -> dict[tuple[str, str], float]:
-    """(row, metric) → the number the paper prints, where it could be verified. Of a row that is there twice, from
-    scratch and after pre-training, the latter is "<row> after <corpus>"."""
+    """(row, metric) → the number the paper prints, where it could be verified. A row that is there from scratch and
+    after pre-training too is found as "<row> from scratch" and "<row> after <corpus>" besides."""
     numbers = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype={"table": str})
     numbers = numbers[(numbers["table"] == table) & (numbers["direction"] == way)]
     found = {}
-    for number in numbers.itertuples():
-        found.setdefault((number.row, number.metric), number.value)
-        if isinstance(number.group, str):
-            found[f"{number.row} after {number.group}", number.metric] = number.value
+    for (row, metric), same in numbers.groupby(["row", "metric"], sort=False):
+        found[row, metric] = same["value"].iloc[0]
+        if len(same) > 1:
+            for group, value in zip(same["group"], same["value"]):
+                found[f"{row} after {group}" if isinstance(group, str) else f"{row} from scratch", metric] = value
     return found
 
 
-def paper_difference(claim: Claim) -> float:
-    """The size of a claim in the paper, in points of R@1; NaN where it is not known."""
-    numbers = paper_numbers(claim.source or claim.table.removeprefix("table"))
+def paper_difference(claim: Claim, corpus: str = "") -> float:
+    """The size of a claim in the paper, in points of R@1; NaN where it is not known. corpus: for claims of Tables 3
+    to 6, of which each is of one corpus."""
+    table = table_of(corpus) if claim.table == "pretraining" else claim.table.removeprefix("table")
+    numbers = paper_numbers(table)
     found = [numbers.get((row, metric), np.nan) for row in claim.paper for metric in ("R@1", "delta R@1")]
     found = [x for x in found if not np.isnan(x)]
     if len(found) != len(claim.paper) or not found:

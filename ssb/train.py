@@ -22,7 +22,7 @@ from safetensors.torch import load_model, save_model
 from ssb import batches, files, losses, retrieval
 from ssb.batches import Data, threads
 from ssb.config import VERSION, Config, ConfigError
-from ssb.corpus import Corpus, CorpusError, load_corpus
+from ssb.corpus import Corpus, CorpusError, check_unseen, load_corpus
 from ssb.model import DECODER, SupportSetModel
 
 CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
@@ -67,6 +67,11 @@ class Run:
     @functools.cached_property
     def config(self) -> Config:
         return Config(**self._json("config.json"))
+
+    @functools.cached_property
+    def trained_on(self) -> str:
+        """The corpus whose run this one began with, and its options; "" where it began from scratch."""
+        return told(named(self.config.pretrained).config) if self.config.pretrained else ""
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
@@ -119,6 +124,12 @@ class Run:
         )
 
 
+def told(config: Config) -> str:
+    """The corpus of a run with its options and streams, as a table names it."""
+    options = {**config.corpus_options, **({"streams": "+".join(config.streams)} if config.streams else {})}
+    return "; ".join([config.corpus, *(f"{name} {value}" for name, value in options.items())])
+
+
 def named(name: str) -> Run:
     """A finished run of this study; ConfigError where there is none of that name."""
     if not (files.runs() / name / "metrics.json").exists():
@@ -131,6 +142,8 @@ def data_for(config: Config, corpus: Corpus, device="cpu", like: Data | None = N
     in `Data`; the data of the run that `pretrained` names."""
     if config.pretrained:
         like = named(config.pretrained).load()[1]
+        if like.corpus.fingerprint != corpus.fingerprint:
+            check_unseen(like.corpus, corpus)
     return batches.load(config, corpus, device, like)
 
 
@@ -147,16 +160,18 @@ def build(data: Data) -> SupportSetModel:
 
 def begin_with(model: SupportSetModel, run: Run):
     """Give the model the weights of a finished run, whatever both have; the statistics of the features stay the
-    model's own. A decoder may be new, where the run did not caption; any other difference is a ConfigError."""
+    model's own. A decoder or an EMCL layer may be new, or left; any other difference is a ConfigError."""
     shift, scale = model.shift.clone(), model.scale.clone()
     hint = "take the same preset, and streams that are as wide in sum"
     try:
-        missing, _ = load_model(model, run.folder / "model.safetensors", strict=False)
+        missing, further = load_model(model, run.folder / "model.safetensors", strict=False)
     except RuntimeError as error:  # torch's, a line for each weight of another shape
         lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
         raise ConfigError(f"pretrained = {run.name!r}: {(lines or [str(error)])[0]}; {hint}") from None
-    if missing := [name for name in missing if not name.startswith((*DECODER, "emcl."))]:
-        raise ConfigError(f"pretrained = {run.name!r}: that run has no {missing[0]}; {hint}")
+    whose = {"that run has no": missing, "this one has no": further}
+    for says, names in whose.items():
+        if names := [name for name in names if not name.startswith((*DECODER, "emcl."))]:
+            raise ConfigError(f"pretrained = {run.name!r}: {says} {names[0]}; {hint}")
     model.shift.copy_(shift)
     model.scale.copy_(scale)
 
@@ -293,7 +308,8 @@ class Training:
     def refuse_chance(self):
         """The other sign of collapse: dropout keeps the similarities of a collapsed model from being equal, but its
         loss has not come below 2α and it finds validation clips as guessing does."""
-        config, clips = self.config, len(self.data.corpus.split("val"))
+        config = self.config
+        clips = len((self.data.stories if config.sequences else self.data.corpus).split("val"))
         chance = sum(100 * k / clips for k in (1, 5, 10))
         lost = self.log[-1]["contrast"] >= self.floor - 1e-3 and self.best["score"] < 2 * chance
         if config.contrast == "triplet" and lost and clips > 30:  # among fewer clips chance is too good to tell

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ssb.config import Config, ConfigError
-from ssb.corpus import Corpus
-from ssb.train import Run, data_for, measured
+from ssb.corpus import Corpus, check_unseen
+from ssb.train import Run, data_for, measured, told
 
 SAID = "{}, zero-shot"  # what a setting is called on the other corpus
 BOTH = ("none", "cross")
@@ -17,12 +17,14 @@ class ZeroShot(Run):
     Its folder, settings and provenance are the run's own; its metrics and ranks are of the other corpus.
 
     streams: those of the other corpus, as wide in sum as what the run was trained on; (): all of them. ConfigError
-    where they are not.
+    where they are not; CorpusError where the run has seen test clips.
     """
 
     def __init__(self, run: Run, corpus: Corpus, streams: Iterable[str] = ()):
         super().__init__(run.folder)
         model, known = run.load()
+        if known.corpus.fingerprint != corpus.fingerprint:
+            check_unseen(known.corpus, corpus)
         config = run.config.replace(corpus=corpus.name, corpus_options={}, streams=tuple(streams), pretrained="")
         data = data_for(config, corpus, like=known)
         width, wanted = data.video_width, len(model.shift)
@@ -33,6 +35,7 @@ class ZeroShot(Run):
             )
         self.ranks: dict[str, np.ndarray] = data.ranks(model, "test")
         self.metrics = measured(self.ranks) | {"best_epoch": run.metrics["best_epoch"]}
+        self.trained_on = told(run.config)
         self.provenance = run.provenance | {"corpus_sha": corpus.fingerprint}
 
 

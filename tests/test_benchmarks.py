@@ -11,7 +11,7 @@ from conftest import made
 from matplotlib.collections import PathCollection
 
 import ssb
-from ssb import benchmarks, datasets, retrieval, study
+from ssb import benchmarks, datasets, retrieval, study, tables
 
 PRINTED = list(csv.DictReader((Path(ssb.__file__).parent / "paper.csv").read_text().splitlines()))
 SURE = ("R@1", "R@1 sd", "R@1 low", "R@1 high")
@@ -62,10 +62,10 @@ def test_baselines_of_the_tables_by_hand():
 def test_every_corpus_has_a_table():
     wanted = {name: "3" for name in (*datasets.READERS, "shapes", "my/folder")}
     wanted |= {"vatex": "4", "activitynet": "5", "activitynet_val2": "5", "msvd": "6"}
-    assert {name: benchmarks.table_of(name) for name in wanted} == wanted
+    assert {name: tables.table_of(name) for name in wanted} == wanted
     assert set(benchmarks.DATASETS) <= set(datasets.READERS)
     for corpus, dataset in benchmarks.DATASETS.items():
-        assert set(benchmarks.baselines(benchmarks.table_of(corpus))["dataset"]) == {dataset}
+        assert set(benchmarks.baselines(tables.table_of(corpus))["dataset"]) == {dataset}
 
 
 @pytest.fixture

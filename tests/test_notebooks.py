@@ -80,7 +80,11 @@ WRITES = {
     "07_table2e_contrastive_loss": [*wrote("table2e"), f"{HERE[1]}/table2e_fig_collapse.png"],
     "09_lambda_temperature": [path for path in wrote("constants") if "_claims" not in path],  # the paper claims nothing
     "10_false_negatives": [f"{HERE[0]}/false_negatives_claims.csv", f"{HERE[1]}/false_negatives.png"],
-    "13_tables3to6_pretraining": [*wrote("pretraining"), f"{HERE[0]}/pretraining_beside.csv"],
+    "13_tables3to6_pretraining": [
+        *wrote("pretraining"),
+        f"{HERE[0]}/pretraining_beside.csv",
+        f"{HERE[1]}/pretraining_fig_beside.png",
+    ],
     "14_table10_zero_shot": [*wrote("table10"), f"{HERE[0]}/table10_beside.csv"],
     "19_vt_twins_s2dtw": [
         *(path.replace("shapes", "events") for path in wrote("s2dtw")),

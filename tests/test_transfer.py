@@ -1,16 +1,18 @@
 """Weights of one run in another, tests of a run on another corpus, EMCL as a layer of training."""
 
 import itertools
+import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from ssb import emcl, losses, retrieval
+from ssb import bases, benchmarks, emcl, figures, losses, retrieval
 from ssb.batches import Data
 from ssb.config import Config, ConfigError
-from ssb.corpus import load_corpus
+from ssb.corpus import CorpusError, load_corpus, source
 from ssb.study import Study
 from ssb.train import Training, build, fit
 from ssb.transfer import ZeroShot, begun, fine_tuned, zero_shot
@@ -176,3 +178,84 @@ def test_ranks_with_emcl_are_of_blocks_of_the_batch_dealt_at_random(home):
 def test_what_emcl_learned_is_in_a_checkpoint(home):
     training = Training(small(emcl=True, **THERE), load_corpus("shapes", **OPTIONS), home / "run", quiet=True)
     assert "emcl.start" in training.raw.state_dict()
+
+
+# what the reviewer of a table would ask
+
+
+def test_test_clips_that_were_trained_on_are_refused(home, small_folder):
+    """A corpus of one's own, and the same with the splits changed: what was trained on must not be tested."""
+    run = fit(small(corpus=str(small_folder), epochs=1), quiet=True)
+    other = home / "other"
+    shutil.copytree(small_folder, other)
+    splits = json.loads((other / "split.json").read_text())
+    splits["train"], splits["test"] = splits["test"] + splits["train"][4:], splits["train"][:4]
+    (other / "split.json").write_text(json.dumps(splits))
+    with pytest.raises(CorpusError, match="4 of 4 test clips of other are cut from what"):
+        ZeroShot(run, load_corpus(other))
+    with pytest.raises(CorpusError, match="4 of 4 test clips"):
+        fit(small(corpus=str(other), epochs=1, pretrained=run.name), quiet=True)
+
+
+def test_clips_of_one_youtube_video_are_known():
+    names = "v_abcdefghijk", "abcdefghijk_000001_000011", "abcdefghijk_3", "abcdefghijk", "abcdefghijk_12_20"
+    assert {source(name) for name in names} == {"abcdefghijk"}
+    assert [source(name) for name in ("video123", "a_b")] == ["video123", "a_b"]
+
+
+def test_a_misspelt_setting_to_begin_with_is_refused(home):
+    study = Study("after", preset="smoke", seeds=[0], jobs=1, changes=HERE)
+    with pytest.raises(ConfigError, match="begin names 'none, pretrained'"):
+        study.run({"none, pre-trained": {"objective": "none"}}, begin={"none, pretrained": []})
+    with pytest.raises(ConfigError, match="0 runs to begin with for 1 seeds"):
+        study.run({"none": {"objective": "none"}}, begin={"none": []})
+
+
+def test_weights_that_would_be_left_are_refused(home):
+    first = fit(small(objective="none", video_pooling="transformer", pool_layers=2, **THERE), quiet=True)
+    with pytest.raises(ConfigError, match="this one has no video_head.layers.1"):
+        changes = {"video_pooling": "transformer", "pool_layers": 1, "pretrained": first.name}
+        fit(small(objective="none", **changes, **HERE), quiet=True)
+
+
+def test_a_row_says_what_was_trained_on(home):
+    options = dict(preset="smoke", seeds=[0], jobs=1)
+    before = Study("before", changes={**THERE, "epochs": 1}, **options)
+    first = before.run({"none": {"objective": "none"}})
+    study = Study("pretraining", changes={**HERE, "epochs": 1}, **options)
+    runs = study.run(fine_tuned(study.base, ["none"]), begin=begun(first)) | zero_shot(first, study.corpus)
+    rows = study.rows(runs).set_index("setting")["trained_on"]
+    said = "shapes; captions 2; clips 120; false_negatives 0.05"
+    assert rows.to_dict() == {"none": "", "none, a quarter": "", "none, pre-trained": said, "none, zero-shot": said}
+    beside = benchmarks.beside(runs, "3", corpus=study.data)
+    assert beside.set_index("method").loc["none, pre-trained", "pretrain"] == said
+    assert "trained_on" not in before.rows(first)
+
+
+def test_figures_of_a_run_that_ranks_by_more_are_refused(home):
+    run = fit(small(objective="cross", emcl=True, **THERE), quiet=True)
+    with pytest.raises(ConfigError, match="take a run without"):
+        figures.support_weights(run, 4)
+
+
+def test_the_papers_settings_of_a_benchmark():
+    config = Config.preset("paper", corpus="activitynet")
+    assert (config.max_steps, config.max_tokens, config.epochs, config.dropout) == (512, 256, 28, 0.0)
+    assert (
+        Config.preset("paper", corpus="vatex", epochs=3).epochs == 3
+        and Config.preset("paper", corpus="vatex").epochs == 30
+    )
+    assert Config.preset("laptop", corpus="activitynet").max_steps == Config.preset("laptop").max_steps
+
+
+def test_what_the_layer_has_learnt(home):
+    runs = {"none": [fit(small(objective="none", **THERE), quiet=True)]}
+    runs["none + EMCL"] = [fit(small(objective="none", emcl=True, **THERE), quiet=True)]
+    found = bases.layer_ranks(runs, load_corpus("shapes", **OPTIONS))
+    assert found["setting"].tolist() == ["none + EMCL"] and found["block"].tolist() == [16]
+    assert found["start sd"].item() == pytest.approx((2 / 32) ** 0.5, abs=1e-3)
+    assert 1 <= found["rank of Ê"].item() <= found["rank of E"].item() * 2
+    inside = bases.LAYER._replace(temperature=0.3, beta=0.3)
+    assert "edge of what was tried: beta" in bases.at_edge(inside._replace(beta=0.1)) and "not at" in bases.at_edge(
+        inside
+    )
