@@ -211,6 +211,9 @@ class Corpus:
             lines.append(f"false negatives: a caption is also true of {share:.2f} % of the other clips")
         return "\n".join(lines)
 
+    def id(self, clip: int) -> str:
+        return self.clips[clip]
+
     def split(self, name: str) -> np.ndarray:
         """Positions of the clips of a split; CorpusError listing the splits where it is none of them."""
         if name not in self.splits:
@@ -264,7 +267,7 @@ def check_unseen(trained: Corpus, corpus: Corpus):
     validated on. Of corpora that the library makes, clips of one number differ."""
     if getattr(corpus, "meaning", None) is not None:
         return
-    known = {source(trained.clips[i]) for name in ("train", "val") for i in trained.split(name)}
+    known = {source(trained.id(i)) for name in ("train", "val") for i in trained.split(name)}
     test = [corpus.clips[i] for i in corpus.split("test")]
     if seen := [clip for clip in test if source(clip) in known]:
         raise CorpusError(
