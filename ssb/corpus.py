@@ -331,6 +331,11 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus:
             return howto100m.HowTo100M(path)
         if path.is_dir():
             return datasets.folder(path, **options)
+    if str(name) == "howto100m":
+        raise CorpusError(
+            f"{files.data() / name}: no such folder; put the narrations and features of HowTo100M there (python -m "
+            f"ssb.datasets howto100m says which files) and run python -m ssb.howto100m"
+        )
     raise CorpusError(
         f"no corpus {str(name)!r}: neither {listed([*made, *datasets.READERS], 99)} nor a folder (data are looked "
         f"for in {files.data()}; set SSB_DATA to change that)"

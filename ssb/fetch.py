@@ -4,9 +4,10 @@
     python -m ssb.datasets msvd                 its files and features
     python -m ssb.datasets msvd --download      fetches the missing files that have a link, then the same
 
-It ends with 0 where the corpus can be loaded, 1 where something is missing, 2 where it was asked for wrongly. The files
-are listed in sources.csv. Pages and links were found in public sources and may have moved; the SHA-256 sums are those
-of the versions that the study was tested with, so that a file of another sum may be good, and have other counts.
+It ends with 0 where the corpus can be loaded, or of UCF-101, HMDB-51 and CrossTask the labels can be read, 1 where
+something is missing, 2 where it was asked for wrongly. Clips without features are listed in results/cache/missing/. The
+files are listed in sources.csv. Pages and links were found in public sources and may have moved; the SHA-256 sums are
+those of the versions that the study was tested with, so that a file of another sum may be good, and have other counts.
 """
 
 import argparse
@@ -27,8 +28,9 @@ import pooch
 import requests
 
 from ssb import datasets, files
-from ssb.corpus import CorpusError, listed
-from ssb.readers import UNZIPPING, clips_of, share
+from ssb.corpus import Corpus, CorpusError, listed, load_corpus
+from ssb.howto100m import HowTo100M
+from ssb.readers import UNZIPPING, clips_of, list_missing, share
 
 ABOUT = {
     "msrvtt1k": "MSR-VTT, its first 1,000 clips: 700 / 100 / 200",
@@ -52,6 +54,7 @@ FAMILIES = {"msrvtt": [name for name in ABOUT if name.startswith("msrvtt")], "al
 LABELLED = {"crosstask": datasets.crosstask, "ucf101": datasets.ucf101, "hmdb51": datasets.hmdb51}
 RECORD = "checksums.txt"  # beside the data: sums of fetched files of which none was known, as sha256sum writes them
 CHUNK = 1 << 16
+ARCHIVES = ".zip", ".tar.gz", ".tgz", ".tar"  # the ends of their names
 
 
 class FetchError(ValueError):
@@ -61,7 +64,8 @@ class FetchError(ValueError):
 @dataclass(frozen=True)
 class Needed:
     """A file of a dataset, a row of sources.csv. names: what it may be called, in the order in which it is looked for;
-    "captions" is a folder of tables. link: the file, or an archive that holds it. sha256: of each name, where known."""
+    "captions" is a folder of a file for each video. link: the file, which may be called otherwise there, or an archive
+    that holds it. sha256: of each name, where known."""
 
     dataset: str
     names: list[str]
@@ -74,20 +78,27 @@ class Needed:
     @property
     def packed(self) -> bool:
         """Is the link that of an archive?"""
-        return bool(self.link) and urlsplit(self.link).path.rpartition("/")[2] not in self.names
+        return self.linked.endswith(ARCHIVES) and self.linked not in self.names
+
+    @property
+    def linked(self) -> str:
+        """What the file is called where the link leads; "" without a link."""
+        return urlsplit(self.link).path.rpartition("/")[2]
 
     @property
     def target(self) -> str:
-        """The name under which it is fetched."""
-        return self.names[0] if self.packed or not self.link else urlsplit(self.link).path.rpartition("/")[2]
+        """The name under which it is fetched: that of the link where it is one of the names, else the first."""
+        return self.linked if self.linked in self.names else self.names[0]
 
     def sum(self, name: str) -> str | None:
         return dict(zip(self.names, self.sha256)).get(name)
 
     def found(self, home: Path) -> str | None:
         """The name under which it is there."""
-        there = (name for name in self.names if (home / name).is_file() or any((home / name).glob("*.csv")))
-        return next(there, None)
+        for name in self.names:
+            if (home / name).is_file() or any(path.suffix in (".csv", ".json") for path in (home / name).glob("*.*")):
+                return name
+        return None
 
     def state(self, home: Path) -> str:
         name = self.found(home)
@@ -113,7 +124,7 @@ def sources() -> list[Needed]:
 
 def report(name: str) -> bool:
     """Print what corpus or family `name` has and lacks; is all of it there?"""
-    data, well, rows = files.data(), True, []
+    data, rows, well = files.data(), [], set()
     names = FAMILIES.get(name, [name])
     wanted = [file for file in sources() if set(names) & set(file.corpora)]
     for file in wanted:
@@ -125,42 +136,70 @@ def report(name: str) -> bool:
     for row in rows:
         print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip())
     for corpus in names:
-        complete, lines = check(corpus, [file for file in wanted if corpus in file.corpora], data)
-        print(f"{corpus}: {'complete' if complete else 'not complete'}", *lines, sep="\n  ")
-        well = well and complete
-    missing = [file for file in wanted if not file.found(data / file.dataset)]
+        complete, summary, lines = check(corpus, [file for file in wanted if corpus in file.corpora], data)
+        print(f"{corpus}: {summary}", *lines, sep="\n  ")
+        well |= {corpus} if complete else set()
+    needed = (file for file in wanted if set(names) & set(file.corpora) - well)
+    missing = [file for file in needed if not file.found(data / file.dataset)]
     if linked := [file.target for file in missing if file.link]:
         print(f"to fetch {', '.join(linked)}:", f"python -m ssb.datasets {name} --download", sep="\n  ")
     for file in missing:
         if not file.link:
             print(f"{file.dataset}/{file.target} has no link: {file.what}{'; see ' if file.page else ''}{file.page}")
-    return well
+    return well == set(names)
 
 
-def check(corpus: str, wanted: list[Needed], data: Path) -> tuple[bool, list[str]]:
-    """Can it be loaded; and lines that say why not, and how many of the clips have features."""
+def check(corpus: str, wanted: list[Needed], data: Path) -> tuple[bool, str, list[str]]:
+    """Can it be loaded, of labels: read; that in words; and lines that say why not, and how many of the clips have
+    features."""
     reader, home = datasets.READERS.get(corpus), data / wanted[0].dataset
     try:
         if reader and (own := reader.own(data)):
-            return True, [f"{own} is a folder of your own, read instead of the official files", loaded(reader, data)]
-        if missing := [file.target for file in wanted if not file.found(home)]:
-            return False, [f"missing: {', '.join(missing)}"]
+            read = f"{own} is a folder of your own, read instead of the official files"
+            return True, "complete", [read, loaded(reader(data))]
+        missing = [file.target for file in wanted if not file.found(home)]
         if corpus == "howto100m":
-            return True, ["its captions are not read here, and its features are yours"]
+            return check_howto100m(home, missing)
+        if missing:
+            return False, "not complete", [f"missing: {', '.join(missing)}"]
         streams, clips = without(corpus, home)
-        lines = [covered(stream, lacking, clips) for stream, lacking in streams.items()] or [
-            f"no features, which are yours: python -m ssb.video CLIPS --stream resnet --model microsoft/resnet-152 "
-            f"--out {home / 'features'}"
-        ]
-        if reader is None:  # labels, which need no features
-            return True, lines
+        lines = [covered(corpus, stream, lacking, clips) for stream, lacking in streams.items()]
+        lines = lines or [f"no features, which are yours: {extraction(corpus, home, clips)}"]
+        if reader is None:
+            counts = (f"{name} {share(len(clips) - len(gone), len(clips))}" for name, gone in streams.items())
+            return True, f"labels complete; features: {', '.join(counts) or 'none'}", lines
         if any(streams.values()):
             lines.append('extract them, or leave out the clips that lack some: corpus_options={"missing": "drop"}')
         if any(streams.values()) or not streams:
-            return False, lines
-        return True, [*lines, loaded(reader, data)]
+            return False, "not complete", lines
+        return True, "complete", [*lines, loaded(reader(data))]
     except CorpusError as error:
-        return False, [str(error)]
+        return False, "not complete", [str(error)]
+
+
+def check_howto100m(home: Path, missing: list[str]) -> tuple[bool, str, list[str]]:
+    """It is loaded from its index, which may outlive the narrations."""
+    try:
+        corpus = load_corpus("howto100m")
+        corpus.fingerprint  # for which some of the features are read
+        return True, "complete", [loaded(corpus)]
+    except CorpusError as error:
+        lines = [str(error)] if (home / "index" / "found" / "found.json").is_file() else []
+        lines += [f"missing: {', '.join(missing)}"] if missing else []
+        if not any(home.glob("features/[!.]*/")):
+            lines.append(f"no features, which are yours: {extraction('howto100m', home, [])}")
+        return False, "not complete", [*lines, f"when all is there, index it: python -m ssb.howto100m {home}"]
+
+
+def extraction(corpus: str, home: Path, clips: list[str]) -> str:
+    """How features are made."""
+    command = f"python -m ssb.video CLIPS --stream resnet --model microsoft/resnet-152 --out {home / 'features'}"
+    if corpus != "youcook2":
+        return command
+    return (
+        f"a clip is one step, so first cut the videos at the annotated times (datasets.youcook2 lists video, start and "
+        f"end) into CLIPS/<video>_<step>.mp4, such as {clips[0]}.mp4, which make <video>_<step>.npy; then {command}"
+    )
 
 
 def without(corpus: str, home: Path) -> tuple[dict[str, list[str]], list[str]]:
@@ -174,13 +213,14 @@ def without(corpus: str, home: Path) -> tuple[dict[str, list[str]], list[str]]:
     return reader.lacking(home, clips), clips
 
 
-def covered(stream: str, lacking: list[str], clips: list[str]) -> str:
-    rest = f"; none for {listed(lacking)}" if lacking else ""
+def covered(corpus: str, stream: str, lacking: list[str], clips: list[str]) -> str:
+    listing = list_missing(corpus, {stream: lacking})
+    rest = f"; none for {listed(lacking)}{listing}" if lacking else ""
     return f"features {stream}: {share(len(clips) - len(lacking), len(clips))}{rest}"
 
 
-def loaded(reader: datasets.Reader, data: Path) -> str:
-    return "it loads: " + ", ".join(f"{split} {len(members)}" for split, members in reader(data).splits.items())
+def loaded(corpus: Corpus | HowTo100M) -> str:
+    return "it loads: " + ", ".join(f"{split} {len(members)}" for split, members in corpus.splits.items())
 
 
 # Getting it
@@ -205,7 +245,7 @@ def download(names: list[str]) -> list[str]:
 def fetch(wanted: list[Needed], data: Path):
     """The files of one link."""
     one, home = wanted[0], data / wanted[0].dataset
-    path = home / urlsplit(one.link).path.rpartition("/")[2]
+    path = home / (one.linked if one.packed else one.target)
     before = path.exists()  # an archive that someone has put there is used, and left
     known = None if one.packed else one.sum(one.target)
     home.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@
 
 indexes FOLDER/caption.json or FOLDER/captions/ (see `ssb.narrations`) once, shard by shard: a killed one goes on. Then,
 anew each time, it looks which videos have features, for a part of HowTo100M is always gone, and what more features are
-there the next time counts. Skipped videos are listed in FOLDER/index/skipped.txt, each with the reason.
+there the next time counts. Videos that are left out, those without features too, are listed in
+FOLDER/index/skipped.txt, each with the reason.
 
 Official are the narrations. The features are yours, one step a second, in any of three forms:
 
@@ -21,6 +22,7 @@ import argparse
 import functools
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -80,11 +82,12 @@ def find(folder: Path, held_out: int, say: Callable[[str], None]):
     paths = sorted(path for path in folder.glob("features/[!.]*/") if path.is_dir())
     if not paths:
         raise CorpusError(f"{folder / 'features'}: no feature stream; put <stream>/<video>.npy there")
-    places, streams, steps = {}, {}, None
+    places, streams, steps, unread = {}, {}, None, set()
     for path in paths:
         say(f"looking for features in {path}")
         place, length, facts, broken = located(path, ids, order)
-        skipped += broken
+        skipped += [f"{name}\t{why}" for name, why in broken]
+        unread |= {name.encode() for name, _ in broken}
         places[path.name], streams[path.name] = place, facts
         if steps is not None:
             apart = (np.abs(steps - length) > 1) & (steps > 0) & (length > 0) & wanted
@@ -93,6 +96,8 @@ def find(folder: Path, held_out: int, say: Callable[[str], None]):
             length = np.minimum(steps, length)
         steps = length
     featured = int((wanted & (steps > 0)).sum())
+    bare = (name for name in ids[wanted & (steps == 0)] if name not in unread)
+    skipped += [f"{name.decode()}\tno features" for name in bare]
     late = wanted & (steps > 0) & (np.floor(begins(shards)) >= steps)
     skipped += [f"{name.decode()}\tfeatures end before its first narration" for name in ids[late]]
     usable = wanted & (steps > 0) & ~late
@@ -140,12 +145,14 @@ def begins(shards: list[Path]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def located(path: Path, ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict, list[str]]:
+def located(path: Path, ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict, list]:
     """Where the features of each video are, (n, 2) int32: shard and row in it, or of a file 0 or, in a two-letter
-    folder, 1; -1 where there are none. How many steps (n,) int32, what kind of stream, what is wrong."""
+    folder, 1; -1 where there are none. How many steps (n,) int32, what kind of stream, and (video, what is wrong with
+    its features)."""
     place, steps, broken = np.full((len(ids), 2), -1, np.int32), np.zeros(len(ids), np.int32), []
     names = sorted(file.name.removesuffix(".ids.txt") for file in path.glob("[!.]*.ids.txt"))
     ascending, dim = ids[order], None
+    check_shards(path, names, ascending)
     for number, name in enumerate(names):
         source = path / f"{name}.npy"
         values, held, lengths = packed(source)
@@ -170,8 +177,30 @@ def located(path: Path, ids: np.ndarray, order: np.ndarray) -> tuple[np.ndarray,
                     raise CorpusError(f"{file}: shape {values.shape}; wanted (steps, {dim}) as the first file")
                 place[row], steps[row] = (nested, 0), len(values)
         except CorpusError as error:
-            broken.append(f"{name.decode()}\t{narrations.printable(str(error))}")
+            broken.append((name.decode(), narrations.printable(str(error))))
     return place, steps, {"dim": dim, "shards": names}, broken
+
+
+def check_shards(path: Path, names: list[str], ascending: np.ndarray):
+    """CorpusError where part of a stream would be passed over: a shard without its list of ids, or files of single
+    videos beside shards. names: the shards that have a list; ascending: (n,) the videos, bytes."""
+    known = set(names) if names else {name.decode() for name in ascending}
+    for file in os.scandir(path):
+        name = file.name.removesuffix(".npy")
+        if name != file.name and name[0] != "." and name not in known and (names or is_shard(Path(file))):
+            raise CorpusError(
+                f"{file.path}: no {name}.ids.txt beside it; write the video id of each of its rows, one a line"
+            )
+    if names and (file := next(path.glob("[!.]?/*.npy"), None)):
+        raise CorpusError(f"{file}: a video's own file in a stream of shards; put it into a shard or another stream")
+
+
+def is_shard(path: Path) -> bool:
+    """Of a file that bears no video's name: (videos, steps, dim), and not the features of a video that says nothing."""
+    try:
+        return read_array(path).ndim == 3
+    except CorpusError:
+        return False
 
 
 def one_file(path: Path, name: str, nested: int) -> Path:

@@ -2,8 +2,9 @@
 
 Official: `caption.json`, one JSON object of several GB, video id → {"start": […], "end": […], "text": […]}, the second
 at which each narration begins and ends and its words, from which the authors have taken stop words out (their
-raw_caption.json, of the same form, has them). Or `captions/`, one <video id>.csv with the columns start, end, text for
-each video, the form that the code of Miech et al. (2020) reads. Where both are there, caption.json is read.
+raw_caption.json, of the same form, has them). Or `captions/`, for each video one <video id>.csv with the columns start,
+end, text, the form that the code of Miech et al. (2020) reads, or one <video id>.json of {"start": […], "end": […],
+"text": […]}. Where caption.json is there too, it is read.
 
 Ours: what is wrong with a video costs that video alone (`Unfit`), as the narrations are recognised speech and there are
 136 million of them; and a narration without words is left out of its video, as taking stop words out leaves such.
@@ -53,7 +54,7 @@ def state(path: Path) -> dict:
     """What tells whether the narrations are still those that an index was begun from: `of`, their total number of bytes
     or files, and `sha`."""
     if path.is_dir():
-        names = csv_files(path)
+        names = video_files(path)
         stats = ((path / name).stat() for name in names)
         facts = (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in zip(names, stats))
         return {"of": len(names), "sha": files.digest(*facts)}
@@ -64,7 +65,7 @@ def state(path: Path) -> dict:
 def videos(path: Path, place: int = 0) -> Iterator[tuple[str, object, int]]:
     """Each video's id, its entry, to be given to `checked`, and the place after it: of the next byte or the next file.
     `place`: where to go on."""
-    return csv_videos(path, place) if path.is_dir() else json_videos(path, place)
+    return file_videos(path, place) if path.is_dir() else json_videos(path, place)
 
 
 def json_videos(path: Path, place: int) -> Iterator[tuple[str, object, int]]:
@@ -127,25 +128,34 @@ def one_video(held: str, at: int, first: bool) -> tuple[str | None, object, int,
     return key, entry, at, last
 
 
-def csv_files(folder: Path) -> list[str]:
-    """In the order of their names."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".csv") and entry.name[0] != ".")
-    if not names:
-        raise CorpusError(f"{folder}: no <video id>.csv in it; put the narrations of HowTo100M there")
-    return names
+def video_files(folder: Path) -> list[str]:
+    """One for each video, in the order of their names. CorpusError where there are none, or of both kinds."""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.name[0] != ".")
+    kinds = [[name for name in names if name.endswith(ending)] for ending in (".csv", ".json")]
+    if all(kinds):
+        raise CorpusError(
+            f"{folder}: has {len(kinds[0])} .csv and {len(kinds[1])} .json, such as {kinds[0][0]} and {kinds[1][0]}; "
+            f"keep one kind"
+        )
+    if not any(kinds):
+        raise CorpusError(f"{folder}: no <video id>.csv or .json in it; put the narrations of HowTo100M there")
+    return kinds[0] or kinds[1]
 
 
-def csv_videos(folder: Path, place: int) -> Iterator[tuple[str, object, int]]:
-    for number, name in enumerate(csv_files(folder)[place:], place + 1):
-        yield name.removesuffix(".csv"), folder / name, number
+def file_videos(folder: Path, place: int) -> Iterator[tuple[str, object, int]]:
+    for number, name in enumerate(video_files(folder)[place:], place + 1):
+        yield name.removesuffix(".csv").removesuffix(".json"), folder / name, number
 
 
-def csv_entry(path: Path) -> dict[str, list]:
+def file_entry(path: Path):
+    """What the file of one video holds, as caption.json has it. Unfit where it cannot be read."""
     try:
+        if path.suffix == ".json":
+            return DECODER.decode(path.read_text(encoding="utf-8-sig"))
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Unfit(f"not a readable CSV ({error})") from None
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        raise Unfit(f"not a readable {path.suffix[1:].upper()} ({error})") from None
     return {name: [row[name] for row in rows] for name in ("start", "end", "text") if rows and name in rows[0]}
 
 
@@ -154,7 +164,7 @@ def checked(name: str, entry) -> tuple[np.ndarray, list[bytes], int]:
     words; how many have none. Unfit where the video cannot be used."""
     if not NAME.fullmatch(name):
         raise Unfit("its id is no file name of 1 to 60 characters without blanks")
-    entry = csv_entry(entry) if isinstance(entry, Path) else entry
+    entry = file_entry(entry) if isinstance(entry, Path) else entry
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("start", "end", "text")):
         raise Unfit("not the three lists start, end and text")
     start, end, text = entry["start"], entry["end"], entry["text"]

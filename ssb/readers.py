@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ssb import files
 from ssb.corpus import Corpus, CorpusError, Stream, check_array, listed, read_array
 
 # RuntimeError: locked by a password, or packed by a method that Python does not know
@@ -203,11 +204,32 @@ def archive_ids(held: dict[str, np.ndarray]) -> list[str]:
 
 
 def absent(path: Path, missing: list[str], clips: list[str]):
+    """CorpusError where clips are missing of the stream `path`, in <folder>/features/, or of an archive in <folder>."""
     if missing:
+        home = path.parent.parent if path.parent.name == "features" else path.parent
+        listing = list_missing(home.resolve().name, {path.name.removesuffix(".npy"): missing})
         raise CorpusError(
             f"{path}: no features for {share(len(missing), len(clips))}: {listed(missing)}; extract them or leave "
-            f'these clips out of the split, as corpus_options={{"missing": "drop"}} does'
+            f'these clips out of the split, as corpus_options={{"missing": "drop"}} does{listing}'
         )
+
+
+def list_missing(name: str, streams: dict[str, list[str]]) -> str:
+    """Of a corpus or folder `name`: write down all clips that a stream lacks, one a line, where messages name five.
+
+    Returns "; all in results/cache/missing/<name>-<stream>.txt" for the message. A stream that lacks none has no such
+    file. A place that cannot be written to is no matter."""
+    written = []
+    for stream, missing in streams.items():
+        path = files.cache() / "missing" / f"{name}-{stream.removesuffix('.npz')}.txt"
+        with contextlib.suppress(OSError):
+            if not missing:
+                path.unlink(missing_ok=True)
+                continue
+            with files.written(path) as draft:
+                draft.write_text("".join(f"{clip}\n" for clip in missing), encoding="utf-8")
+            written.append(files.short(path))
+    return f"; all in {', '.join(written)}" if written else ""
 
 
 def share(some: int, of: int, what: str = " clips") -> str:
@@ -217,7 +239,7 @@ def share(some: int, of: int, what: str = " clips") -> str:
 
 def kept(name: str, splits: dict[str, list[str]], missing: str, lacking) -> dict[str, list[str]]:
     """The splits that a corpus is made of. missing="refuse": as they are, so that a clip without features is an error;
-    "drop": the clips that every stream has, and a printed line says how many are left out.
+    "drop": the clips that every stream has; a printed line says how many are left out and where they are listed.
 
     lacking: clips → {stream: those that it does not have}. CorpusError where nothing is left of a split."""
     if missing not in ("refuse", "drop"):
@@ -226,7 +248,8 @@ def kept(name: str, splits: dict[str, list[str]], missing: str, lacking) -> dict
         )
     if missing == "refuse":
         return splits
-    gone = set().union(*lacking(clips_of(splits)).values())
+    streams = lacking(clips_of(splits))
+    gone = set().union(*streams.values())
     left = {split: [clip for clip in members if clip not in gone] for split, members in splits.items()}
     if empty := [split for split, members in left.items() if splits[split] and not members]:
         raise CorpusError(f"{name}: no clip of split {listed(empty)} has features in every stream; extract them")
@@ -234,7 +257,8 @@ def kept(name: str, splits: dict[str, list[str]], missing: str, lacking) -> dict
         f"{split} {share(len(splits[split]) - len(members), len(splits[split]), '')}" for split, members in left.items()
     )
     first = [clip for clip in clips_of(splits) if clip in gone]
-    print(f"{name}: left out for want of features: {counts}{': ' if first else ''}{listed(first)}")
+    listing = list_missing(name, streams)
+    print(f"{name}: left out for want of features: {counts}{': ' if first else ''}{listed(first)}{listing}")
     return left
 
 

@@ -6,7 +6,8 @@
 These are the two streams of the paper (section 4.1): ResNet-152 after its last pooling, 2048-d, and R(2+1)D-34, its
 last convolutional layer averaged over space and time, 512-d. OUT becomes a folder that `ssb.readers.read_streams`
 reads: OUT/<stream>/<clip>.npy of (steps, dim) float16. Beside it OUT/<stream>.json says how the stream was made, and
-`sha256sum -c <stream>.sha256` in OUT checks it.
+`sha256sum -c <stream>.sha256` in OUT checks it. OUT/<stream>.sources.tsv says of which files it was made: clip, bytes,
+time of change, SHA-256.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -162,7 +164,8 @@ def extract(
     device: str | None = None,
 ) -> dict[str, str]:
     """Write a stream of these files, and of the videos in these folders; a clip's id is its file's name without the
-    ending. Clips that are there already, whole, are not read again. Returns clip → what is wrong with it.
+    ending. Clips that are there already, whole and of the same file, are not read again. Returns clip → what is wrong
+    with it.
 
     batch: windows that go through the backbone together. workers: processes that decode; 0: this one."""
     out, paths = Path(out), named(clips)
@@ -171,6 +174,9 @@ def extract(
     check_settings(out, stream, eye.settings())
     sums = read_sums(out, stream)
     todo = [clip for clip in paths if not there(out, stream, clip, sums)]
+    other = replaced(out, stream, {clip: paths[clip] for clip in paths.keys() - set(todo)})
+    todo += other
+    sums = {clip: sha for clip, sha in sums.items() if clip not in set(other)}
     print(f"{len(paths)} clips, {len(paths) - len(todo)} of them done before", flush=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     encode, dataset = eye.encode.eval().to(device), Windows([paths[c] for c in todo], eye.count, eye.rate, eye.prepare)
@@ -195,6 +201,7 @@ def extract(
                     print(f"{paths[clip]}: {wrong}; left out", file=sys.stderr, flush=True)
                     continue
                 path = out / stream / f"{clip}.npy"
+                enter_source(out, stream, clip, paths[clip], sha256(paths[clip]))  # first, should the process be killed
                 with files.written(path) as draft, open(draft, "wb") as file:
                     np.save(file, np.stack(values), allow_pickle=False)
                 sums[clip] = sha256(path)
@@ -203,7 +210,7 @@ def extract(
                 bar, left, told = "█" * (20 * done // len(todo)), spent / done * (len(todo) - done), spent
                 print(f"{bar:·<20} {done}/{len(todo)} clips; about {minutes(left)} left", flush=True)
     finally:
-        write_sums(out, stream, sums)
+        write_sums(out, stream, sums, other)
     return broken
 
 
@@ -252,6 +259,46 @@ def there(out: Path, stream: str, clip: str, sums: dict[str, str]) -> bool:
     return sums.setdefault(clip, found) == found
 
 
+def replaced(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
+    """Those of the clips that are done whose features are of another file than the one given now: of another size, or
+    of another time of change and other content. Their features are deleted. What a clip is of that was made before
+    this was kept is not known; it is taken to be this file."""
+    before, other, unknown = read_sources(out, stream), [], 0
+    for clip, path in sorted(done.items()):
+        if not path.is_file():
+            continue
+        now, known = path.stat(), before.get(clip)
+        if known and (now.st_size, now.st_mtime_ns) == known[:2]:
+            continue
+        sha = sha256(path)
+        if known and (now.st_size, sha) != (known[0], known[2]):
+            other.append(clip)
+            (out / stream / f"{clip}.npy").unlink()
+            continue
+        unknown += known is None
+        enter_source(out, stream, clip, path, sha)
+    if other:
+        print(f"{len(other)} clips were made of other files of these names, and are made anew: {listed(other)}")
+    if unknown:
+        print(f"{unknown} clips do not say of which file they were made; they are taken to be of these")
+    return other
+
+
+def read_sources(out: Path, stream: str) -> dict[str, tuple[int, int, str]]:
+    """Clip → size, time of change (ns) and SHA-256 of the file that it was made of."""
+    path = out / f"{stream}.sources.tsv"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = (re.fullmatch(r"(.+)\t(\d+)\t(-?\d+)\t([0-9a-f]{64})", line) for line in lines)
+    return {row[1]: (int(row[2]), int(row[3]), row[4]) for row in found if row}  # the last line of a clip counts
+
+
+def enter_source(out: Path, stream: str, clip: str, source: Path, sha: str):
+    """A line more, so that a killed process has said of which files its clips are."""
+    state = source.stat()
+    with open(out / f"{stream}.sources.tsv", "a", encoding="utf-8") as file:
+        file.write(f"{clip}\t{state.st_size}\t{state.st_mtime_ns}\t{sha}\n")
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -265,8 +312,10 @@ def read_sums(out: Path, stream: str) -> dict[str, str]:
     return {pair[1].removesuffix(".npy"): pair[0] for pair in pairs if len(pair) == 2}
 
 
-def write_sums(out: Path, stream: str, sums: dict[str, str]):
-    sums = read_sums(out, stream) | sums  # another process may have done other clips
+def write_sums(out: Path, stream: str, sums: dict[str, str], gone: Iterable[str] = ()):
+    """gone: clips that are not to be listed any more, unless `sums` has them."""
+    before = read_sums(out, stream)  # again, as another process may have done other clips
+    sums = {clip: sha for clip, sha in before.items() if clip not in set(gone)} | sums
     with files.written(out / f"{stream}.sha256") as draft:
         lines = [f"{sums[clip]}  {stream}/{clip}.npy\n" for clip in sorted(sums)]
         draft.write_text("".join(lines), encoding="utf-8")

@@ -1,9 +1,11 @@
 """Getting data: the list of files against the readers and the real files; downloads from a server that cuts, changes
 its mind and lies, on this machine alone."""
 
+import dataclasses
 import hashlib
 import io
 import json
+import re
 import socket
 import sys
 import tarfile
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import DATA
 
-from ssb import datasets, fetch, load_corpus
+from ssb import datasets, fetch, howto100m, load_corpus
 
 CONTENT = np.random.default_rng(0).bytes(700_000)  # of several chunks
 ANNOTATED = {name: (reader.dataset, reader.annotation) for name, reader in datasets.READERS.items()}
@@ -122,12 +124,14 @@ def test_what_loads_is_complete(msvd, capsys):
     assert line.endswith("https://www.cs.utexas.edu/users/ml/clamp/videoDescription/")
 
 
-def test_clips_without_features(msvd, capsys):
+def test_clips_without_features(msvd, home, capsys):
     (msvd / "features" / "move" / "a_3.npy").unlink()
     assert asked("msvd") == 1
     said = capsys.readouterr().out
     assert "msvd: not complete" in said and "features look: 5 of 5 clips (100.0 %)\n" in said
-    assert "features move: 4 of 5 clips (80.0 %); none for 'a_3'\n" in said
+    listing = "results/cache/missing/msvd-move.txt"
+    assert f"features move: 4 of 5 clips (80.0 %); none for 'a_3'; all in {listing}\n" in said
+    assert (home / listing).read_text() == "a_3\n"
     assert 'corpus_options={"missing": "drop"}' in said and "it loads" not in said
 
 
@@ -178,11 +182,62 @@ def test_what_has_no_link(tmp_path, monkeypatch, capsys):
 
 def test_narration_is_a_file_or_a_folder_of_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SSB_DATA", str(tmp_path))
-    (tmp_path / "howto100m" / "captions").mkdir(parents=True)
+    captions = tmp_path / "howto100m" / "captions"
+    captions.mkdir(parents=True)
+    for name in ("README.txt", "x.csv", "x.json"):
+        (captions / name).write_text("start,end,text\n")
+        assert asked("howto100m") == 1
+        said = capsys.readouterr().out
+        assert ("howto100m/captions  there, unknown sum" in said) == (name != "README.txt")
+        assert ("missing: caption.json" in said) == (name == "README.txt")
+        (captions / name).unlink()
+
+
+def test_howto100m_is_complete_where_it_loads(tmp_path, monkeypatch, capsys):
+    """Not before it is indexed, but also when the narrations are gone after that."""
+    monkeypatch.setenv("SSB_DATA", str(tmp_path))
+    home, command = tmp_path / "howto100m", f"index it: python -m ssb.howto100m {tmp_path / 'howto100m'}\n"
     assert asked("howto100m") == 1
-    (tmp_path / "howto100m" / "captions" / "x.csv").write_text("start,end,text\n")
+    said = capsys.readouterr().out
+    assert "missing: caption.json\n  no features" in said and command in said and "--download" in said
+    (home / "features" / "look").mkdir(parents=True)
+    told = {f"video{i}": {"start": [0], "end": [2], "text": ["words"]} for i in range(60)}
+    (home / "caption.json").write_text(json.dumps(told))
+    for video in told:
+        np.save(home / "features" / "look" / f"{video}.npy", np.ones((3, 2), np.float16))
+    assert asked("howto100m") == 1
+    said = capsys.readouterr().out
+    assert "howto100m: not complete\n" in said and command in said and "no features" not in said
+    howto100m.index(home, say=lambda line: None)
+    (home / "caption.json").unlink()
     assert asked("howto100m") == 0
-    assert "howto100m/captions  there, unknown sum" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "howto100m: complete\n  it loads: train 54, val 3, test 3\n" in said and "--download" not in said
+    for path in (home / "features" / "look").glob("*.npy"):
+        path.unlink()
+    assert asked("howto100m") == 1
+    said = capsys.readouterr().out
+    assert "howto100m: not complete\n" in said and "look/video0.npy: no such file" in said and command in said
+
+
+def test_youcook2_wants_steps(tmp_path, monkeypatch, capsys):
+    """The name that the hint gives is the one that the reader looks for."""
+    monkeypatch.setenv("SSB_DATA", str(tmp_path))
+    home = tmp_path / "youcook2"
+    home.mkdir()
+    steps = [{"id": i, "sentence": f"do {i}", "segment": [10 * i, 10 * i + 5]} for i in range(2)]
+    subsets = {"v_a-1": "training", "v_b": "validation"} | {f"v{i}": "training" for i in range(20)}
+    videos = {name: {"subset": subset, "annotations": steps} for name, subset in subsets.items()}
+    (home / "youcookii_annotations_trainval.json").write_text(json.dumps({"database": videos}))
+    (home / "vttwins_validation_youcook.csv").write_text("video_id,start,end,text\nv_b,0,5,do 0\n")
+    assert asked("youcook2") == 1
+    said = capsys.readouterr().out
+    assert "first cut the videos at the annotated times" in said and "CLIPS/<video>_<step>.mp4" in said
+    name = re.search(r"such as (\S+)\.mp4, which make <video>_<step>\.npy", said)[1]
+    (home / "features" / "look").mkdir(parents=True)
+    np.save(home / "features" / "look" / f"{name}.npy", np.ones((5, 2), np.float16))
+    asked("youcook2")
+    assert "features look: 1 of 43 clips" in capsys.readouterr().out
 
 
 def test_labels_need_no_features(tmp_path, monkeypatch, capsys):
@@ -192,7 +247,12 @@ def test_labels_need_no_features(tmp_path, monkeypatch, capsys):
     (tmp_path / "hmdb51" / "vttwins_hmdb51.csv").write_text(table)
     np.save(tmp_path / "hmdb51" / "features" / "look" / "b.npy", np.ones((1, 2), np.float32))
     assert asked("hmdb51") == 0
-    assert "features look: 1 of 2 clips (50.0 %); none for 'a'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "hmdb51: labels complete; features: look 1 of 2 clips (50.0 %)\n" in said
+    assert "features look: 1 of 2 clips (50.0 %); none for 'a'; all in " in said
+    (tmp_path / "hmdb51" / "features").rename(tmp_path / "features")
+    assert asked("hmdb51") == 0
+    assert "hmdb51: labels complete; features: none\n  no features, which are yours: " in capsys.readouterr().out
 
 
 def test_a_family(tmp_path, monkeypatch, capsys):
@@ -223,7 +283,10 @@ def test_a_family(tmp_path, monkeypatch, capsys):
     assert (
         "msrvtt1k_odd: complete\n  features look: 3 of 3 clips (100.0 %)\n  it loads: train 1, val 1, test 1\n" in said
     )
-    assert "msrvtt_full: not complete\n  features look: 6 of 8 clips (75.0 %); none for 'video6', 'video7'\n" in said
+    assert (
+        "msrvtt_full: not complete\n  features look: 6 of 8 clips (75.0 %); none for 'video6', 'video7'; all in "
+        in said
+    )
     assert "msrvtt_1ka: not complete\n  features look: 6 of 8 clips" in said
     assert "msrvtt_1ka_7k: not complete\n  missing: MSRVTT_train.7k.csv\n" in said
 
@@ -443,6 +506,29 @@ def test_no_connection(place, site, wanted, monkeypatch, capsys):
     wanted(("a.txt", "/a.txt", CONTENT))
     assert asked("msvd", "--download") == 1
     assert "/a.txt: no connection (ConnectionError); see https://page\n" in capsys.readouterr().err
+
+
+def test_every_link_of_the_list(site, tmp_path, monkeypatch, capsys):
+    """Each official file, or where it is not here one in its place, from a server that calls it as its link does."""
+    packs, rows, content = {}, [], {}
+    for file in (file for file in fetch.sources() if file.link):
+        last = file.link.rpartition("/")[2]
+        real = DATA / file.dataset / file.target
+        content[file.dataset, file.target] = held = real.read_bytes() if real.is_file() else file.target.encode()
+        if last.endswith((".zip", ".tar.gz")) and last not in file.names:
+            packs.setdefault(f"/{file.dataset}/{last}", []).append((f"in/{file.target}", held))
+        else:
+            site.pages[f"/{file.dataset}/{last}"] = held
+        sums = [sha256(held) if name == file.target else "0" * 64 for name in file.names] if file.sha256 else []
+        rows.append(dataclasses.replace(file, link=f"{site.url}/{file.dataset}/{last}", sha256=sums))
+    site.pages |= {path: (zipped if path.endswith(".zip") else tarred)(held) for path, held in packs.items()}
+    monkeypatch.setattr(fetch, "sources", lambda: rows)
+    monkeypatch.setenv("SSB_DATA", str(tmp_path))
+    assert fetch.download(list(fetch.ABOUT)) == [] and len(site.asked) == len(site.pages)
+    for (dataset, name), wanted in content.items():
+        assert (tmp_path / dataset / name).read_bytes() == wanted
+    assert all(file.found(tmp_path / file.dataset) == file.target for file in rows)
+    assert fetch.download(list(fetch.ABOUT)) == [] and len(site.asked) == len(site.pages)  # nothing again
 
 
 def test_another_sum(place, site, wanted, capsys):

@@ -54,6 +54,12 @@ def write_csvs(folder: Path, content: dict):
         pd.DataFrame(entry).to_csv(folder / "captions" / f"{name}.csv")  # with a column of numbers, as pandas does
 
 
+def write_jsons(folder: Path, content: dict):
+    (folder / "captions").mkdir()
+    for name, entry in content.items():
+        (folder / "captions" / f"{name}.json").write_text(json.dumps(entry, indent=1))
+
+
 def index(folder: Path, **options) -> list[str]:
     said = []
     howto100m.index(folder, say=said.append, **{"shard": 17, **options})
@@ -65,9 +71,14 @@ def opened(folder: Path) -> howto100m.HowTo100M:
     return load_corpus(folder)
 
 
-def skipped(folder: Path) -> dict[str, str]:
+def left_out(folder: Path) -> list[tuple[str, str]]:
     lines = (folder / "index" / "skipped.txt").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("\t") for line in lines)
+    return [tuple(line.split("\t")) for line in lines]
+
+
+def skipped(folder: Path) -> dict[str, str]:
+    """Those that are left out for something else than that they have no features."""
+    return {name: why for name, why in left_out(folder) if why != "no features"}
 
 
 @pytest.fixture
@@ -120,12 +131,13 @@ def test_index_equals_a_naive_reading(folder, content):
     assert "113 of 120 videos have features (train 103, val 5, test 5)" in corpus.describe()
 
 
-def test_both_forms_and_any_order_give_one_corpus(folder, content, tmp_path):
+def test_all_forms_and_any_order_give_one_corpus(folder, content, tmp_path):
     first = opened(folder)
     (folder / "caption.json").unlink()
-    write_csvs(folder, content)
-    second = opened(folder)
-    assert first.fingerprint == second.fingerprint
+    for write in (write_jsons, write_csvs):
+        shutil.rmtree(folder / "captions", ignore_errors=True)
+        write(folder, content)
+        assert opened(folder).fingerprint == first.fingerprint
     by_name = tmp_path / "sorted" / "howto100m"
     shutil.copytree(folder / "features", by_name / "features")
     (by_name / "caption.json").write_text(json.dumps({name: content[name] for name in sorted(content)}, indent=1))
@@ -242,6 +254,44 @@ def test_a_bad_csv_is_skipped_and_listed(folder, content, raw, why):
     assert list(skipped(folder)) == [FIRST] and why in skipped(folder)[FIRST]
 
 
+BAD_JSON = {
+    b"{": "not a readable JSON",
+    b'{"start": [1], "end": [2], "text": ["\xff"]}': "not a readable JSON",
+    b"[1, 2]": "not the three lists",
+    json.dumps({"other": ONE}).encode(): "not the three lists",
+    json.dumps(ONE | {"end": [0]}).encode(): "ends before it begins",
+}
+
+
+@pytest.mark.parametrize("raw, why", BAD_JSON.items())
+def test_a_bad_json_of_a_video_is_skipped_and_listed(folder, content, raw, why):
+    (folder / "caption.json").unlink()
+    write_jsons(folder, content)
+    (folder / "captions" / f"{FIRST}.json").write_bytes(raw)
+    assert len(opened(folder)) == VIDEOS - BARE - 1
+    assert list(skipped(folder)) == [FIRST] and why in skipped(folder)[FIRST]
+
+
+def test_tables_and_json_are_not_mixed(folder, content):
+    (folder / "caption.json").unlink()
+    write_csvs(folder, content)
+    (folder / "captions" / "zzz.json").write_text(json.dumps(ONE))
+    with pytest.raises(CorpusError, match="captions: has 120 .csv and 1 .json, such as -v0000_.csv and zzz.json; keep"):
+        index(folder)
+    assert not (folder / "index").exists()
+
+
+def test_videos_without_features_are_listed_once(folder, content):
+    names = sorted(content)
+    (folder / "features" / "move" / f"{names[20]}.npy").write_bytes(b"")  # listed as broken
+    (folder / "features" / "look" / f"{names[30]}.npy").unlink()  # in one stream of the two
+    said = index(folder)
+    found = left_out(folder)
+    assert sorted(name for name, why in found if why == "no features") == [*names[:BARE], names[30]]
+    assert [name for name, why in found if "not a complete .npy array" in why] == [names[20]]
+    assert len(found) == BARE + 2 and said[-1].startswith(f"{BARE + 2} skipped, listed in ")
+
+
 NO_FILE = {
     "a list": (b"[1, 2]", r"caption.json: from byte 0 on not \{video id: .*download it again"),
     "no JSON": (b"<html>no such page</html>", "caption.json: from byte 0 on not"),
@@ -270,6 +320,12 @@ def test_a_file_that_is_none_is_one_error(folder, case, capsys):
         load_corpus(folder)
 
 
+def test_no_folder_is_named_with_the_command(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSB_DATA", str(tmp_path / "none"))
+    with pytest.raises(CorpusError, match=r"none/howto100m: no such folder; .* and run python -m ssb\.howto100m$"):
+        load_corpus("howto100m")
+
+
 def test_what_is_missing_is_said(folder, monkeypatch):
     monkeypatch.setenv("SSB_DATA", str(folder.parent))
     with pytest.raises(CorpusError, match="no index; run python -m ssb.howto100m"):
@@ -278,7 +334,7 @@ def test_what_is_missing_is_said(folder, monkeypatch):
     with pytest.raises(CorpusError, match="neither caption.json nor captions/"):
         index(folder)
     (folder / "captions").mkdir()
-    with pytest.raises(CorpusError, match="captions: no <video id>.csv in it"):
+    with pytest.raises(CorpusError, match="captions: no <video id>.csv or .json in it"):
         index(folder)
 
 
@@ -310,8 +366,29 @@ def test_three_forms_of_features_are_the_same(folder):
     found = opened(folder)
     assert found.fingerprint == wanted
     assert found.streams["look"].shards == ["part0", "part1", "part2"]
-    (folder / "features" / "look" / "part3.npy").touch()  # of no list of ids
+    (folder / "features" / "look" / "._part3.npy").touch()
+    (folder / "features" / "move" / "unknown.npy").write_bytes(move(folder, "-v/-v0050_").read_bytes())
     assert opened(folder).fingerprint == wanted
+
+
+@pytest.mark.parametrize("gone", [["part1"], ["part0", "part1"]], ids=str)
+def test_a_shard_without_ids_is_one_error(folder, gone):
+    """It would be passed over, whether others have theirs or not."""
+    packed(folder, "look", 2)
+    for name in gone:
+        (folder / "features" / "look" / f"{name}.ids.txt").unlink()
+    with pytest.raises(CorpusError, match=r"look/part[01]\.npy: no part[01]\.ids\.txt beside it; write the video id"):
+        index(folder)
+
+
+@pytest.mark.parametrize("place", ["", "-v/"])
+def test_files_of_videos_beside_shards_are_one_error(folder, place):
+    values = move(folder).read_bytes()
+    packed(folder, "move", 2)
+    (path := move(folder, f"{place}{FIRST}")).parent.mkdir(exist_ok=True)
+    path.write_bytes(values)
+    with pytest.raises(CorpusError, match=rf"move/{place}{FIRST}\.npy: "):
+        index(folder)
 
 
 def move(folder: Path, name: str = FIRST) -> Path:

@@ -197,7 +197,10 @@ ARCHIVES = {
     "no ids": (dict(ids=None), r"features\.npz: no array 'ids'; wanted a \.npz that holds 'ids', 'look_pool8', 'move"),
     "no stream": (dict(move_vector=None), r"features\.npz: no array 'move_vector'; wanted"),
     "an id twice": (dict(ids=np.array(list("abad"))), r"features\.npz: duplicate clip id 'a'; keep one of each"),
-    "a clip less": (dict(ids=np.array(list("axcd"))), r"no features for 1 of 3 clips \(33\.3 %\): 'b'; extract"),
+    "a clip less": (
+        dict(ids=np.array(list("axcd"))),
+        r"no features for 1 of 3 clips \(33\.3 %\): 'b'; extract",
+    ),
     "too few rows": (dict(look_pool8=np.ones((3, 3, 5))), r"array 'look_pool8': 3 rows for the 4 ids; copy it"),
     "whole numbers": (dict(look_pool8=np.ones((4, 3, 5), int)), r"array 'look_pool8': holds int64; save it as float"),
     "one axis": (dict(look_pool8=np.ones(4)), r"array 'look_pool8': shape \(4,\); wanted \(clips, steps, dim\)"),
@@ -318,8 +321,29 @@ def gaps(small_folder) -> Path:
 
 LEFT_OUT = (
     "mine: left out for want of features: train 1 of 6 (16.7 %), val 1 of 3 (33.3 %), test 1 of 3 (33.3 %): "
-    "'clip01', 'clip07', 'clip10'\n"
+    "'clip01', 'clip07', 'clip10'; all in results/cache/missing/mine-look.txt, results/cache/missing/mine-move.txt\n"
 )
+
+
+def test_all_missing_clips_are_listed_in_a_file(gaps, home, monkeypatch, capsys):
+    """By the message of the first stream that lacks some, by dropping for every stream; no list outlives its cause."""
+    missing = home / "results" / "cache" / "missing"
+    shrink(gaps / "features" / "look.npy", *(f"clip{i:02d}" for i in range(2, 8)))
+    with pytest.raises(CorpusError, match=r"and 3 more; extract .* does; all in results/cache/missing/mine-look\.txt$"):
+        load_corpus(gaps)
+    gone = [f"clip{i:02d}" for i in (1, 2, 3, 4, 5, 6, 7, 10)]
+    assert (missing / "mine-look.txt").read_text().split() == gone
+    load_corpus(gaps, missing="drop")
+    assert {path.name: path.read_text() for path in missing.iterdir()} == {
+        "mine-look.txt": "".join(f"{clip}\n" for clip in gone), "mine-move.txt": "clip01\nclip07\n"}  # fmt: skip
+    for clip in ("clip01", "clip07"):
+        np.save(gaps / "features" / "move" / f"{clip}.npy", np.ones((1, 3), np.float16))
+    load_corpus(gaps, missing="drop")
+    assert [path.name for path in missing.iterdir()] == ["mine-look.txt"]
+    shutil.rmtree(missing)
+    missing.write_text("a file where the folder should be")
+    with pytest.raises(CorpusError, match=r"and 3 more; extract .* does$"):
+        load_corpus(gaps)
 
 
 def test_dropping_is_leaving_out_of_the_split(gaps, capsys):

@@ -4,6 +4,8 @@ import functools
 import hashlib
 import json
 import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -574,8 +576,8 @@ sys.path.insert(0, sys.argv[3])
 import test_video as t
 real, written = t.video.sha256, []
 def slow(path):
-    written.append(path)
-    if len(written) == 3:
+    written.append(path.suffix == ".npy")
+    if written[-1] and sum(written) == 3:
         print("three", flush=True)
         time.sleep(60)
     return real(path)
@@ -613,6 +615,59 @@ def test_a_damaged_output_is_made_again(tmp_path, clips, capsys):
     make()
     assert "6 clips, 3 of them done before" in capsys.readouterr().out
     assert (tmp_path / "look.sha256").read_text() == before and read(tmp_path)["clip4"].min() > 100
+
+
+def made(out: Path, *paths: Path) -> dict[str, str]:
+    return video.extract(paths, out, "look", EYE, workers=0, device="cpu")
+
+
+def test_another_file_of_the_same_name_is_read(tmp_path, clips, capsys):
+    """In another folder, or in the place of the first; the same content again, copied or touched, is not."""
+    (one, other) = (tmp_path / name / "clip0.mp4" for name in ("one", "other"))
+    for path, source in ((one, "clip1.mp4"), (other, "clip4.mp4")):
+        path.parent.mkdir()
+        shutil.copy(clips / source, path)
+    assert made(tmp_path, one) == {} and len(read(tmp_path)["clip0"]) == 2
+    capsys.readouterr()
+    assert made(tmp_path, other) == {} and len(read(tmp_path)["clip0"]) == 5
+    said = capsys.readouterr().out
+    assert (
+        "1 clips were made of other files of these names, and are made anew: 'clip0'\n1 clips, 0 of them done" in said
+    )
+    shutil.copy(other, one)
+    os.utime(one, ns=(1, 1))
+    for path in (one, other):
+        made(tmp_path, path)
+        assert "1 clips, 1 of them done before" in capsys.readouterr().out
+    content = bytearray(one.read_bytes())
+    content[-1] ^= 1
+    one.write_bytes(content)  # as long, and other
+    assert made(tmp_path, one) == {} and "made anew: 'clip0'" in capsys.readouterr().out
+    (line,) = (tmp_path / "look.sha256").read_text().splitlines()
+    assert line.split()[0] == hashlib.sha256((tmp_path / "look" / "clip0.npy").read_bytes()).hexdigest()
+
+
+def test_features_of_another_file_do_not_stay_where_this_one_is_broken(tmp_path, clips):
+    shutil.copy(clips / "clip1.mp4", tmp_path / "clip0.mp4")
+    made(tmp_path, tmp_path / "clip0.mp4", clips / "clip2.mp4")
+    (tmp_path / "clip0.mp4").write_text("no video")
+    assert list(made(tmp_path, tmp_path / "clip0.mp4", clips / "clip2.mp4")) == ["clip0"]
+    assert list(read(tmp_path)) == ["clip2"]
+    assert [line[-9:] for line in (tmp_path / "look.sha256").read_text().splitlines()] == ["clip2.npy"]
+
+
+def test_a_stream_that_does_not_say_of_what_it_is(tmp_path, clips, capsys):
+    """Made before it was kept: it is said, once, and what comes after is compared."""
+    shutil.copy(clips / "clip1.mp4", tmp_path / "clip0.mp4")
+    made(tmp_path, tmp_path / "clip0.mp4")
+    (tmp_path / "look.sources.tsv").unlink()
+    for times in (1, 0):
+        capsys.readouterr()
+        made(tmp_path, tmp_path / "clip0.mp4")
+        said = capsys.readouterr().out
+        assert said.count("1 clips do not say of which file they were made") == times and "1 of them done" in said
+    made(tmp_path, clips / "clip0.mp4")
+    assert len(read(tmp_path)["clip0"]) == 1
 
 
 def test_an_estimate_is_printed(tmp_path, clips, capsys, monkeypatch):
