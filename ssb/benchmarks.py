@@ -158,7 +158,8 @@ def dots(runs: Mapping[str, Sequence[Run]], table: str, title: str, corpus: str 
     metrics = ["R@1", "R@10" if "t2v R@10" in frame else f"R@{recalls_of(table)[-1]}"]
     if not (together := same_data(frame)):
         frame = frame[frame["from"] == "ours"].reset_index(drop=True)
-    names = [name + f" + {pretrain}" * bool(pretrain) for name, pretrain in zip(frame["method"], frame["pretrain"])]
+    theirs = frame["pretrain"].where(frame["from"] == "paper", "")  # ours are named by their settings
+    names = [name + f" + {pretrain}" * bool(pretrain) for name, pretrain in zip(frame["method"], theirs)]
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.2 * len(frame) + 1.3), sharey=True)
     for axis, metric in zip(axes, metrics):
         for y, row in frame.iterrows():
