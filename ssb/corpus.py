@@ -313,16 +313,22 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus:
     `shapes` and `events` are made by the library, `options` being the arguments of `ssb.shapes.corpus` and of
     `ssb.sequences.corpus`; the others are read from $SSB_DATA, where a relative path that is not there from the working
     directory is looked up too. Their one option is `missing`: clips without features are an error with "refuse", the
-    default, and left out, with a printed line that counts them, with "drop".
+    default, and left out, with a printed line that counts them, with "drop". Where captions have the columns video and
+    start, as those of YouCook2, they also take those of `sequences.of_videos` and then have long videos: `events`,
+    `disorder`, `irrelevant`, `seed`, and `missing` as a number, the share of captions that are left out.
     """
     from ssb import datasets, howto100m, sequences, shapes  # all build on this module
 
     made = {"events": sequences.corpus, "shapes": shapes.corpus}
     if name in made:
         return made[name](**options)
+    dials = {key: options.pop(key) for key in sequences.DIALS if not isinstance(options.get(key, ""), str)}
+    if dials:
+        return sequences.with_stories(load_corpus(name, **options), **dials)
     if others := options.keys() - {"missing"}:
         raise CorpusError(
-            f"{name}: takes no option {listed(sorted(others))}; it has 'missing'; shapes and events have more"
+            f"{name}: takes no option {listed(sorted(others))}; it has 'missing' and those of long videos, "
+            f"{listed(sequences.DIALS)}; shapes and events have more"
         )
     if str(name) in datasets.READERS:
         return datasets.READERS[str(name)](files.data(), **options)

@@ -3,8 +3,8 @@ the weak alignment of VT-TWINS (Ko et al., CVPR 2022, section 3) is for. `ssb.s2
 
 The corpus `events` is made as `shapes` is. Its videos come as takes of one script: one background, one colour and a
 repertoire of events, of which each take shows some in an order of its own. So clips of a video look alike, as those of
-one kitchen do, and what tells the takes of one script apart is in good part the order of their events. A clip is still
-a clip: its own captions are clean, and clip-level training and retrieval work as on any corpus.
+one kitchen do; what tells the takes of one script apart is which of its events they show, and in what order. A clip is
+still a clip: its own captions are clean, and clip-level training and retrieval work as on any corpus.
 """
 
 import functools
@@ -21,6 +21,7 @@ from ssb import retrieval, shapes
 from ssb.corpus import Corpus, CorpusError, listed
 from ssb.pixels import Scene
 
+DIALS = ("events", "disorder", "missing", "irrelevant", "seed")  # of `of_videos`
 EVENTS = tuple(  # shape, size, motion, speed: whatever can be seen, each once (see `shapes.scenes`)
     (shape, size, motion, speed)
     for shape, size, motion in itertools.product(*(shapes.WORDS[name] for name in ("shape", "size", "motion")))
@@ -38,12 +39,15 @@ class Stories:
     splits:   name → numbers of videos; the clips of a video, and those that its captions are of, are in the split of
               the corpus that has the same name.
     truth:    (V, m) which of the n clips each told caption describes, -1 where none; None where that is not known.
+    scripts:  (V,) videos of one number are takes of one script; None where that is not known. No run sees it, so it is
+              no part of the fingerprint.
     """
 
     clips: np.ndarray
     captions: np.ndarray
     splits: dict[str, np.ndarray]
     truth: np.ndarray | None = None
+    scripts: np.ndarray | None = None
 
     def split(self, name: str) -> np.ndarray:
         """Numbers of the videos of a split; CorpusError listing the splits where it is none of them."""
@@ -58,6 +62,8 @@ class Stories:
             self._check_splits(corpus)
             if self.truth is not None:
                 self._check_truth(corpus.captions["clip"].to_numpy())
+            if self.scripts is not None and np.shape(self.scripts) != (len(self.clips),):
+                raise CorpusError(f"stories: scripts of shape {np.shape(self.scripts)} for {len(self.clips)} videos")
         except CorpusError as error:
             raise CorpusError(f"{corpus.name}: {error}") from None
 
@@ -180,7 +186,8 @@ def corpus(
         meaning=meaning,
         frames=functools.partial(shapes.film, shown, seed),
     )
-    return replace(made, stories=of_videos(made, events, **dials, seed=seed))
+    stories = of_videos(made, events, **dials, seed=seed)
+    return replace(made, stories=replace(stories, scripts=stories.clips[:, 0] // (events * takes)))
 
 
 def scenes(videos: int, events: int, takes: int, seed: int = 0) -> tuple[Scene, ...]:
@@ -196,6 +203,17 @@ def scenes(videos: int, events: int, takes: int, seed: int = 0) -> tuple[Scene, 
     return tuple(shown)
 
 
+def with_stories(corpus: Corpus, **dials) -> Corpus:
+    """The same with the stories of `of_videos`, which the dials are arguments of."""
+    if not isinstance(corpus, Corpus):
+        raise CorpusError(f"{corpus.name}: videos are read from the disk and cannot be told; give no {listed(dials)}")
+    captions = corpus.captions
+    if "start" in captions and not pd.api.types.is_numeric_dtype(captions["start"]):  # all of a table is text
+        start = pd.to_numeric(captions["start"], errors="coerce")
+        corpus = replace(corpus, captions=captions.assign(start=start))
+    return replace(corpus, stories=of_videos(corpus, **dials))
+
+
 def of_videos(
     corpus: Corpus,
     events: int = 8,
@@ -206,7 +224,8 @@ def of_videos(
 ) -> Stories:
     """Stories of a corpus whose captions have the columns `video` and `start`, as those of YouCook2: windows of
     `events` consecutive clips of one video in one split, in the order of their start. A last window that is not full is
-    left out; `Corpus.describe` says how many clips that are. `dataclasses.replace(corpus, stories=…)` adds them.
+    left out; `Corpus.describe` says how many clips that are. `with_stories` gives the corpus that has them, as does
+    `load_corpus(…, events=…)`.
 
     A video of n clips is told by one caption of each, drawn from the clip's own; then, as exactly as n allows,
     missing:    missing · n of these are left out, but never all,
@@ -311,13 +330,3 @@ def _units(x, name: str) -> Tensor:
 def _even(x: Tensor) -> Tensor:
     """Rounded so far that float64 adds up to thousands of them without further rounding, in whatever order."""
     return (x * 2**40).round() / 2**40
-
-
-def story_ranks(distance) -> dict[str, np.ndarray]:
-    """distance (V, V) of told videos, text i being of video i: ranks of the right video of each text ("t2v") and of the
-    right text of each video ("v2t"), (V,) each; `retrieval.metrics` takes them."""
-    distance = torch.as_tensor(distance)
-    if distance.ndim != 2 or len(distance) != distance.shape[1]:
-        raise ValueError(f"distance has shape {tuple(distance.shape)}; wanted (texts, videos), as many of both")
-    own = np.arange(len(distance))
-    return {"t2v": retrieval.ranks(-distance, own), "v2t": retrieval.ranks(-distance.T, own)}

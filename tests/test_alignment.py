@@ -1,11 +1,16 @@
 """Training on long videos: batches, losses, ranks and measures against what the corpus says and naive loops."""
 
+import dataclasses
+import itertools
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import DATA
 
-from ssb import alignment, losses, s2dtw
+from ssb import alignment, datasets, losses, s2dtw
 from ssb.batches import StoryData
 from ssb.config import Config, ConfigError
 from ssb.corpus import CorpusError, load_corpus
@@ -156,10 +161,118 @@ def test_the_shown_pair_is_of_median_margin(home):
 def test_measures_stand_beside_the_supplement(home):
     study = Study("s2dtw", corpus="events", preset="smoke", seeds=[0], jobs=1, changes={"corpus_options": EVENTS})
     runs = study.run({name: alignment.ABLATION[name] | {"batch": 6} for name in (alignment.FULL, "γ = 1", "symmetric")})
-    table = alignment.beside(study.rows(runs, also=alignment.table(runs, study.corpus)))
+    rows = study.rows(runs, also=alignment.table(runs, study.corpus))
+    table = alignment.beside(rows, study.corpus)
     paper = pd.read_csv(alignment.__file__.replace("alignment.py", "paper.csv"), dtype={"table": str})
     paper = paper[(paper["table"] == "VT-TWINS 3") & (paper["row"] == "gamma 1") & (paper["dataset"] == "crosstask")]
     assert table.loc["γ = 1", "paper: crosstask CTR"] == paper["value"].item()
     assert table.loc["symmetric"].filter(like="paper").isna().all()
-    assert table.loc["γ = 1", "R@1"] == pytest.approx(runs["γ = 1"][0].metrics["t2v R@1"], abs=0.01)
+    assert table.loc["γ = 1", "R@1 by own S2DTW"] == pytest.approx(runs["γ = 1"][0].metrics["t2v R@1"], abs=0.01)
     assert set(alignment.PAPER.values()) <= set(alignment.ABLATION)
+    assert table.index.tolist() == [*sorted(runs), *alignment.baselines(study.corpus).index]
+    assert table.loc[alignment.FULL, "R@1 by full S2DTW"] == table.loc[alignment.FULL, "R@1 by own S2DTW"]
+    summary = study.summary(runs, baseline=alignment.FULL)
+    half = (summary["delta_high"] - summary["delta_low"]).drop(alignment.FULL) / 2
+    said = alignment.resolution(summary, 8)
+    assert "With 8 test videos" in said and f"from {half.min():.1f} to {half.max():.1f}" in said
+    assert "One setting" in alignment.resolution(summary.loc[[alignment.FULL]], 8)
+
+
+def test_by_script_by_hand():
+    """Two scripts of two takes: found; its script found; tied for the first place; another script found."""
+    scores = [[9, 1, 0, 0], [5, 4, 0, 0], [0, 7, 7, 1], [8, 0, 1, 2]]
+    found = alignment.by_script(torch.tensor(scores).double(), np.array([0, 0, 1, 1]))
+    assert found == {"R@1 by full S2DTW": 25, "right script": 50, "within-script R@1": 75}
+    assert alignment.by_script(np.array(scores), None) == {"R@1 by full S2DTW": 25}
+
+
+def test_baselines_by_hand(home):
+    corpus = load_corpus("events", **EVENTS)
+    table, stories = alignment.baselines(corpus), corpus.stories
+    videos = stories.split("test")
+    even, right = {1: [2], 2: [1, 3], 3: [0, 2, 3]}, []
+    for truth in stories.truth[videos]:
+        kept = sorted(truth[truth >= 0])
+        right += [a == b for a, b in zip(kept, even[len(kept)])]
+    assert table.loc["captions spread evenly (blind)", "step recall"] == pytest.approx(100 * np.mean(right))
+    chance = table.loc["random scores"]
+    assert chance["R@1 by full S2DTW"] == 12.5 and chance["right script"] == 50 and chance["within-script R@1"] == 25
+    assert chance["step recall"] == pytest.approx(chance_of(stories.truth[videos]), abs=6)
+    says, words = corpus.captions["says"], corpus.meaning.to_dict("records")
+    clip_of = corpus.captions["clip"]
+    # of which clip is which caption true: tellings, videos, clips, captions
+    true = np.zeros((8, 8, 4, stories.captions.shape[1]))
+    for q, c, i, k in np.ndindex(true.shape):
+        caption, clip = stories.captions[videos[q], k], stories.clips[videos[c], i]
+        true[q, c, i, k] = all(words[clip][name] == words[clip_of[caption]][name] for name in says[caption])
+    for row, options in (("perfect costs", {}), ("perfect costs, soft-DTW", {"dummy": None, "smooth": False})):
+        score = s2dtw.s2dtw(-torch.tensor(true), **options).numpy()
+        first = [(score[q] <= score[q, q] + 1e-6).sum() == 1 for q in range(8)]
+        assert table.loc[row, "R@1 by own S2DTW"] == pytest.approx(100 * np.mean(first))
+    bag = true.max(2).sum(2)
+    assert table.loc["perfect costs", "best-match R@1"] == 100 * np.mean(
+        [(b >= b[q]).sum() == 1 for q, b in enumerate(bag)]
+    )
+    assert table.loc["perfect costs", "step recall"] > table.loc["captions spread evenly (blind)", "step recall"]
+
+
+def chance_of(truth, draws=400) -> float:
+    """Step recall of random scores, every increasing assignment tried."""
+    rng, right = np.random.default_rng(1), []
+    for row in truth:
+        kept = sorted(row[row >= 0])
+        every = list(itertools.combinations(range(4), len(kept)))
+        for scores in rng.random((draws, len(kept), 4)):
+            best = max(every, key=lambda clips: sum(scores[k, clip] for k, clip in enumerate(clips)))
+            right += [a == b for a, b in zip(best, kept)]
+    return 100 * np.mean(right)
+
+
+def test_what_was_measured_by_other_code_is_measured_anew(home, monkeypatch):
+    study = Study("s2dtw", corpus="events", preset="smoke", seeds=[0], jobs=1, changes={"corpus_options": EVENTS})
+    runs = study.run({"x": small(objective="none").model_dump(include={"sequences", "contrast", "objective", "batch"})})
+    calls = []
+
+    def measure(run, corpus, split="test", probe=True):
+        calls.append(1)
+        return {"spread": 1.0}
+
+    first = alignment.table(runs, study.corpus, probe=False)
+    monkeypatch.setattr(alignment, "measure", measure)
+    assert alignment.table(runs, study.corpus, probe=False)["spread"].tolist() == [1.0] != first["spread"].tolist()
+    alignment.table(runs, study.corpus, probe=False)
+    assert len(calls) == 1
+
+
+@pytest.mark.slow
+def test_youcook2_by_its_real_annotation(home, tmp_path, monkeypatch):
+    """As the notebook does it: stories of the annotated steps, no classes to probe, no scripts; features are made."""
+    if not (DATA / "youcook2" / "vttwins_validation_youcook.csv").is_file():
+        pytest.skip(f"no YouCook2 files in {DATA}; set SSB_DATA to the folder that holds youcook2/")
+    shutil.copytree(DATA / "youcook2", tmp_path / "youcook2", copy_function=shutil.copyfile)
+    (tmp_path / "youcook2").chmod(0o755)
+    (tmp_path / "youcook2" / "features").mkdir()
+    clips = [clip for members in datasets.youcook2(tmp_path / "youcook2")[1].values() for clip in members]
+    values = np.random.default_rng(0).standard_normal((len(clips), 2, 8)).astype(np.float16)
+    np.save(tmp_path / "youcook2" / "features" / "look.npy", values)
+    (tmp_path / "youcook2" / "features" / "look.ids.txt").write_text("\n".join(clips))
+    monkeypatch.setenv("SSB_DATA", str(tmp_path))
+    changes = {"epochs": 1, "corpus_options": {"events": 4, "missing": 0.25, "disorder": 0.25}}
+    study = Study("s2dtw", corpus="youcook2", preset="smoke", seeds=[0], jobs=1, changes=changes)
+    assert {split: len(videos) for split, videos in study.corpus.stories.splits.items()}["test"] == 679
+    runs = study.run({name: alignment.ABLATION[name] for name in (alignment.FULL, "soft-DTW")})
+    table = alignment.beside(study.rows(runs, also=alignment.table(runs, study.corpus)), study.corpus)
+    assert table.index.tolist() == [*sorted(runs), "captions spread evenly (blind)", "random scores"]
+    assert {"motion top-1", "right script", "within-script R@1"}.isdisjoint(table) and "step recall" in table
+    assert table[["R@1 by full S2DTW", "spread", "step recall"]].loc[[*runs]].notna().all(axis=None)
+    assert table.loc["random scores", "R@1 by full S2DTW"] == pytest.approx(100 / 679, abs=1e-3)
+
+
+def test_what_is_not_known_is_left_out(home):
+    corpus = load_corpus("events", **EVENTS)
+    stories = dataclasses.replace(corpus.stories, truth=None, scripts=None)
+    corpus = dataclasses.replace(corpus, stories=stories, meaning=None)
+    found = alignment.measure(fit(small(objective="none"), corpus, quiet=True), corpus)
+    assert list(found) == ["R@1 by full S2DTW", "pooled R@1", "best-match R@1", "spread"]
+    table = alignment.baselines(corpus)
+    assert table.index.tolist() == ["random scores"] and "step recall" not in table

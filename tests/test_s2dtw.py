@@ -4,6 +4,7 @@ import itertools
 import math
 import sys
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -358,9 +359,13 @@ def test_on_a_gpu(form):
 
 
 @pytest.mark.slow  # the other library compiles itself
-def test_benchmark_compares_like_with_like(monkeypatch, capsys):
+def test_benchmark_compares_like_with_like(monkeypatch, capsys, tmp_path):
     pytest.importorskip("tslearn")
-    frame = bench_s2dtw.main(sizes=[(3, 5)])
+    frame = bench_s2dtw.main(tmp_path / "results" / "s2dtw_bench.csv", sizes=[(3, 5)])
+    kept = pd.read_csv(tmp_path / "results" / "s2dtw_bench.csv")
+    machine = ["corpus", "commit", "dirty", "torch", "cpu", "cores", "threads"]
+    assert list(kept) == ["what", "median", "min", "max", "ratio", "unit", *machine]
+    assert kept["ratio"].tolist() == frame["ratio"].tolist() and (kept["threads"] == torch.get_num_threads()).all()
     assert frame["what"].tolist() == [f"soft-DTW 5x5: {way}" for way in ("by cell", "tslearn", "ours")]
     assert frame["ratio"][0] == 1 and (frame["unit"] == "pairs/s").all() and "ours" in capsys.readouterr().out
     monkeypatch.setattr(bench_s2dtw, "s2dtw", lambda x, *_, **__: x.sum((1, 2)))

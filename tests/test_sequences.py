@@ -1,6 +1,7 @@
 """Told videos: dials counted by hand, truth against the captions themselves, similarities against naive loops."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from ssb import Corpus, CorpusError, datasets, load_corpus, readers, retrieval, sequences, shapes
 from ssb.corpus import Stream
 from ssb.s2dtw import s2dtw
-from ssb.sequences import Stories, best_match_similarity, of_videos, pooled_similarity, story_ranks
+from ssb.sequences import Stories, best_match_similarity, of_videos, pooled_similarity
 
 SMALL = dict(videos=36, events=4, takes=4, captions=3, false_negatives=0.05)
 
@@ -77,6 +78,17 @@ def test_a_script_is_one_scene_and_its_takes_share_events_in_other_orders(long):
 def test_events_are_those_that_shapes_can_show():
     shown = {(s.shape, s.size, s.motion, s.speed) for s in shapes.scenes(60_000)}
     assert shown == set(sequences.EVENTS)
+
+
+def test_scripts_are_known_and_change_no_fingerprint(small, long):
+    assert small.stories.scripts.tolist() == [video // 4 for video in range(36)]
+    scene = long.meaning[["background", "colour"]].iloc[long.stories.clips[:, 0]].to_numpy()
+    for script in range(9):
+        takes = long.stories.scripts == script
+        assert takes.sum() == 5 and (scene[takes] == scene[takes][0]).all()
+    unknown = dataclasses.replace(small, stories=dataclasses.replace(small.stories, scripts=None))
+    assert unknown.fingerprint == small.fingerprint
+    assert of_videos(small, 4).scripts is None
 
 
 def test_seed_is_all(small, monkeypatch, tmp_path):
@@ -269,6 +281,7 @@ DAMAGE = {  # of stories of 36 videos, 4 clips, 4 captions
     "truth of another shape": (lambda s: dict(truth=s.truth[:, 1:]), "truth of shape (36, 3) for captions of (36, 4)"),
     "truth out of range": (lambda s: dict(truth=put(s.truth, ((0, 0), 4))), "stories.truth: 4 is not from -1 to 3"),
     "wrong truth": (lambda s: dict(truth=np.where(s.truth < 0, -1, (s.truth + 1) % 4)), "but that caption is of clip"),
+    "scripts of fewer": (lambda s: dict(scripts=s.scripts[1:]), "stories: scripts of shape (35,) for 36 videos"),
     "truth of none": (lambda s: dict(truth=np.full_like(s.truth, -1)), "is -1, but that caption is of clip number"),
 }
 
@@ -345,6 +358,49 @@ def test_youcook2():
             assert text == events["text"].iloc[number] if number >= 0 else not own
 
 
+def told_folder(path):
+    """A corpus on the disk whose captions say of which video they are and when: two videos of four clips a split."""
+    splits = {split: [f"{split}{v}_{k}" for v in "ab" for k in range(4)] for split in ("train", "val", "test")}
+    rows = [(clip, f"step {clip}", clip[:-2], 10.0 * int(clip[-1])) for ids in splits.values() for clip in ids][::-1]
+    clips = [clip for ids in splits.values() for clip in ids]
+    (path / "features").mkdir(parents=True)
+    pd.DataFrame(rows, columns=["clip", "text", "video", "start"]).to_csv(path / "captions.csv", index=False)
+    (path / "split.json").write_text(json.dumps(splits))
+    np.save(path / "features" / "look.npy", np.random.default_rng(0).standard_normal((24, 2, 8)).astype(np.float32))
+    (path / "features" / "look.ids.txt").write_text("\n".join(clips))
+    return path
+
+
+def test_load_corpus_tells_videos_of_captions_that_have_them(tmp_path, capsys):
+    path = told_folder(tmp_path / "mine")
+    plain, told = load_corpus(path), load_corpus(path, events=4, missing=0.5, irrelevant=0.25, disorder=0.25)
+    assert plain.stories is None and told.fingerprint != plain.fingerprint
+    assert [[told.clips[clip] for clip in clips] for clips in told.stories.clips[:2]] == [
+        ["traina_0", "traina_1", "traina_2", "traina_3"],
+        ["trainb_0", "trainb_1", "trainb_2", "trainb_3"],
+    ]
+    assert told.stories.captions.shape == (6, 3) and (told.stories.truth < 0).sum() == 6
+    own = of_videos(told, 4, disorder=0.25, missing=0.5, irrelevant=0.25)
+    assert np.array_equal(told.stories.truth, own.truth) and told.stories.scripts is None
+    whole = load_corpus(path, events=4, missing="drop")  # of features, not of captions
+    assert whole.stories.captions.shape == (6, 4) and "left out for want of features" in capsys.readouterr().out
+    for options, message in (
+        ({"events": 4, "missing": "all"}, "missing = 'all'; wanted 'refuse'"),
+        ({"events": 4, "clips": 3}, "takes no option 'clips'; it has 'missing' and those of long videos, 'events', 'd"),
+        ({"missing": 2}, "missing=2; give a share"),
+        ({"events": 5}, "no video of split 'train' has 5 clips"),
+    ):
+        with pytest.raises(CorpusError, match=message):
+            load_corpus(path, **options)
+    table = pd.read_csv(path / "captions.csv")
+    table.drop(columns="start").to_csv(path / "captions.csv", index=False)
+    with pytest.raises(CorpusError, match="mine: captions lack the column 'start'; videos cannot be told"):
+        load_corpus(path, events=4)
+    table.assign(start="soon").to_csv(path / "captions.csv", index=False)
+    with pytest.raises(CorpusError, match="whose start is no number"):
+        load_corpus(path, events=4)
+
+
 def sequences_of(q: int, c: int, m: int, n: int, d: int, seed: int):
     rng = np.random.default_rng(seed)
     return rng.standard_normal((q, m, d)), rng.standard_normal((c, n, d))
@@ -385,11 +441,3 @@ def test_bad_similarities(similarity):
         similarity(good[0], good)
     with pytest.raises(ValueError, match="row 4 of video is not finite"):
         similarity(good, put(good, ((1, 1, 2), np.nan)))
-
-
-def test_story_ranks_by_hand():
-    distance = np.array([[0.1, 0.2, 0.3], [0.0, 0.5, 0.5], [0.9, 0.8, 0.7]])
-    found = story_ranks(distance)
-    assert found["t2v"].tolist() == [1, 2.5, 1] and found["v2t"].tolist() == [2, 2, 3]
-    with pytest.raises(ValueError, match=r"shape \(2, 3\); wanted \(texts, videos\)"):
-        story_ranks(distance[:2])
