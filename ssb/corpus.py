@@ -314,16 +314,16 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus:
     `ssb.sequences.corpus`; the others are read from $SSB_DATA, where a relative path that is not there from the working
     directory is looked up too. Their one option is `missing`: clips without features are an error with "refuse", the
     default, and left out, with a printed line that counts them, with "drop". Where captions have the columns video and
-    start, as those of YouCook2, they also take those of `sequences.of_videos` and then have long videos: `events`,
-    `disorder`, `irrelevant`, `seed`, and `missing` as a number, the share of captions that are left out.
+    start, as those of YouCook2, they also take `events` and then have long videos, and with it the other options of
+    `sequences.of_videos`: `disorder`, `irrelevant`, `seed`, and `missing` as a number, the share of captions left out.
     """
     from ssb import datasets, howto100m, sequences, shapes  # all build on this module
 
     made = {"events": sequences.corpus, "shapes": shapes.corpus}
     if name in made:
         return made[name](**options)
-    dials = {key: options.pop(key) for key in sequences.DIALS if not isinstance(options.get(key, ""), str)}
-    if dials:
+    if "events" in options:
+        dials = {key: options.pop(key) for key in sequences.DIALS if not isinstance(options.get(key, ""), str)}
         return sequences.with_stories(load_corpus(name, **options), **dials)
     if others := options.keys() - {"missing"}:
         raise CorpusError(

@@ -387,7 +387,7 @@ def test_load_corpus_tells_videos_of_captions_that_have_them(tmp_path, capsys):
     for options, message in (
         ({"events": 4, "missing": "all"}, "missing = 'all'; wanted 'refuse'"),
         ({"events": 4, "clips": 3}, "takes no option 'clips'; it has 'missing' and those of long videos, 'events', 'd"),
-        ({"missing": 2}, "missing=2; give a share"),
+        ({"events": 4, "missing": 2}, "missing=2; give a share"),
         ({"events": 5}, "no video of split 'train' has 5 clips"),
     ):
         with pytest.raises(CorpusError, match=message):
