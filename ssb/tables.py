@@ -210,6 +210,8 @@ TITLES = {  # of the panels of the overview
     "same_meaning": "recall of the same meaning",
     "pretraining": "Tables 3 to 6: pre-training",
     "table10": "Table 10: zero-shot",
+    "pretraining_from_shapes": "pre-training on shapes: a control",
+    "table10_from_shapes": "zero-shot from shapes: a control",
     "s2dtw": "VT-TWINS",
     "emcl": "EMCL as a layer",
     "emcl_inference": "EMCL at inference",
