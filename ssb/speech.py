@@ -184,12 +184,13 @@ def claims(study: Study, spoken: Spoken) -> pd.DataFrame:
     results/<corpus>/<table>_claims.csv. Nothing is claimed where there is no CIDEr."""
     each = spoken.cider | {(CONSTANT, ""): spoken.constant["each"]}
     rows = []
-    for says, (setting, way), baseline in (
-        ("better than one sentence for all would", ("cross", "own"), CONSTANT),
-        ("as well as one trained on the clip", ("cross", "own"), "identity"),
-        ("from its support set better than one sentence for all would", ("cross", "support"), CONSTANT),
+    for says, (setting, way), name in (
+        ("better than one sentence for all would", ("cross", "own"), (CONSTANT, "")),
+        ("better than one trained on the clip", ("cross", "own"), ("identity", "own")),
+        ("from its support set better than one sentence for all would", ("cross", "support"), (CONSTANT, "")),
+        ("from its support set better than from itself", ("cross", "support"), ("cross", "own")),
     ):
-        name = (baseline, "") if baseline == CONSTANT else (baseline, way)
+        baseline = ", ".join(name) if name[0] == setting else name[0]
         if {(setting, way), name} <= each.keys() and np.isfinite(each[setting, way]).all():
             one = each[setting, way]
             row = {"claim": f"a decoder trained on other clips captions a clip {says} (points of CIDEr)"}
@@ -280,8 +281,13 @@ def reading(spoken: Spoken, claims: pd.DataFrame) -> str:
             f"Does a decoder trained on other clips (cross) still caption a clip itself? By CIDEr, {ANSWER[alone]}; "
             f"{COMPARED[beside]}."
         )
-        means = spoken.rows[(spoken.rows["setting"] == "cross") & (spoken.rows["way"] == "own")]
-        below = [name for name in METRICS if name in means and means[name].mean() < spoken.constant[name]]
-        if below:
-            lines.append(f"By {', '.join(below)} one sentence for all is above its captions of the clip itself.")
+        own = spoken.rows[(spoken.rows["setting"] == "cross") & (spoken.rows["way"] == "own")]
+        for name in (name for name in METRICS if name in own and name != "CIDEr" and len(own) > 1):
+            half = stats.t.ppf(0.975, len(own) - 1) * stats.sem(own[name])
+            less = own[name].mean() - spoken.constant[name]
+            said = "above" if less > half else "below" if less < -half else "not told apart from"
+            lines.append(
+                f"By {name} its captions of the clip itself are {said} one sentence for all: {signed(less)} "
+                f"[{signed(less - half)}, {signed(less + half)}] over seeds."
+            )
     return "\n".join(lines)

@@ -145,6 +145,8 @@ def by_hand():
             "top-1": 100 * (x[seed] == 1).mean(),
             "top-5": 100,
             "classes": 5,
+            "epoch": recognition.RECIPES["ucf101"].epochs if seed else 1,
+            "recipe": "ucf101",
         }
         for name, x in ranks.items()
         for seed in (0, 1)
@@ -159,10 +161,13 @@ def test_summary_and_claims(study, recipe, paper):
     assert summary["top-1"].tolist() == pytest.approx([60, 60, 60, 80])
     assert summary["verdict"].tolist() == ["", "not resolved", "not resolved", "higher"]
     assert summary.loc["head, cross", "delta"] == pytest.approx(20)
-    assert claims["verdict"].tolist() == ["not resolved", "held", "held"]
-    assert claims["delta"].tolist() == pytest.approx([0, 20, 20])
+    assert summary["kept last"].tolist() == [50] * 4
+    assert claims["verdict"].tolist() == ["not resolved", "held", "not resolved", "held", "held"]
+    assert claims["delta"].tolist() == pytest.approx([0, 20, 0, 20, 20])
     assert claims["paper"].tolist()[:2] == [paper, paper] and np.isnan(claims["paper"][2])
+    assert recognition.claims(study, compared)["paper"].isna().all()  # of other classes the paper says nothing
     words = recognition.reading(summary, claims)
+    assert "best at the last epoch of their schedule" in words and "head, cross 50 %" in words
     assert "head, cross: 80.0 %, +20.0" in words and "cross-captioning makes a better head for actions" in words
     figure = drawings.recognised(compared.rows, summary, "shapes")
     assert "points" in figure.axes[1].get_xlabel() and len(figure.axes[0].get_yticklabels()) == 4
