@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor
 
 from ssb import emcl, retrieval
 from ssb.corpus import Corpus
-from ssb.study import DELTA, Study, against, holm, paper_numbers, verdict
+from ssb.study import DELTA, Study, against, half_width, paper_numbers, settled, stacked
 from ssb.train import Run
 
 
@@ -125,7 +124,7 @@ def grid(ours: Constants) -> dict[str, dict]:
 def layer_claims(study: Study, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     """Is the layer worth having, without captioning and with it, and is it worth more with it? Written to
     results/<corpus>/<table>_claims.csv. How much the layer alone adds in the paper is not known."""
-    ranks = {name: np.stack([run.ranks["t2v"] for run in members]) for name, members in runs.items()}
+    ranks = stacked(runs, "t2v")
     clips = runs["none"][0].ranks["clip"]
     cells = [ranks[name] for name in ("none", "none + EMCL", "cross", "cross + EMCL")]
     found = {
@@ -141,7 +140,7 @@ def interaction(none, none_with, cross, cross_with, clips) -> dict[str, float]:
     gains = [retrieval.differences(*pair, "R@1", clips) for pair in ((cross_with, cross), (none_with, none))]
     cells = ((1, cross_with), (-1, cross), (-1, none_with), (1, none))
     each = sum(sign * 100 * (ranks <= 1).mean(axis=1) for sign, ranks in cells)
-    half = stats.t.ppf(0.975, len(each) - 1) * stats.sem(each) if len(each) > 1 else np.nan
+    half = half_width(each)
     return dict(
         zip(DELTA, (each.mean(), *retrieval.tested(gains[0] - gains[1]), each.mean() - half, each.mean() + half))
     )
@@ -321,8 +320,7 @@ def table(test: Mapping[str, list[Embedded]], best: Mapping[str, Constants]) -> 
             both = {"R@1": 100 * (with_ <= 1).mean(), "R@1 without": 100 * (plain <= 1).mean()}
             part[setting] = way | {"seeds": len(members)} | both | against(with_, plain, members[0].clip_of.numpy())
         frame = pd.DataFrame.from_dict(part, orient="index").rename_axis("setting").reset_index()
-        frame["p"] = holm(frame["p"])
-        changes.append(frame.assign(verdict=[verdict(row) for _, row in frame.iterrows()]))
+        changes.append(settled(frame))
     return Table(pd.DataFrame(rows), pd.concat(changes, ignore_index=True).round(3), ranks)
 
 
@@ -362,10 +360,7 @@ def order_worth(test: Mapping[str, list[Embedded]], found: Table) -> pd.DataFram
             base, clips = found.ranks[setting, form, constants, "shuffled"], test[setting][0].clip_of.numpy()
             names = {"setting": setting, "form": form, "constants": constants, "order": order}
             rows.append(names | against(ranks, base, clips))
-    frame = pd.DataFrame(rows)
-    frame["p"] = holm(frame["p"])
-    frame["verdict"] = [verdict(row) for _, row in frame.iterrows()]
-    return frame.round(3)
+    return settled(pd.DataFrame(rows)).round(3)
 
 
 def paper_gain() -> float:

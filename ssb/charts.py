@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.colors import CenteredNorm
 
 from ssb import tables
-from ssb.figures import COLOURS, PAGE, arms, styled
+from ssb.figures import COLOURS, PAGE, arms, legend, styled
 
 SIGNED = "vlag_r"  # blue gains, red losses
 MARKS = "oDs^vPX"
@@ -192,7 +192,5 @@ def overview(claims: pd.DataFrame, title: str):
     for axis in axes.flat[max(len(names) - columns, 0) : len(names)]:
         axis.set_xlabel("points of R@1, or as named")
     figure.suptitle(title, fontsize=8)
-    found = [axis.get_legend_handles_labels() for axis in axes.flat]
-    legend = {label: handle for handles, labels in found for label, handle in zip(labels, handles)}
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+    legend(figure, columns=3)
     return figure

@@ -9,7 +9,7 @@ import pandas as pd
 from ssb import recognition, speech
 from ssb.captioning import METRICS
 from ssb.corpus import Corpus
-from ssb.figures import COLOURS, PAGE, arms, styled
+from ssb.figures import COLOURS, PAGE, arms, difference, legend, styled
 
 MARKS = {"own": "D", "own, greedy": "o", "support": "s"}
 KINDS = ("best", "median", "worst")
@@ -108,13 +108,8 @@ def recognised(rows: pd.DataFrame, summary: pd.DataFrame, title: str):
         bar = dict(fmt="D", ms=4, color=COLOURS[0], capsize=3, elinewidth=1.5)
         spread = arms(row["top-1"], row["top-1 low"], row["top-1 high"])
         left.errorbar(row["top-1"], y, xerr=spread, label="mean, 95 % over test clips", **bar)
-        if setting == recognition.POOLED:
-            continue
-        right.errorbar(row["delta"], y, xerr=arms(row["delta"], row["delta_low"], row["delta_high"]), **bar)
-        if not np.isnan(row["seeds_low"]):
-            spread = arms(row["delta"], row["seeds_low"], row["seeds_high"])
-            bar |= dict(fmt="none", color=COLOURS[2])
-            right.errorbar(row["delta"], y + 0.2, xerr=spread, label="95 % over seeds", **bar)
+        if setting != recognition.POOLED:
+            difference(right, y, row)
     left.axvline(100 / rows["classes"].iloc[0], color="0.5", lw=0.8, ls=":", label="chance")
     right.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     left.set(yticks=range(len(summary)), yticklabels=summary.index, xlabel="top-1 (% of test clips)", xlim=(0, None))
@@ -122,7 +117,5 @@ def recognised(rows: pd.DataFrame, summary: pd.DataFrame, title: str):
     right.tick_params(axis="y", length=0)
     left.invert_yaxis()
     figure.suptitle(title, fontsize=8)
-    found = [axis.get_legend_handles_labels() for axis in (left, right)]
-    legend = {label: handle for handles, labels in found for label, handle in zip(labels, handles)}
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+    legend(figure, columns=4)
     return figure

@@ -78,23 +78,35 @@ def settings(rows: pd.DataFrame, summary: pd.DataFrame, title: str, metric: str 
         low, high = row[f"{metric} low"], row[f"{metric} high"]
         bar = dict(fmt="D", ms=4, color=COLOURS[0], capsize=3, elinewidth=1.5)
         left.errorbar(row[metric], y, xerr=arms(row[metric], low, high), label="mean, 95 % over queries", **bar)
-        if setting == baseline:
-            continue
-        right.errorbar(row["delta"], y, xerr=arms(row["delta"], row["delta_low"], row["delta_high"]), **bar)
-        if not np.isnan(row["seeds_low"]):
-            spread = arms(row["delta"], row["seeds_low"], row["seeds_high"])
-            bar |= dict(fmt="none", color=COLOURS[2])
-            right.errorbar(row["delta"], y + 0.2, xerr=spread, label="95 % over seeds", **bar)
+        if setting != baseline:
+            difference(right, y, row)
     right.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     left.set(yticks=range(len(summary)), yticklabels=summary.index, xlabel=f"text→video {metric} (%)")
     right.set(xlabel=f"{metric} less {baseline} (points)")
     right.tick_params(axis="y", length=0)
     left.invert_yaxis()
     figure.suptitle(title, fontsize=8)
-    found = [axis.get_legend_handles_labels() for axis in (left, right)]
-    legend = {label: handle for handles, labels in found for label, handle in zip(labels, handles)}
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+    legend(figure, columns=3)
     return figure
+
+
+def legend(figure: plt.Figure, columns: int):
+    """One below all panels, of each thing once."""
+    found = [axis.get_legend_handles_labels() for axis in figure.axes]
+    handles = {label: handle for handles, labels in found for label, handle in zip(labels, handles)}
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=7
+    )
+
+
+def difference(axis: plt.Axes, y: int, row: pd.Series):
+    """The difference of a row of a summary with both its intervals, that over seeds where there are several."""
+    bar = dict(fmt="D", ms=4, color=COLOURS[0], capsize=3, elinewidth=1.5)
+    axis.errorbar(row["delta"], y, xerr=arms(row["delta"], row["delta_low"], row["delta_high"]), **bar)
+    if not np.isnan(row["seeds_low"]):
+        spread = arms(row["delta"], row["seeds_low"], row["seeds_high"])
+        bar |= dict(fmt="none", color=COLOURS[2])
+        axis.errorbar(row["delta"], y + 0.2, xerr=spread, label="95 % over seeds", **bar)
 
 
 def arms(middle: float, low: float, high: float) -> list[list[float]]:

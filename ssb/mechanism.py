@@ -6,11 +6,10 @@ from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ssb import retrieval, shapes
 from ssb.config import ConfigError
-from ssb.study import DELTA, Study, holm, verdict
+from ssb.study import DELTA, Study, half_width, settled, stacked
 
 SWEEP = {
     "none": {"objective": "none"},
@@ -61,9 +60,7 @@ class Sweep:
             own = study.compare(runs[dial], baseline)
             rows += [near | {"setting": setting} | row.to_dict() for setting, row in own.iterrows()]
         frame = pd.DataFrame(rows)
-        frame["p"] = holm(frame["p"])
-        frame["verdict"] = [verdict(row) for _, row in frame.iterrows()]
-        frame = frame.round(5)
+        frame = settled(frame).round(5)
         self.first.write(frame, f"{self.first.table}_summary.csv")
         return frame
 
@@ -83,11 +80,11 @@ class Sweep:
         for setting in summary.loc[summary["delta"].notna(), "setting"].unique():
             each, drawn = 0.0, 0.0
             for weight, dial in zip(slope, near.index):
-                one, base = (np.stack([run.ranks["t2v"] for run in runs[dial][s]]) for s in (setting, baseline))
+                one, base = stacked({name: runs[dial][name] for name in (setting, baseline)}, "t2v").values()
                 clips = runs[dial][setting][0].ranks["clip"]
                 each = each + weight * 100 * ((one <= 1).mean(axis=1) - (base <= 1).mean(axis=1))
                 drawn = drawn + weight * retrieval.differences(one, base, "R@1", clips)
-            half = stats.t.ppf(0.975, len(each) - 1) * stats.sem(each) if len(each) > 1 else np.nan
+            half = half_width(each)
             rows[setting] = dict(
                 zip(DELTA, (each.mean(), *retrieval.tested(drawn), each.mean() - half, each.mean() + half))
             )

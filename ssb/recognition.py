@@ -17,7 +17,7 @@ from ssb.corpus import Corpus, CorpusError, listed
 from ssb.model import SupportSetModel
 from ssb.readers import assemble, read_streams
 from ssb.report import signed, verdicts
-from ssb.study import Study, against, holm, verdict
+from ssb.study import Study, against, settled
 from ssb.train import Run, build
 
 OFFICIAL = {"ucf101": datasets.ucf101, "hmdb51": datasets.hmdb51}
@@ -182,9 +182,7 @@ def summary(study: Study, compared: Compared) -> pd.DataFrame:
         if name != POOLED:
             rows[name] |= against(ranks, compared.ranks[POOLED], compared.films)
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
-    frame["p"] = holm(frame["p"])
-    frame["verdict"] = [verdict(row) for _, row in frame.iterrows()]
-    frame = frame.round(3)
+    frame = settled(frame).round(3)
     study.write(frame.reset_index(), f"{study.table}_summary.csv")
     return frame
 

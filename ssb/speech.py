@@ -10,14 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from pycocoevalcap.cider.cider import Cider
-from scipy import stats
 
 from ssb import captioning, files, retrieval
 from ssb.captioning import METRICS
 from ssb.config import OBJECTIVES
 from ssb.corpus import Corpus
 from ssb.report import signed
-from ssb.study import Study, verdict
+from ssb.study import Study, half_width, verdict
 from ssb.tables import PUBLISHED
 from ssb.train import Run
 
@@ -158,9 +157,9 @@ def summary(study: Study, spoken: Spoken) -> pd.DataFrame:
 
 
 def over_seeds(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a mean over seeds by Student's t; one seed tells nothing of others."""
+    """95 % interval of a mean over seeds, see `study.half_width`."""
     values = np.asarray(values, float)
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else np.nan
+    half = half_width(values)
     return values.mean() - half, values.mean() + half
 
 
@@ -283,7 +282,7 @@ def reading(spoken: Spoken, claims: pd.DataFrame) -> str:
         )
         own = spoken.rows[(spoken.rows["setting"] == "cross") & (spoken.rows["way"] == "own")]
         for name in (name for name in METRICS if name in own and name != "CIDEr" and len(own) > 1):
-            half = stats.t.ppf(0.975, len(own) - 1) * stats.sem(own[name])
+            half = half_width(own[name])
             less = own[name].mean() - spoken.constant[name]
             said = "above" if less > half else "below" if less < -half else "not told apart from"
             lines.append(

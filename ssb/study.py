@@ -189,9 +189,7 @@ class Study:
         ranks: setting → other ranks (seeds, Q) of the runs than those of `way`, such as semantic ones.
         """
         frame = self.compare(runs, baseline, way, fixed, ranks)
-        frame["p"] = holm(frame["p"])
-        frame["verdict"] = [verdict(row) for _, row in frame.iterrows()]
-        frame = frame.round(3)
+        frame = settled(frame).round(3)
         self.write(frame.reset_index(), f"{self.table}_summary.csv")
         return frame
 
@@ -252,9 +250,8 @@ class Study:
     def judged(self, rows: list[dict]) -> pd.DataFrame:
         """Claims with their differences → with p adjusted and verdicts, written."""
         frame = pd.DataFrame(rows, columns=["claim", "setting", "baseline", "seeds", "paper", *DELTA])
-        frame["p"] = holm(frame["p"])
-        frame["verdict"] = [VERDICTS[verdict(row)] for _, row in frame.iterrows()]
-        frame = frame.round(3)
+        frame = settled(frame).round(3)
+        frame["verdict"] = [VERDICTS[found] for found in frame["verdict"]]
         self.write(frame, f"{self.table}_claims.csv")
         return frame
 
@@ -315,11 +312,13 @@ def against(ranks: np.ndarray, base: np.ndarray, clips) -> dict[str, float]:
     """R@1 of (seeds, Q) ranks less that of the baseline's, with the interval over queries and that over seeds."""
     delta = retrieval.paired_bootstrap(ranks, base, "R@1", clips)
     row = {"delta": delta.delta, "delta_low": delta.low, "delta_high": delta.high, "p": delta.p}
-    half = np.nan  # one seed tells nothing of others
-    if len(ranks) > 1:
-        differences = 100 * ((ranks <= 1).mean(axis=1) - (base <= 1).mean(axis=1))
-        half = stats.t.ppf(0.975, len(ranks) - 1) * stats.sem(differences)
+    half = half_width(100 * ((ranks <= 1).mean(axis=1) - (base <= 1).mean(axis=1)))
     return row | {"seeds_low": delta.delta - half, "seeds_high": delta.delta + half}
+
+
+def half_width(values: np.ndarray) -> float:
+    """Half the 95 % interval of a mean over seeds, by Student's t; NaN for one seed, which tells nothing of others."""
+    return stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else np.nan
 
 
 def stacked(runs: Mapping[str, list[Run]], way: str) -> dict[str, np.ndarray]:
@@ -336,6 +335,12 @@ def holm(p: pd.Series) -> pd.Series:
     known = p.dropna().sort_values()
     stepped = known * np.arange(len(known), 0, -1)
     return stepped.cummax().clip(upper=1).reindex(p.index)
+
+
+def settled(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with the columns DELTA: p adjusted for the number of its rows, and `verdict`."""
+    frame = frame.assign(p=holm(frame["p"]))
+    return frame.assign(verdict=[verdict(row) for _, row in frame.iterrows()])
 
 
 def verdict(row: pd.Series) -> str:

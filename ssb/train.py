@@ -139,11 +139,11 @@ def named(name: str) -> Run:
 
 def data_for(config: Config, corpus: Corpus, device="cpu", like: Data | None = None) -> Data:
     """A corpus made ready for a run: its clips and captions, or its long videos where the run is of sequences. like: as
-    in `Data`; the data of the run that `pretrained` names."""
+    in `Data`; the data of the run that `pretrained` names. CorpusError where that run has seen test clips."""
     if config.pretrained:
         like = named(config.pretrained).load()[1]
-        if like.corpus.fingerprint != corpus.fingerprint:
-            check_unseen(like.corpus, corpus)
+    if like is not None and like.corpus.fingerprint != corpus.fingerprint:
+        check_unseen(like.corpus, corpus)
     return batches.load(config, corpus, device, like)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ssb.config import Config, ConfigError
-from ssb.corpus import Corpus, check_unseen
+from ssb.corpus import Corpus
 from ssb.train import Run, data_for, measured, told
 
 SAID = "{}, zero-shot"  # what a setting is called on the other corpus
@@ -23,8 +23,6 @@ class ZeroShot(Run):
     def __init__(self, run: Run, corpus: Corpus, streams: Iterable[str] = ()):
         super().__init__(run.folder)
         model, known = run.load()
-        if known.corpus.fingerprint != corpus.fingerprint:
-            check_unseen(known.corpus, corpus)
         config = run.config.replace(corpus=corpus.name, corpus_options={}, streams=tuple(streams), pretrained="")
         data = data_for(config, corpus, like=known)
         width, wanted = data.video_width, len(model.shift)
