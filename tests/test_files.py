@@ -112,6 +112,7 @@ def test_digest_keeps_parts_apart(other):
 def study(tmp_path, monkeypatch):
     """A checkout with notebooks, beside it a folder of data; $SSB_HOME is not set."""
     monkeypatch.delenv("SSB_HOME")
+    monkeypatch.delenv("SSB_DATA", raising=False)  # which a study of an earlier test may have set
     checkout = (tmp_path / "study").resolve()
     for folder in ("notebooks/deep", "results", "data"):
         (checkout / folder).mkdir(parents=True)
@@ -130,6 +131,7 @@ def test_root_is_found_from_any_folder_of_the_study(study, here, monkeypatch):
 
 def test_root_elsewhere_is_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("SSB_HOME")
+    monkeypatch.delenv("SSB_DATA", raising=False)  # which a study of an earlier test may have set
     (tmp_path / "notebooks").mkdir()  # without a pyproject.toml it is anybody's
     monkeypatch.chdir(tmp_path / "notebooks")
     assert files.root() == (tmp_path / "notebooks").resolve()
