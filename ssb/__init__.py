@@ -1,39 +1,43 @@
-"""Support-Set Bottlenecks for Video-Text Representation Learning (Patrick et al., ICLR 2021), in the open."""
+"""Support-Set Bottlenecks for Video-Text Representation Learning (Patrick et al., ICLR 2021), in the open.
 
+Everything named here is imported when it is first used, so that `import ssb` costs next to nothing.
+"""
+
+import importlib
 import warnings
 
-# `python -m ssb.train` imports this package first, and with it ssb.train
-warnings.filterwarnings("ignore", "'ssb.train' found in sys.modules", RuntimeWarning)
 # we draw no widgets, so that a saved notebook stays readable
 warnings.filterwarnings("ignore", "IProgress not found")
 
-from ssb import (
-    alignment,
-    bases,
-    bases_figures,
-    benchmarks,
-    charts,
-    drawings,
-    emcl,
-    examples,
-    figures,
-    losses,
-    meaning,
-    mechanism,
-    probe,
-    recognition,
-    report,
-    retrieval,
-    s2dtw,
-    significance,
-    speech,
-    study,
-    tables,
-    transfer,
-)
-from ssb.config import OBJECTIVES, PRESETS, Config, ConfigError
-from ssb.corpus import Corpus, CorpusError, load_corpus
-from ssb.notebook import parameters
-from ssb.study import Study
-from ssb.text import ModelError
-from ssb.train import Collapsed, Run, TrainingError, fit
+NAMES = {  # public name → the module that defines it
+    "Config": "config",
+    "ConfigError": "config",
+    "OBJECTIVES": "config",
+    "PRESETS": "config",
+    "Corpus": "corpora.corpus",
+    "CorpusError": "corpora.reading",
+    "load_corpus": "corpora.load",
+    "ModelError": "text",
+    "Run": "training.runs",
+    "TrainingError": "training.runs",
+    "Collapsed": "training.runs",
+    "fit": "training.loop",
+    "Study": "study",
+    "parameters": "notebook",
+}
+MODULES = ("config", "losses", "emcl", "s2dtw", "model", "text", "retrieval")  # the method
+MODULES += ("study", "paper", "figures", "report", "notebook", "files", "progress", "machine")  # the study
+MODULES += ("corpora", "training", "metrics", "experiments", "video", "bench")
+__all__ = [*NAMES, *MODULES]
+
+
+def __getattr__(name: str):
+    if name in NAMES:
+        return getattr(importlib.import_module(f"ssb.{NAMES[name]}"), name)
+    if name in MODULES:
+        return importlib.import_module(f"ssb.{name}")
+    raise AttributeError(f"module 'ssb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -9,13 +9,20 @@ from ssb.files import digest
 # Part of every run's name. Raise it when a default of Config changes, or the numbers of an unchanged Config.
 VERSION = 1
 
+
 Objective = Literal["none", "identity", "full", "hybrid", "cross"]
+
+
 OBJECTIVES: tuple[str, ...] = Objective.__args__
+
+
 CONTRASTS = ("triplet", "info_nce", "s2dtw")  # or one of the reader's
 
 
 # Settings that mean nothing without captioning.
 CAPTIONING = "captioning temperature support_set decoder_warmup decoder decoder_lr decoder_dropout".split()
+
+
 EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()  # ... without the layer
 
 
@@ -204,11 +211,14 @@ def explain(error: ValidationError, fields) -> str:
 
 
 _ACTIVITYNET = dict(max_steps=512, max_tokens=256, epochs=28, dropout=0.0, decoder_dropout=0.0)  # paragraphs
+
+
 BENCHMARKS: dict[str, dict] = {  # where the paper differs from what it does on MSR-VTT (section 4.1)
     "vatex": dict(max_steps=64, epochs=30),
     "activitynet": _ACTIVITYNET,
     "activitynet_val2": _ACTIVITYNET,
 }
+
 
 PRESETS: dict[str, dict] = {
     "paper": {},

@@ -13,10 +13,12 @@ from IPython.display import Image
 from matplotlib.colors import PowerNorm
 
 from ssb import files, losses
-from ssb.corpus import Corpus
-from ssb.train import Run
+from ssb.corpora.corpus import Corpus
+from ssb.training.runs import Run
 
 PAGE = 6.9  # inches
+
+
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -31,7 +33,11 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "savefig.bbox": "tight",
 }
+
+
 COLOURS = sns.color_palette("colorblind")
+
+
 HEAT = "mako_r"  # one hue scale, light to dark: readable in grey and by the colour-blind
 
 
@@ -245,3 +251,6 @@ def retrieved(run: Run, title: str, queries: int = 4, best: int = 3, seed: int =
             seen(axis, corpus, int(clips[found]))
     figure.suptitle(title, fontsize=8)
     return figure
+
+
+MARKS = "oDs^vPX"

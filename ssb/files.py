@@ -74,3 +74,13 @@ def digest(*parts: str | bytes) -> str:
         sha.update(len(part).to_bytes(8, "little"))
         sha.update(part)
     return sha.hexdigest()[:12]
+
+
+def label(corpus: str, preset: str) -> str:
+    """Its folders' name, for corpora and presets are never mixed in one table: "shapes", or "shapes-smoke"."""
+    return corpus if preset == "laptop" else f"{corpus}-{preset}"
+
+
+def folder(kind: str, label: str) -> Path:
+    """results/<label> or figures/<label>."""
+    return root() / kind / label

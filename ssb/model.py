@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from ssb import losses, text
 from ssb.config import Config, ConfigError
@@ -290,3 +292,30 @@ class SupportSetModel(nn.Module):
         return self.caption_loss(
             *self.support(weights if learn_weights else weights.detach(), video, mask), batch.labels
         )
+
+
+def generated(model: SupportSetModel, support: Tensor, mask: Tensor, beams: int, max_tokens: int) -> Tensor:
+    """Token ids (B, L) of the decoder's captions, each beginning with T5's start mark; after its end mark there
+    is nothing but padding or more end marks.
+
+    support (B, M, W), mask (B, M): as `SupportSetModel.support` gives them.
+    """
+    known = model.decoder.config
+    settings = GenerationConfig(  # all that decides: a pretrained model may bring settings of its own
+        num_beams=beams,
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        length_penalty=1.0,
+        early_stopping=False,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_length=0,
+        pad_token_id=known.pad_token_id,
+        eos_token_id=known.eos_token_id,
+        decoder_start_token_id=known.decoder_start_token_id,
+    )
+    return model.decoder.generate(
+        encoder_outputs=BaseModelOutput(last_hidden_state=support),
+        attention_mask=mask.long(),
+        generation_config=settings,
+    )

@@ -6,26 +6,36 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 import joblib
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
-from ssb import batches, files, retrieval
+from ssb import files
 from ssb.config import Config, ConfigError
-from ssb.corpus import Corpus, listed, load_corpus
-from ssb.tables import CLAIMS, Claim, table_of
-from ssb.train import Collapsed, Run, TrainingError, fit, run_name, told
+from ssb.corpora.corpus import Corpus
+from ssb.corpora.load import load_corpus
+from ssb.corpora.reading import listed
+from ssb.files import folder, label
+from ssb.metrics import retrieval, statistics
+from ssb.metrics.statistics import DELTA, against, settled
+from ssb.paper import paper_difference, paper_numbers
+from ssb.progress import minutes
+from ssb.training.loop import fit
+from ssb.training.runs import Collapsed, Run, TrainingError, load, run_name, told
 
 WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
+
+
 METRICS = tuple(retrieval.metrics(np.ones(1)))
+
+
 PARTS = ("", "_summary", "_training", "_claims", "_traces", "_noise", "_power", "_beside")  # of the files of a table
+
+
 VERDICTS = {"higher": "held", "lower": "contradicted", "not resolved": "not resolved"}  # of a claim
-DELTA = ("delta", "delta_low", "delta_high", "p", "seeds_low", "seeds_high")
 
 
 class Study:
@@ -120,7 +130,7 @@ class Study:
     def _prepare(self, configs: list[Config]):
         """Compute the states of each frozen text encoder once, before several processes want them at once."""
         for config in {(c.text_encoder, c.max_tokens): c for c in configs if c.freeze_text}.values():
-            batches.load(config, self.corpus)
+            load(config, self.corpus)
 
     def _train(self, todo: list[tuple[str, Config]]) -> dict[str, Exception]:
         """Train in parallel; one line as each run ends. Returns the failed ones, title → why."""
@@ -203,7 +213,7 @@ class Study:
         rows = {}
         for setting, found in ranks.items():
             each = pd.DataFrame([retrieval.metrics(r) for r in found])
-            low, high = retrieval.bootstrap(found, "R@1", clips)
+            low, high = statistics.bootstrap(found, "R@1", clips)
             row = {"seeds": len(found), **each.mean().round(2)}
             row |= {"R@1 sd": each["R@1"].std(ddof=1), "R@1 low": low, "R@1 high": high}
             row |= {f"paper {metric}": paper.get((setting, metric), np.nan) for metric in ("R@1", "R@5")}
@@ -240,6 +250,9 @@ class Study:
         ranks = ranks or stacked(runs, "t2v")
         clips = next(iter(runs.values()))[0].ranks["clip"]
         rows = []
+
+        from ssb.experiments.ablations import CLAIMS
+
         for claim in CLAIMS:
             if re.fullmatch(f"{claim.table}(_.*)?", self.table) and {claim.setting, claim.baseline} <= runs.keys():
                 one, other = ranks[claim.setting], ranks[claim.baseline]
@@ -288,16 +301,6 @@ class Study:
         print(f"wrote {files.short(self.results / name)}")
 
 
-def label(corpus: str, preset: str) -> str:
-    """Its folders' name, for corpora and presets are never mixed in one table: "shapes", or "shapes-smoke"."""
-    return corpus if preset == "laptop" else f"{corpus}-{preset}"
-
-
-def folder(kind: str, label: str) -> Path:
-    """results/<label> or figures/<label>."""
-    return files.root() / kind / label
-
-
 def attempt(title: str, config: Config, places: dict[str, str]) -> tuple[str, Run | None, Exception | None]:
     """`fit` in a worker: whatever goes wrong is returned, so that the other runs go on."""
     try:
@@ -308,73 +311,6 @@ def attempt(title: str, config: Config, places: dict[str, str]) -> tuple[str, Ru
         return title, None, error
 
 
-def against(ranks: np.ndarray, base: np.ndarray, clips) -> dict[str, float]:
-    """R@1 of (seeds, Q) ranks less that of the baseline's, with the interval over queries and that over seeds."""
-    delta = retrieval.paired_bootstrap(ranks, base, "R@1", clips)
-    row = {"delta": delta.delta, "delta_low": delta.low, "delta_high": delta.high, "p": delta.p}
-    half = half_width(100 * ((ranks <= 1).mean(axis=1) - (base <= 1).mean(axis=1)))
-    return row | {"seeds_low": delta.delta - half, "seeds_high": delta.delta + half}
-
-
-def half_width(values: np.ndarray) -> float:
-    """Half the 95 % interval of a mean over seeds, by Student's t; NaN for one seed, which tells nothing of others."""
-    return stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else np.nan
-
-
 def stacked(runs: Mapping[str, list[Run]], way: str) -> dict[str, np.ndarray]:
     """Setting → the ranks of its runs, (seeds, Q)."""
     return {setting: np.stack([run.ranks[way] for run in members]) for setting, members in runs.items()}
-
-
-def minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """Holm's adjustment for as many tests as there are numbers; a missing one (the baseline's) stays missing."""
-    known = p.dropna().sort_values()
-    stepped = known * np.arange(len(known), 0, -1)
-    return stepped.cummax().clip(upper=1).reindex(p.index)
-
-
-def settled(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame with the columns DELTA: p adjusted for the number of its rows, and `verdict`."""
-    frame = frame.assign(p=holm(frame["p"]))
-    return frame.assign(verdict=[verdict(row) for _, row in frame.iterrows()])
-
-
-def verdict(row: pd.Series) -> str:
-    """Beyond the noise of queries and of seeds, or not."""
-    if pd.isna(row["p"]):
-        return ""
-    if row["p"] < 0.05 and row["seeds_low"] > 0:
-        return "higher"
-    if row["p"] < 0.05 and row["seeds_high"] < 0:
-        return "lower"
-    return "not resolved"
-
-
-def paper_numbers(table: str, way: str = "t2v") -> dict[tuple[str, str], float]:
-    """(row, metric) → the number the paper prints, where it could be verified. A row that is there from scratch and
-    after pre-training too is found as "<row> from scratch" and "<row> after <corpus>" besides."""
-    numbers = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype={"table": str})
-    numbers = numbers[(numbers["table"] == table) & (numbers["direction"] == way)]
-    found = {}
-    for (row, metric), same in numbers.groupby(["row", "metric"], sort=False):
-        found[row, metric] = same["value"].iloc[0]
-        if len(same) > 1:
-            for group, value in zip(same["group"], same["value"]):
-                found[f"{row} after {group}" if isinstance(group, str) else f"{row} from scratch", metric] = value
-    return found
-
-
-def paper_difference(claim: Claim, corpus: str = "") -> float:
-    """The size of a claim in the paper, in points of R@1; NaN where it is not known. corpus: for claims of Tables 3
-    to 6, of which each is of one corpus."""
-    table = table_of(corpus) if claim.table == "pretraining" else claim.table.removeprefix("table")
-    numbers = paper_numbers(table)
-    found = [numbers.get((row, metric), np.nan) for row in claim.paper for metric in ("R@1", "delta R@1")]
-    found = [x for x in found if not np.isnan(x)]
-    if len(found) != len(claim.paper) or not found:
-        return np.nan
-    return found[0] if len(found) == 1 else round(found[0] - found[1], 3)

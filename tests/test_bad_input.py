@@ -15,7 +15,8 @@ import torch
 
 import ssb
 from ssb import Config, ConfigError, CorpusError, ModelError, TrainingError, files, fit, load_corpus
-from ssb.train import run_name
+from ssb.training import loop
+from ssb.training.runs import run_name
 
 LOOK = "features/look.npy"
 
@@ -340,7 +341,7 @@ def test_a_damaged_checkpoint(tiny, write, tmp_path, monkeypatch):
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(Path(ssb.__file__).parents[1])}
-    line = [sys.executable, "-m", "ssb.train", *arguments]
+    line = [sys.executable, "-m", "ssb.training.loop", *arguments]
     return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=120)
 
 
@@ -377,8 +378,8 @@ def test_the_command_line_refuses_a_setting_in_one_line(results):
 
 @pytest.mark.parametrize("arguments", [[], ["epochs=1"], ["smoke", "epochs"]])
 def test_the_command_line_says_how_it_is_used(arguments, capsys):
-    assert ssb.train.main(arguments) == 2
-    assert capsys.readouterr().err.startswith("usage: python -m ssb.train PRESET [SETTING=VALUE ...]")
+    assert loop.main(arguments) == 2
+    assert capsys.readouterr().err.startswith("usage: python -m ssb.training.loop PRESET [SETTING=VALUE ...]")
 
 
 SIXTY = 'corpus_options={"clips": 60, "false_negatives": 0.05}'
@@ -403,7 +404,7 @@ SIXTY = 'corpus_options={"clips": 60, "false_negatives": 0.05}'
     ],
 )
 def test_the_command_line_names_the_mistake(arguments, words, capsys):
-    assert ssb.train.main(arguments) == 1
+    assert loop.main(arguments) == 1
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: ") and words in said.err and len(said.err.splitlines()) == 1
 

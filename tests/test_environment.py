@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ssb import report
+from ssb.experiments import overview
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,7 +78,7 @@ def test_numbers_of_the_readme_are_those_of_the_results():
     unchanged_results()
     text = (ROOT / "README.md").read_text()
     written = text.split("<!-- results -->\n")[1].split("<!-- end of results -->")[0]
-    assert written.strip() == report.readme(ROOT / "results").strip()
+    assert written.strip() == overview.readme(ROOT / "results").strip()
 
 
 def test_committed_tables_are_whole():

@@ -12,6 +12,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.translators import PythonTranslator
 
 import ssb
+from ssb import notebook as notebook_module
 from ssb.notebook import Parameters
 
 CELL = """
@@ -182,7 +183,7 @@ def test_values_put_before_the_parameters_are_told(shell):
 def test_outside_a_notebook():
     InteractiveShell.clear_instance()
     with pytest.raises(RuntimeError, match="reads the cells of a running notebook, and this is none"):
-        ssb.notebook.parameters()
+        notebook_module.parameters()
 
 
 def test_parameters_do_not_change():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from ssb import report
+from ssb.experiments import overview
 
 CLAIM = dict(claim="cross beats none", setting="cross", baseline="none", seeds=3, paper=1.3, delta=-0.26, p=0.2,
              delta_low=-0.5, delta_high=0.04, seeds_low=-0.9, seeds_high=0.4, verdict="not resolved")  # fmt: skip
@@ -29,7 +30,7 @@ def results(tmp_path):
 
 
 def test_claims_are_side_by_side(results):
-    shown = report.claims_table(report.claims(results))
+    shown = overview.claims_table(overview.claims(results))
     assert list(shown.columns) == ["table", "claim", "paper", "shapes", "msrvtt1k"]
     assert shown.values.tolist() == [
         [
@@ -42,12 +43,12 @@ def test_claims_are_side_by_side(results):
         ["table2a", "more is more", "", "-0.3 [-0.5, +0.0] [-0.9, +0.4] held", ""],
     ]
     assert "nobody" not in report.markdown(shown)
-    assert report.claims(results, "shapes-smoke")["claim"].tolist() == ["nobody reads this"]
+    assert overview.claims(results, "shapes-smoke")["claim"].tolist() == ["nobody reads this"]
 
 
 def test_no_claims_are_said_plainly(tmp_path):
     with pytest.raises(FileNotFoundError, match="run the notebooks of the tables first"):
-        report.claims(tmp_path, "shapes")
+        overview.claims(tmp_path, "shapes")
 
 
 def test_verdicts_in_words():
@@ -60,15 +61,15 @@ def test_verdicts_in_words():
 
 def test_a_shared_run_costs_once(results):
     """Three runs of an hour, one of half an hour that all of the three tables share: 3.5 core hours."""
-    assert "4 runs" in report.cost(results) and "(2 more rows share them)" in report.cost(results)
-    assert "3.5 core hours, about 1.8 hours on two cores" in report.cost(results)
-    assert "2 runs" in report.cost(results, "smoke")
+    assert "4 runs" in overview.cost(results) and "(2 more rows share them)" in overview.cost(results)
+    assert "3.5 core hours, about 1.8 hours on two cores" in overview.cost(results)
+    assert "2 runs" in overview.cost(results, "smoke")
 
 
 def test_links_say_what_a_table_took_on_two_cores(results):
     for corpus in ("shapes", "msrvtt1k", "shapes-smoke"):
         (results / corpus / "table1_summary.csv").touch()
-    shown = report.links(results)
+    shown = overview.links(results)
     assert shown.values.tolist() == [
         ["table1", "[45 min](results/shapes/table1_summary.csv)", "[45 min](results/msrvtt1k/table1_summary.csv)"]
     ]

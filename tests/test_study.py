@@ -9,10 +9,13 @@ import torch
 from scipy import stats
 
 import ssb
-from ssb import charts, figures, files, report, study, tables, train
+from ssb import figures, files, paper, report, study
 from ssb.config import ConfigError
+from ssb.experiments import ablations, objectives
+from ssb.metrics import statistics
 from ssb.study import Study
-from ssb.train import TrainingError
+from ssb.training import loop, runs
+from ssb.training.runs import TrainingError
 
 SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
 
@@ -84,13 +87,13 @@ def test_rows(hand, table):
 
 
 def test_holm_by_hand():
-    adjusted = study.holm(pd.Series({"a": 0.01, "b": np.nan, "c": 0.04, "d": 0.03}))
+    adjusted = statistics.holm(pd.Series({"a": 0.01, "b": np.nan, "c": 0.04, "d": 0.03}))
     assert adjusted["a"] == pytest.approx(0.03) and np.isnan(adjusted["b"])
     assert adjusted["d"] == pytest.approx(0.06) and adjusted["c"] == pytest.approx(0.06)
 
 
 def test_paper_numbers_are_those_of_the_file():
-    numbers = study.paper_numbers("1")
+    numbers = paper.paper_numbers("1")
     assert numbers == {
         ("none", "R@1"): 25.9, ("none", "R@5"): 53.0, ("hybrid", "R@1"): 26.0, ("hybrid", "R@5"): 54.8,
         ("cross", "R@1"): 27.2, ("cross", "R@5"): 55.2,
@@ -161,13 +164,13 @@ def test_seeds_must_be_different(home, seeds):
 def test_presets_and_corpora_have_their_own_folders(home):
     smoke = Study("t", preset="smoke", changes=SMALL)
     assert smoke.results == home / "results" / "shapes-smoke"
-    assert study.label("shapes", "laptop") == "shapes"
+    assert files.label("shapes", "laptop") == "shapes"
 
 
 @pytest.fixture
 def trained(home):
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
-    return {name: members[0] for name, members in work.run(tables.TABLE1).items()}
+    return {name: members[0] for name, members in work.run(objectives.TABLE1).items()}
 
 
 def test_support_weights_of_a_batch(trained):
@@ -274,7 +277,7 @@ def test_rows_take_further_columns(hand, table):
 def test_settings_that_collapse_are_left_out_where_they_may(home, monkeypatch, capsys):
     def collapse(config, quiet):
         if config.contrast == "triplet" and config.seed == 1:
-            raise train.Collapsed("collapsed: all one point", home / "x.collapsed")
+            raise runs.Collapsed("collapsed: all one point", home / "x.collapsed")
         if config.lr == 0.5:
             raise TrainingError("loss is nan")
         return fit(config, quiet=quiet)
@@ -293,8 +296,8 @@ def test_settings_that_collapse_are_left_out_where_they_may(home, monkeypatch, c
 
 
 def test_traces_of_a_run_and_of_a_collapsed_one(home, monkeypatch):
-    monkeypatch.setattr(train, "STUCK_STEPS", 3)
-    build = train.build
+    monkeypatch.setattr(loop, "STUCK_STEPS", 3)
+    build = runs.build
 
     def one_point(data):
         model = build(data)
@@ -304,7 +307,7 @@ def test_traces_of_a_run_and_of_a_collapsed_one(home, monkeypatch):
                 torch.nn.init.ones_(head.f.bias)
         return model
 
-    monkeypatch.setattr(train, "build", one_point)
+    monkeypatch.setattr(loop, "build", one_point)
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"epochs": 3, "objective": "none"})
     grid = {"stuck": {"contrast": "triplet", "negatives": "hardest"}, "fine": {}}
     traces, ends = work.traces(grid)
@@ -313,5 +316,5 @@ def test_traces_of_a_run_and_of_a_collapsed_one(home, monkeypatch):
     assert np.isnan(ends.loc["stuck", "t2v R@1"]) and ends.loc["fine", "t2v R@1"] >= 0
     assert ends.loc["stuck", "contrast"] == pytest.approx(0.4, abs=1e-3)
     assert ends.loc["stuck", "spread"] == pytest.approx(0, abs=1e-3)
-    assert len(traces["stuck"]) == 3 and set(traces["fine"]) == {"step", *train.TRACE}
-    charts.collapse(traces, "Collapse: shapes, smoke", 0.2)
+    assert len(traces["stuck"]) == 3 and set(traces["fine"]) == {"step", *loop.TRACE}
+    ablations.collapse(traces, "Collapse: shapes, smoke", 0.2)

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from scipy import stats
 from torch import nn
 
-from ssb import files, losses, train
+from ssb import files, losses
 from ssb.config import Config
-from ssb.corpus import load_corpus
+from ssb.corpora.load import load_corpus
 from ssb.model import Batch, MaskedBatchNorm, Past, SupportSetModel
-from ssb.train import fit
+from ssb.training import loop
+from ssb.training import runs as runs_module
+from ssb.training.loop import fit
 
 VIDEO, TEXT, WORDS = 6, 5, 64  # widths of the features and of the text states; ids of the decoder
 SUPPORTS = ("identity", "full", "hybrid", "cross")
@@ -202,7 +204,7 @@ def test_an_own_clip_of_an_earlier_epoch_is_in_no_support_set(objective):
 @pytest.mark.parametrize("room", [3, 8, 19, 56])  # 56: more than there are clips to train on
 def test_the_memory_is_first_in_first_out(room, corpus):
     """Each step gets the last `room` clips of the steps before, c_v as it was then, the features as they are."""
-    work = train.Training(small(support_set=8 + room), corpus, files.runs() / "x", quiet=True)
+    work = loop.Training(small(support_set=8 + room), corpus, files.runs() / "x", quiet=True)
     kept, given, stale = deque(maxlen=room), [], 0
     work.model.register_forward_pre_hook(lambda net, inputs: given.append(inputs[0]))
     work.model.register_forward_hook(
@@ -230,7 +232,7 @@ def test_the_memory_is_first_in_first_out(room, corpus):
 
 @pytest.mark.parametrize("support_set", [None, 2, 8])
 def test_there_is_no_memory_where_the_batch_is_enough(support_set, corpus):
-    work = train.Training(small(support_set=support_set), corpus, files.runs() / "x", quiet=True)
+    work = loop.Training(small(support_set=support_set), corpus, files.runs() / "x", quiet=True)
     for captions in work.data.order(0)[:2]:
         work.take_step(captions)
     assert work.memory == ()
@@ -258,9 +260,9 @@ class Killed(BaseException):
     """What no code of the library catches."""
 
 
-def killed_and_resumed(config, corpus, patch) -> tuple[train.Run, dict]:
+def killed_and_resumed(config, corpus, patch) -> tuple[runs_module.Run, dict]:
     """A run that ends in its seventh step and is taken up there, and its checkpoint of the sixth."""
-    step, taken = train.Training.take_step, []
+    step, taken = loop.Training.take_step, []
 
     def until_killed(self, captions):
         if (self.epoch, self.step) == (1, 1):
@@ -271,13 +273,13 @@ def killed_and_resumed(config, corpus, patch) -> tuple[train.Run, dict]:
         taken.append((self.epoch, self.step))
         step(self, captions)
 
-    patch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
-    patch.setattr(train.Training, "take_step", until_killed)
+    patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    patch.setattr(loop.Training, "take_step", until_killed)
     with pytest.raises(Killed):
         fit(config, corpus, quiet=True)
     (path,) = files.runs().glob("*.part/checkpoint.pt")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    patch.setattr(train.Training, "take_step", recorded)
+    patch.setattr(loop.Training, "take_step", recorded)
     run = fit(config, corpus, quiet=True)
     assert taken == [(1, 1), (1, 2), (1, 3), (1, 4)]  # of five steps an epoch
     return run, checkpoint

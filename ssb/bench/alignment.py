@@ -1,0 +1,98 @@
+"""python -m ssb.bench.alignment: soft-DTW of a batch of pairs, value and gradient, as ratios within one run on one thread.
+
+`s2dtw` against the recursions of Cuturi & Blondel (2017) cell by cell in Python and against tslearn's compiled loops.
+All three get the same costs; they are timed only if they agree. Written to results/s2dtw_bench.csv.
+"""
+
+import argparse
+import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ssb import files
+from ssb.bench.timing import interleaved
+from ssb.machine import machine
+from ssb.s2dtw import s2dtw
+
+SIZES = ((256, 17), (64, 129))  # pairs, cells a side: 16 videos of 8 clips by 8 captions with dummies; 8 of 64 by 64
+
+
+GAMMA = 0.1
+
+
+def by_cell(cost: list[list[float]], gamma: float) -> tuple[float, list[list[float]]]:
+    """Soft-DTW of one pair and its gradient (algorithms 1 and 2 of the paper)."""
+    n, m = len(cost), len(cost[0])
+    r = [[math.inf] * (m + 2) for _ in range(n + 2)]
+    r[0][0] = 0.0
+    for i in range(1, n + 1):
+        for j in range(1, m + 1):
+            before = r[i - 1][j], r[i][j - 1], r[i - 1][j - 1]
+            least = min(before)
+            total = sum(math.exp((least - value) / gamma) for value in before)
+            r[i][j] = cost[i - 1][j - 1] + least - gamma * math.log(total)
+    e = [[0.0] * (m + 2) for _ in range(n + 2)]
+    e[n][m] = 1.0
+    for i in range(n, 0, -1):
+        for j in range(m, 0, -1):
+            for a, b in ((i + 1, j), (i, j + 1), (i + 1, j + 1)):
+                if a <= n and b <= m:
+                    e[i][j] += e[a][b] * math.exp((r[a][b] - r[i][j] - cost[a - 1][b - 1]) / gamma)
+    return r[n][m], [row[1:-1] for row in e[1:-1]]
+
+
+def aligning(pairs: int, cells: int, gamma: float = GAMMA) -> list[dict]:
+    """Three ways to soft-DTW and its gradient; ValueError if they do not agree."""
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # read when numba is imported
+    try:
+        from tslearn.metrics import SoftDTWLossPyTorch
+    except ImportError:
+        raise SystemExit("the benchmark compares with tslearn: pip install tslearn") from None
+    cost = torch.rand(pairs, cells, cells, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    cost[:, ::2] = cost[:, :, ::2] = 0.5
+    compiled = SoftDTWLossPyTorch(gamma, dist_func=lambda x, y: x)  # x is the cost already
+
+    def differentiated(function) -> tuple[Tensor, Tensor]:
+        x = cost.clone().requires_grad_()
+        value = function(x)
+        value.sum().backward()
+        return value.detach(), x.grad
+
+    def literal() -> tuple[Tensor, Tensor]:
+        values, gradients = zip(*(by_cell(one, gamma) for one in cost.tolist()))
+        return torch.tensor(values), torch.tensor(gradients)
+
+    name = f"soft-DTW {cells}x{cells}"
+    works = {
+        f"{name}: by cell": literal,
+        f"{name}: tslearn": lambda: differentiated(lambda x: compiled(x, x)),
+        f"{name}: ours": lambda: differentiated(lambda x: s2dtw(x, gamma, dummy=None, smooth=False)),
+    }
+    (value, gradient), *others = (work() for work in works.values())
+    for other, its_gradient in others:
+        if not torch.allclose(value, other, atol=1e-3) or not torch.allclose(gradient, its_gradient, atol=1e-3):
+            raise ValueError(f"{name}: values or gradients differ")
+    return interleaved(works, pairs, "pairs/s")
+
+
+def main(out: Path, sizes=SIZES) -> pd.DataFrame:
+    """Measure, print, and write one row per measurement to `out`; returns the frame."""
+    frame = pd.DataFrame([row for size in sizes for row in aligning(*size)])
+    print(frame.to_string(index=False))
+    frame = frame.assign(corpus="made up", **machine(SimpleNamespace(fingerprint="")))  # costs are of no corpus
+    with files.written(out) as draft:
+        frame.to_csv(draft, index=False)
+    return frame
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m ssb.bench.alignment", description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=files.root() / "results" / "s2dtw_bench.csv")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    main(asked.out)

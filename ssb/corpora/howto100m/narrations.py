@@ -1,0 +1,196 @@
+"""The narrations of HowTo100M (Miech et al., 2019) as they are published, read one video at a time.
+
+Official: `caption.json`, one JSON object of several GB, video id → {"start": […], "end": […], "text": […]}, the second
+at which each narration begins and ends and its words, from which the authors have taken stop words out (their
+raw_caption.json, of the same form, has them). Or `captions/`, for each video one <video id>.csv with the columns start,
+end, text, the form that the code of Miech et al. (2020) reads, or one <video id>.json of {"start": […], "end": […],
+"text": […]}. Where caption.json is there too, it is read.
+
+Ours: what is wrong with a video costs that video alone (`Unfit`), as the narrations are recognised speech and there are
+136 million of them; and a narration without words is left out of its video, as taking stop words out leaves such.
+"""
+
+import codecs
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ssb import files
+from ssb.corpora.reading import CorpusError
+
+BLOCK = 1 << 22  # bytes read at a time
+
+
+LONGEST = 1 << 26  # characters of one video; what is longer is no list of narrations
+
+
+NAME = re.compile(r"[^\s/\\\0\ud800-\udfff]{1,60}")  # of a video: a file name and a word, in UTF-8
+
+
+BLANK = re.compile(r"[ \t\n\r]*")
+
+
+DECODER = json.JSONDecoder(strict=False)  # a line break inside a text is no matter
+
+
+class Unfit(ValueError):
+    """A video whose narrations cannot be used; the message says why."""
+
+
+def source(folder: Path) -> Path:
+    """caption.json or captions/ of a folder; CorpusError where there is neither."""
+    for path in (folder / "caption.json", folder / "captions"):
+        if path.exists():
+            return path
+    raise CorpusError(f"{folder}: neither caption.json nor captions/; put the narrations of HowTo100M there")
+
+
+def state(path: Path) -> dict:
+    """What tells whether the narrations are still those that an index was begun from: `of`, their total number of bytes
+    or files, and `sha`."""
+    if path.is_dir():
+        names = video_files(path)
+        stats = ((path / name).stat() for name in names)
+        facts = (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in zip(names, stats))
+        return {"of": len(names), "sha": files.digest(*facts)}
+    stat = path.stat()
+    return {"of": stat.st_size, "sha": files.digest(f"{stat.st_size} {stat.st_mtime_ns}")}
+
+
+def videos(path: Path, place: int = 0) -> Iterator[tuple[str, object, int]]:
+    """Each video's id, its entry, to be given to `checked`, and the place after it: of the next byte or the next file.
+    `place`: where to go on."""
+    return file_videos(path, place) if path.is_dir() else json_videos(path, place)
+
+
+def json_videos(path: Path, place: int) -> Iterator[tuple[str, object, int]]:
+    """Holds no more than a block and a video at a time.
+
+    A reader of JSON streams such as ijson ends at the first NaN and at the first byte that is not UTF-8; here they are
+    the trouble of the video that has them. CorpusError where the file is not such an object, or ends too soon.
+    """
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    held, at = "", 0
+    with open(path, "rb") as file:
+        file.seek(place)
+        while True:
+            try:
+                key, entry, end, last = one_video(held, at, first=place == 0)
+            except (IndexError, ValueError, RecursionError) as error:  # not such an object, or not yet all of it
+                block = file.read(BLOCK)
+                if not block or len(held) - at > LONGEST:
+                    raise CorpusError(
+                        f'{path}: from byte {place} on not {{video id: {{"start": […], "end": […], "text": […]}}, …}} '
+                        f"({error}); download it again"
+                    ) from None
+                held, at = held[at:] + decode(block), 0
+                continue
+            place += len(held[at:end].encode("utf-8", "surrogateescape"))
+            at = end
+            if key is not None:
+                yield key, entry, place
+            if last:
+                break
+        rest = held[at:].encode("utf-8", "surrogateescape")
+        while not rest.strip():
+            if not (rest := file.read(BLOCK)):
+                return
+        raise CorpusError(f"{path}: goes on after its object has ended, at byte {place}; download it again")
+
+
+def one_video(held: str, at: int, first: bool) -> tuple[str | None, object, int, bool]:
+    """A key and its value from position `at` on, where the comma or brace after it ends, and whether it is the brace;
+    key None: the object is empty. IndexError or ValueError where they are not all there."""
+
+    def mark(wanted: str):
+        nonlocal at
+        at = BLANK.match(held, at).end() + 1
+        if held[at - 1] not in wanted:
+            raise ValueError(f"{held[at - 1]!r} for one of {wanted!r}")
+        return held[at - 1]
+
+    if first:
+        at += held.startswith("\ufeff", at)
+        mark("{")
+        if held[BLANK.match(held, at).end()] == "}":
+            mark("}")
+            return None, None, at, True
+    mark('"')
+    key, at = DECODER.raw_decode(held, at - 1)
+    mark(":")
+    entry, at = DECODER.raw_decode(held, BLANK.match(held, at).end())
+    last = mark(",}") == "}"
+    return key, entry, at, last
+
+
+def video_files(folder: Path) -> list[str]:
+    """One for each video, in the order of their names. CorpusError where there are none, or of both kinds."""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.name[0] != ".")
+    kinds = [[name for name in names if name.endswith(ending)] for ending in (".csv", ".json")]
+    if all(kinds):
+        raise CorpusError(
+            f"{folder}: has {len(kinds[0])} .csv and {len(kinds[1])} .json, such as {kinds[0][0]} and {kinds[1][0]}; "
+            f"keep one kind"
+        )
+    if not any(kinds):
+        raise CorpusError(f"{folder}: no <video id>.csv or .json in it; put the narrations of HowTo100M there")
+    return kinds[0] or kinds[1]
+
+
+def file_videos(folder: Path, place: int) -> Iterator[tuple[str, object, int]]:
+    for number, name in enumerate(video_files(folder)[place:], place + 1):
+        yield name.removesuffix(".csv").removesuffix(".json"), folder / name, number
+
+
+def file_entry(path: Path):
+    """What the file of one video holds, as caption.json has it. Unfit where it cannot be read."""
+    try:
+        if path.suffix == ".json":
+            return DECODER.decode(path.read_text(encoding="utf-8-sig"))
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        raise Unfit(f"not a readable {path.suffix[1:].upper()} ({error})") from None
+    return {name: [row[name] for row in rows] for name in ("start", "end", "text") if rows and name in rows[0]}
+
+
+def checked(name: str, entry) -> tuple[np.ndarray, list[bytes], int]:
+    """Begin and end (m, 2) float32 in seconds and the words, UTF-8 in one line, of each narration of a video that has
+    words; how many have none. Unfit where the video cannot be used."""
+    if not NAME.fullmatch(name):
+        raise Unfit("its id is no file name of 1 to 60 characters without blanks")
+    entry = file_entry(entry) if isinstance(entry, Path) else entry
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("start", "end", "text")):
+        raise Unfit("not the three lists start, end and text")
+    start, end, text = entry["start"], entry["end"], entry["text"]
+    if not len(start) == len(end) == len(text):
+        raise Unfit(f"{len(start)} starts, {len(end)} ends and {len(text)} texts")
+    try:
+        times = np.array([start, end], np.float64).reshape(2, len(text)).T  # (m, 2)
+    except (TypeError, ValueError, OverflowError):
+        raise Unfit("a start or end is not a number") from None
+    if not (np.isfinite(times) & (times >= 0) & (times < 1e6)).all():
+        raise Unfit("a start or end is NaN, negative or beyond a million seconds")
+    if (times[:, 1] < times[:, 0]).any():
+        raise Unfit("a narration ends before it begins")
+    if set(map(type, text)) != {str}:  # None and NaN are pandas' empty text
+        if strange := [x for x in text if not (x is None or isinstance(x, str) or x != x)]:
+            raise Unfit(f"a text is {strange[0]!r:.40}")
+        text = [x if isinstance(x, str) else "" for x in text]
+    try:
+        lines = [" ".join(x.split()).encode() for x in text]
+    except UnicodeEncodeError:
+        raise Unfit("its text is not UTF-8") from None
+    kept = [i for i, line in enumerate(lines) if line]
+    if not kept:
+        raise Unfit("no narration has words")
+    return times[kept].astype(np.float32), [lines[i] for i in kept], len(lines) - len(kept)
+
+
+def printable(words: str) -> str:
+    return " ".join(words.encode("utf-8", "backslashreplace").decode().split())

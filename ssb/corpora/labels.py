@@ -1,0 +1,80 @@
+"""Labels without captions: the steps of CrossTask, the actions of UCF-101 and HMDB-51, the categories of MSR-VTT."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ssb import files
+from ssb.corpora.corpus import Corpus
+from ssb.corpora.reading import CorpusError, expecting, first_of, listed, numbers, read_json, read_lines, read_table
+
+
+def labels(corpus: Corpus, data: Path | None = None) -> np.ndarray:
+    """(N,) the class of each clip of a corpus: the motion on `shapes`; on MSR-VTT one of the 20 categories, as
+    "category 0" to "category 19", of the official annotation in `data` (`files.data()`). CorpusError elsewhere."""
+    if corpus.meaning is not None:
+        return corpus.meaning["motion"].to_numpy(dtype=str)
+    if not corpus.name.startswith("msrvtt"):
+        raise CorpusError(f"{corpus.name}: its clips have no class; wanted shapes or an MSR-VTT corpus")
+    home = (data or files.data()) / "msrvtt"
+    category = {}
+    for part, packed in (("train_val", "train_val_annotation.zip"), ("test", "test_videodatainfo.json.zip")):
+        if all(clip in category for clip in corpus.clips):
+            break
+        source = first_of(home, f"{part}_videodatainfo.json", packed)
+        annotation = read_json(source)
+        with expecting(source, "the MSR-VTT annotation: wanted videos with video_id and category"):
+            category |= {video["video_id"]: f"category {int(video['category'])}" for video in annotation["videos"]}
+    if missing := [clip for clip in corpus.clips if clip not in category]:
+        raise CorpusError(
+            f"{home}: no category for clip {listed(missing)}; wanted the official annotation of all clips"
+        )
+    return np.array([category[clip] for clip in corpus.clips])
+
+
+# Steps and actions: labels, no captions
+
+
+def crosstask(home: Path) -> pd.DataFrame:
+    """crosstask.csv (Zhukov et al., 2019): columns video, task, start, end (seconds), text, a row for each annotated
+    step: 2,640 steps of 331 videos of the 18 primary tasks. A step may come several times in a video."""
+    source = home / "crosstask.csv"
+    table = read_table(source, "video_id", "task_id", "start", "end", "text")
+    table = table.rename(columns={"video_id": "video", "task_id": "task"})
+    table = table.assign(start=numbers(table, "start", source), end=numbers(table, "end", source))
+    backward = table["video"][table["start"] >= table["end"]].unique()
+    if len(backward):
+        raise CorpusError(f"{source}: a step of video {listed(backward)} ends before it begins; mend or delete the row")
+    return table[["video", "task", "start", "end", "text"]]
+
+
+def ucf101(home: Path) -> pd.DataFrame:
+    """Columns clip, label (name of one of 101 classes), split1, split2, split3 ("train" or "test"): 13,320 clips of
+    vttwins_ucf.csv, the classes named by the official classInd.txt."""
+    source = first_of(home, "classInd.txt", "ucf101_classInd.txt")
+    with expecting(source, "the list of UCF-101 classes: wanted a number and a name a line"):
+        name = {number: name for number, name in map(str.split, read_lines(source))}
+    table = action_table(home / "vttwins_ucf.csv")
+    with expecting(home / "vttwins_ucf.csv", f"the UCF-101 list: wanted labels of {source.name}"):
+        return table.assign(label=[name[number] for number in table["label"]])
+
+
+def hmdb51(home: Path) -> pd.DataFrame:
+    """As `ucf101`: the 6,766 clips of vttwins_hmdb51.csv, 51 classes; a split has 70 training and 30 test clips of each
+    class, and "" where a clip is in neither."""
+    table = action_table(home / "vttwins_hmdb51.csv")
+    return table.assign(label=table["label"].str.removesuffix("_test"))
+
+
+def action_table(source: Path) -> pd.DataFrame:
+    """video_id → clip, the name of the file without folder and ending; the splits' 0, 1, 2 → "", "train", "test"."""
+    splits = ["split1", "split2", "split3"]
+    table = read_table(source, "video_id", "label", *splits)
+    if not table[splits].isin(["0", "1", "2"]).all(axis=None):
+        raise CorpusError(f"{source}: a split is not 0, 1 or 2 (neither, train, test); copy the list again")
+    clips = table["video_id"].str.rpartition("/")[2].str.rpartition(".")[0]
+    if clips.duplicated().any():
+        raise CorpusError(f"{source}: clip {listed(clips[clips.duplicated()])} is there twice; keep one of each")
+    table = table.assign(clip=clips).replace({split: {"0": "", "1": "train", "2": "test"} for split in splits})
+    return table[["clip", "label", *splits]]

@@ -1,0 +1,5 @@
+"""Table 1: the captioning objectives."""
+
+from ssb.config import OBJECTIVES
+
+TABLE1 = {objective: {"objective": objective} for objective in OBJECTIVES}

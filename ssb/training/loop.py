@@ -1,0 +1,329 @@
+"""fit(config) → Run: the one training loop, its checkpoints, and what a finished run leaves behind."""
+
+import functools
+import json
+import math
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_model, save_model
+
+from ssb import files
+from ssb.config import Config, ConfigError
+from ssb.corpora.corpus import Corpus
+from ssb.corpora.load import load_corpus
+from ssb.machine import provenance, threads
+from ssb.metrics import retrieval
+from ssb.model import DECODER, SupportSetModel
+from ssb.training.runs import Collapsed, Run, TrainingError, build, data_for, measured, named, run_name
+
+CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
+
+
+KEPT = ("stuck", "sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
+
+
+TRACE = ("contrast", "spread", "gradient")  # of each step: loss, deviation of similarities, norm clipped with the heads
+
+
+STUCK_STEPS = 100  # in a row at 2α before a run counts as collapsed
+
+
+def begin_with(model: SupportSetModel, run: Run):
+    """Give the model the weights of a finished run, whatever both have; the statistics of the features stay the
+    model's own. A decoder or an EMCL layer may be new, or left; any other difference is a ConfigError."""
+    shift, scale = model.shift.clone(), model.scale.clone()
+    hint = "take the same preset, and streams that are as wide in sum"
+    try:
+        missing, further = load_model(model, run.folder / "model.safetensors", strict=False)
+    except RuntimeError as error:  # torch's, a line for each weight of another shape
+        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+        raise ConfigError(f"pretrained = {run.name!r}: {(lines or [str(error)])[0]}; {hint}") from None
+    whose = {"that run has no": missing, "this one has no": further}
+    for says, names in whose.items():
+        if names := [name for name in names if not name.startswith((*DECODER, "emcl."))]:
+            raise ConfigError(f"pretrained = {run.name!r}: {says} {names[0]}; {hint}")
+    model.shift.copy_(shift)
+    model.scale.copy_(scale)
+
+
+def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Run:
+    """Train one run, or return it if it is finished; a run that was killed goes on from its checkpoint.
+
+    The same Config on the same corpus and CPU gives the same bits, whatever else the process does. Errors: ConfigError,
+    CorpusError, ModelError for what is wrong with the input, Collapsed and TrainingError for a run that went wrong.
+    """
+    config = config.effective()
+    corpus = corpus or load_corpus(config.corpus, **config.corpus_options)
+    folder = files.runs() / run_name(config, corpus)
+    if (folder / "metrics.json").exists():
+        return Run(folder)
+    if (kept := folder.with_name(folder.name + ".collapsed")).exists():
+        raise Collapsed((kept / "why.txt").read_text(), kept)
+    with threads(config.threads), torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        Training(config, corpus, folder, quiet).run()
+    return Run(folder)
+
+
+class Training:
+    """The state of a run between its first step and its last; what `fit` is made of."""
+
+    def __init__(self, config: Config, corpus: Corpus, folder: Path, quiet: bool):
+        self.config, self.folder = config, folder
+        self.partial = folder.with_name(folder.name + ".part")
+        self.say = (lambda line: None) if quiet else functools.partial(print, flush=True)
+        AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+        self.accelerator = Accelerator(mixed_precision=config.precision)
+        device = self.accelerator.device
+        if config.precision == "fp16" and device.type == "cpu":
+            raise ConfigError("precision = 'fp16' needs a GPU; on a CPU take 'no' or 'bf16'")
+        self.data = data_for(config, corpus, device)
+        model = build(self.data)
+        if config.pretrained:
+            begin_with(model, named(config.pretrained))
+        optimizer = torch.optim.Adam(
+            [
+                {"params": model.head_parameters(), "initial_lr": config.lr},
+                {"params": model.encoder_parameters(), "initial_lr": config.text_lr},
+                {"params": model.decoder_parameters(), "initial_lr": config.decoder_lr},
+            ]
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
+        self.steps = len(self.data.order(0))  # of an epoch; of pairs some shuffles fill a batch more than others
+        self.epoch = self.step = 0  # the next step to take
+        self.stuck = 0
+        self.sums: dict[str, float] = {}
+        self.log: list[dict] = []
+        self.trace: list[tuple[float, ...]] = []  # TRACE of each step
+        self.memory: tuple[torch.Tensor, ...] = ()  # clips (P,) and c_v (P, d) of earlier batches
+        self.best: dict = {"score": -math.inf, "epoch": -1, "weights": {}}
+        self.seconds = 0.0
+
+    def run(self):
+        self.resume()
+        self.begun = self.saved = time.perf_counter()
+        for self.epoch in range(self.epoch, self.config.epochs):
+            order = self.data.order(self.epoch)
+            self.steps = len(order)
+            for self.step in range(self.step, self.steps):
+                self.take_step(order[self.step])
+                if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
+                    self.save()
+            self.step = 0
+            if (self.epoch + 1) % self.config.validate_every == 0 or self.epoch + 1 == self.config.epochs:
+                self.validate()
+        self.finish()
+
+    def lr_factor(self, progress: float) -> float:
+        if self.config.lr_schedule == "decay":
+            return 0.95**self.epoch
+        return (1 + math.cos(math.pi * progress)) / 2 if self.config.lr_schedule == "cosine" else 1.0
+
+    def take_step(self, captions: np.ndarray):
+        config = self.config
+        progress = (self.epoch + self.step / self.steps) / config.epochs
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.lr_factor(progress)
+        self.model.train()
+        batch = self.data.batch(captions, self.memory)
+        terms = self.model(batch, progress)
+        if not torch.isfinite(terms["loss"]):
+            raise TrainingError(f"loss is {terms['loss'].item()} in epoch {self.epoch + 1}; lower lr = {config.lr}")
+        self.accelerator.backward(terms["loss"])
+        self.accelerator.unscale_gradients()
+        heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)
+        parts = [heads + encoder, decoder] if config.clip_apart else [heads + encoder + decoder]
+        norms = [torch.nn.utils.clip_grad_norm_(weights, config.clip) for weights in parts]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        spread = terms.pop("similarity").std().item()
+        self.remember(batch.clips, terms.pop("c_v"))
+        values = {name: value.item() for name, value in terms.items()} | {"steps": 1.0}
+        self.trace.append((values["contrast"], spread, norms[0].item()))
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.watch(values["contrast"], spread)
+
+    def remember(self, clips: torch.Tensor, c_v: torch.Tensor):
+        """First in, first out: as many past clips as the support set is larger than the batch."""
+        room = (self.config.support_set or 0) - len(clips)
+        if room > 0:
+            new = clips, c_v
+            self.memory = tuple(torch.cat(parts)[-room:] for parts in zip(self.memory or [x[:0] for x in new], new))
+
+    def watch(self, contrast: float, spread: float):
+        """Stop a run whose embeddings have become one point: the hinge sits at 2α and all similarities are equal."""
+        if self.config.contrast != "triplet" or abs(contrast - self.floor) > 1e-3 or spread > 1e-2:
+            self.stuck = 0
+            return
+        self.stuck += 1
+        if self.stuck == STUCK_STEPS:
+            self.collapse(
+                f"in epoch {self.epoch + 1}: for {STUCK_STEPS} steps the triplet loss has been {self.said_floor} "
+                f"and all similarities equal"
+            )
+
+    def refuse_chance(self):
+        """The other sign of collapse: dropout keeps the similarities of a collapsed model from being equal, but its
+        loss has not come below 2α and it finds validation clips as guessing does."""
+        config = self.config
+        clips = len((self.data.stories if config.sequences else self.data.corpus).split("val"))
+        chance = sum(100 * k / clips for k in (1, 5, 10))
+        lost = self.log[-1]["contrast"] >= self.floor - 1e-3 and self.best["score"] < 2 * chance
+        if config.contrast == "triplet" and lost and clips > 30:  # among fewer clips chance is too good to tell
+            self.collapse(
+                f"the triplet loss is {self.log[-1]['contrast']:.3f} in the end, not below {self.said_floor}, "
+                f"and validation recall is that of guessing"
+            )
+
+    @property
+    def floor(self) -> float:
+        """The triplet loss of one point: α for each of its hinges."""
+        return self.hinges * self.config.margin
+
+    @property
+    def said_floor(self) -> str:
+        return f"{self.hinges} × margin = {self.floor:g}"
+
+    @property
+    def hinges(self) -> int:
+        return 4 if self.config.intra else 2
+
+    def collapse(self, how: str):
+        """Keep how the run went, and give it up."""
+        why = f"collapsed: {how}. {self.advice()}"
+        kept = self.folder.with_name(self.folder.name + ".collapsed")
+        with files.written(kept) as draft:
+            draft.mkdir()
+            self.write_trace(draft)
+            (draft / "config.json").write_text(self.config.model_dump_json(indent=1))
+            (draft / "why.txt").write_text(why)
+        shutil.rmtree(self.partial, ignore_errors=True)
+        raise Collapsed(why, kept)
+
+    def write_trace(self, folder: Path):
+        pd.DataFrame(self.trace, columns=TRACE).to_csv(folder / "trace.csv", index_label="step", float_format="%.6g")
+
+    def advice(self) -> str:
+        less = f"a smaller captioning = {self.config.captioning:g}, " if self.config.objective != "none" else ""
+        return (
+            f"With negatives = {self.config.negatives!r} nothing parts the clips again: take {less}negatives = 'mean' "
+            f"or 'scheduled', contrast = 'info_nce', a pretrained text_encoder, or a lower lr = {self.config.lr:g}. "
+            f"Nothing of this run is reported."
+        )
+
+    def validate(self):
+        """Keep the weights if they are the best so far on the validation clips: R@1 + R@5 + R@10, text to video."""
+        metrics = retrieval.metrics(self.data.ranks(self.raw, "val")["t2v"])
+        score = metrics["R@1"] + metrics["R@5"] + metrics["R@10"]
+        steps = self.sums.pop("steps")
+        means = {name: total / steps for name, total in self.sums.items()}
+        self.sums = {}
+        self.log.append({"epoch": self.epoch + 1, **means, **{f"val {k}": v for k, v in metrics.items()}})
+        if score > self.best["score"]:
+            weights = {name: value.detach().cpu().clone() for name, value in self.raw.state_dict().items()}
+            self.best = {"score": score, "epoch": self.epoch + 1, "weights": weights}
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+        self.say(
+            f"epoch {self.epoch + 1:>3}/{self.config.epochs}  {terms}  val R@1 {metrics['R@1']:.1f}  "
+            f"{self.seconds + time.perf_counter() - self.begun:.0f} s"
+        )
+
+    @property
+    def raw(self) -> SupportSetModel:
+        return self.accelerator.unwrap_model(self.model)
+
+    def save(self):
+        """Write a checkpoint from which the next step follows as if nothing had happened."""
+        now = time.perf_counter()
+        self.seconds, self.begun, self.saved = self.seconds + now - self.begun, now, now
+        state = {
+            "model": self.raw.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+            **{name: getattr(self, name) for name in KEPT},
+            "next": (self.epoch, self.step + 1),
+        }
+        with files.written(self.partial / "checkpoint.pt") as draft:
+            torch.save(state, draft)
+
+    def resume(self):
+        path = self.partial / "checkpoint.pt"
+        if not path.exists():
+            return
+        try:
+            self.restore(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # a damaged file makes torch's reader raise nearly anything
+            first = str(error).partition("\n")[0]
+            raise TrainingError(
+                f"{path} cannot be read ({first}); delete it to train this run from the start"
+            ) from None
+        self.say(f"goes on from its checkpoint, epoch {self.epoch + 1}")
+
+    def restore(self, state: dict):
+        """Take up the state that `save` wrote."""
+        self.raw.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        for name in KEPT:
+            setattr(self, name, state[name])
+        self.memory = tuple(x.to(self.accelerator.device) for x in self.memory)
+        self.epoch, self.step = state["next"]
+
+    def finish(self):
+        """Measure the best epoch's weights on the test clips, write the run's folder whole, drop the checkpoint."""
+        self.refuse_chance()
+        self.raw.load_state_dict(self.best["weights"])
+        ranks = self.data.ranks(self.raw, "test")
+        metrics = measured(ranks) | {"best_epoch": self.best["epoch"]}
+        seconds = self.seconds + time.perf_counter() - self.begun
+        with files.written(self.folder) as draft:
+            draft.mkdir()
+            save_model(self.raw, str(draft / "model.safetensors"))
+            np.savez(draft / "ranks.npz", **ranks)
+            pd.DataFrame(self.log).to_csv(draft / "log.csv", index=False)
+            self.write_trace(draft)
+            (draft / "config.json").write_text(self.config.model_dump_json(indent=1))
+            (draft / "provenance.json").write_text(json.dumps(provenance(self.data.corpus, seconds), indent=1))
+            (draft / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m ssb.training.loop laptop corpus=shapes objective=none seed=1`: a preset and settings to change, as JSON."""
+    if not arguments or "=" in arguments[0] or not all("=" in argument for argument in arguments[1:]):
+        print("usage: python -m ssb.training.loop PRESET [SETTING=VALUE ...]", file=sys.stderr)
+        return 2
+    settings = {}
+    for argument in arguments[1:]:
+        name, _, value = argument.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    try:
+        run = fit(Config.preset(arguments[0], **settings))
+    except (ValueError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(run, run.folder, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,69 @@
+"""Long videos made ready for one Config: batches of whole videos with the captions told of them."""
+
+import numpy as np
+import torch
+
+from ssb import losses, s2dtw
+from ssb.config import Config, ConfigError
+from ssb.corpora.corpus import Corpus
+from ssb.corpora.reading import CorpusError
+from ssb.machine import threads
+from ssb.metrics import retrieval
+from ssb.model import Batch
+from ssb.training.data import Data
+
+
+class StoryData(Data):
+    """A corpus of long videos (`Corpus.stories`): a batch is of `Config.batch` videos, all clips of each and all
+    captions told of it. A query is the whole telling of a video."""
+
+    def __init__(self, config: Config, corpus: Corpus, device="cpu", like: Data | None = None):
+        if corpus.stories is None:
+            raise CorpusError(f"{corpus.name} has no long videos; sequences = True wants a corpus such as events")
+        self.stories = corpus.stories
+        clips, captions = self.stories.clips.shape[1], self.stories.captions.shape[1]
+        if config.contrast != "s2dtw" and clips != captions:
+            raise ConfigError(
+                f"contrast = {config.contrast!r} pairs captions and clips by their place, but {corpus.name} tells "
+                f"{captions} captions of {clips} clips; take contrast = 's2dtw'"
+            )
+        super().__init__(config, corpus, device, like)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Videos of an epoch's batches, (steps, B)."""
+        videos = np.random.default_rng((self.config.seed, epoch)).permutation(self.stories.splits["train"])
+        size = min(self.config.batch, len(videos))
+        return videos[: len(videos) // size * size].reshape(-1, size)
+
+    def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
+        """All clips of these videos and all captions told of them, one video after the other."""
+        batch = self._batch(self.stories.captions[rows].ravel(), self.stories.clips[rows].ravel())
+        batch.stories = len(rows)
+        return batch
+
+    def told(self, model, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """c_t (V, m, d) of the captions told of each video of a split, c_v (V, n, d) of its clips; after EMCL, one call
+        on all of them, where the model has it."""
+        rows = self.stories.splits[split]
+        captions, clips = self.stories.captions[rows], self.stories.clips[rows]
+        with torch.inference_mode(), threads(self.config.threads):
+            c_t = self.embed_texts(model.eval(), captions.ravel()).to(self.device)
+            c_v = self.embed_videos(model, clips.ravel()).to(self.device)
+            if model.emcl is not None:
+                c_v, c_t = model.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
+            return c_t.unflatten(0, captions.shape).cpu(), c_v.unflatten(0, clips.shape).cpu()
+
+    def ranks(self, model, split: str) -> dict[str, np.ndarray]:
+        """Of tellings among videos, and of videos among tellings, by their S2DTW. Each video has one telling, so both
+        protocols from video to text are the same, and `clip` is the video."""
+        c_t, c_v = self.told(model, split)
+        with torch.inference_mode(), threads(self.config.threads):
+            scores = -s2dtw.distances(c_v, c_t, **losses.aligning(self.config))  # (tellings, videos)
+        own = np.arange(len(scores))
+        back = retrieval.ranks(scores.T, own)
+        return {
+            "t2v": retrieval.ranks(scores, own),
+            "v2t best-caption": back,
+            "v2t max-per-video": back,
+            "clip": own,
+        }

@@ -1,0 +1,43 @@
+"""Small corpora and runs that tests of several folders make."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ssb import Config, files, study
+from ssb.metrics import retrieval
+from ssb.training.runs import Run
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"  # of the checkout
+DATA = files.data() if os.environ.get("SSB_DATA") else BESIDE
+
+
+def write_corpus(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    clips = [f"clip{i:02d}" for i in range(12)]
+    (folder / "features").mkdir(parents=True)
+    rows = [(clip, f"{kind} thing number {clip[-2:]}") for clip in clips for kind in ("a red", "one blue")]
+    pd.DataFrame(rows, columns=["clip", "text"]).to_csv(folder / "captions.csv", index=False)
+    split = {"train": clips[:6], "val": clips[6:9], "test": clips[9:]}
+    (folder / "split.json").write_text(json.dumps(split))
+    for stream, shape in (("look", (12, 5, 6)), ("move", (12, 1, 3))):
+        np.save(folder / "features" / f"{stream}.npy", rng.standard_normal(shape).astype(np.float16))
+        (folder / "features" / f"{stream}.ids.txt").write_text("\n".join(clips))
+    return folder
+
+
+def made(home: Path, name: str, objective: str, seed: int, ranks, clip) -> Run:
+    """A finished run with these ranks."""
+    folder = home / "results" / "runs" / name
+    folder.mkdir(parents=True)
+    ways = {way: np.asarray(ranks, float) for way in study.WAYS}
+    np.savez(folder / "ranks.npz", clip=clip, **ways)
+    metrics = {f"{way} {k}": v for way, r in ways.items() for k, v in retrieval.metrics(r).items()}
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"n_queries": len(clip), "best_epoch": 1}))
+    (folder / "config.json").write_text(Config.preset("smoke", objective=objective, seed=seed).model_dump_json())
+    provenance = {"corpus_sha": "c", "commit": "x", "dirty": False, "torch": "t", "device": "cpu", "seconds": 1.0}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    return Run(folder)

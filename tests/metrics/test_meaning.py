@@ -1,0 +1,268 @@
+"""Who means the same, and how a run treats them: against loops, scikit-learn, and captions made by hand."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from transformers import AutoModel, AutoTokenizer
+
+import ssb
+from ssb.corpora.corpus import Corpus, Stream
+from ssb.experiments import same_meaning
+from ssb.metrics import meaning, retrieval
+from ssb.text import located
+from ssb.training.runs import Run
+
+
+def captioned(captions: list[list[str]]) -> Corpus:
+    """A corpus on whose meaning nothing is known; its test clips are the last but two, in reverse."""
+    n = len(captions)
+    rows = [(clip, said) for clip, told in enumerate(captions) for said in told]
+    return Corpus(
+        name="hand",
+        clips=[f"c{i}" for i in range(n)],
+        captions=pd.DataFrame(rows, columns=["clip", "text"]),
+        splits={"train": np.array([0, 1]), "test": np.arange(n)[:1:-1]},
+        streams={"look": Stream(np.random.default_rng(0).normal(size=(n, 3, 4)).astype(np.float32))},
+    )
+
+
+@st.composite
+def embedded(draw):
+    """Embeddings of a few kinds of rows, so that cosines tie, the clip of each caption, and what fits."""
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    clips, captions, kinds = draw(st.integers(2, 6)), draw(st.integers(1, 8)), draw(st.integers(2, 8))
+    rows = rng.integers(-2, 3, (kinds, 3)).astype(float)
+    clip_of = rng.integers(clips, size=captions)
+    fits = rng.random((captions, clips)) < draw(st.sampled_from([0.0, 0.3, 0.8]))
+    fits[np.arange(captions), clip_of] = True
+    return rows[rng.integers(kinds, size=captions)], rows[rng.integers(kinds, size=clips)], clip_of, fits
+
+
+def cosines(text, video) -> list[list[float]]:
+    return (retrieval.unit(text) @ retrieval.unit(video).T).tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(embedded())
+def test_semantic_ranks_are_the_mean_over_all_orders_of_the_tied(drawn):
+    text, video, _, fits = drawn
+    for rank, row, right in zip(meaning.semantic_ranks(text, video, fits), cosines(text, video), fits):
+        orders = itertools.permutations(range(len(row)))  # those that a sort may give are the descending ones
+        firsts = [
+            next(place for place, clip in enumerate(order, 1) if right[clip])
+            for order in orders
+            if all(row[a] >= row[b] for a, b in itertools.pairwise(order))
+        ]
+        assert rank == pytest.approx(np.mean(firsts))
+
+
+@settings(deadline=None, max_examples=60)
+@given(embedded())
+def test_where_only_the_own_clip_fits_the_ranks_are_those_of_search(drawn):
+    text, video, clip_of, _ = drawn
+    own = np.eye(len(video), dtype=bool)[clip_of]
+    assert (meaning.semantic_ranks(text, video, own) == retrieval.search(text, video, clip_of)).all()
+    assert np.isnan(meaning.auc(text, video, clip_of, own))
+    assert not len(meaning.pairs(text, video, clip_of, own)["same meaning"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(embedded())
+def test_pairs_and_auc_agree_with_loops_and_scikit_learn(drawn):
+    text, video, clip_of, fits = drawn
+    wanted, areas = {kind: [] for kind in meaning.KINDS}, []
+    for row, own, right in zip(cosines(text, video), clip_of, fits):
+        for clip, cosine in enumerate(row):
+            wanted["own" if clip == own else "same meaning" if right[clip] else "other"].append(cosine)
+        rest = [clip for clip in range(len(row)) if clip != own]
+        if len(set(right[rest])) == 2:
+            areas.append(roc_auc_score(right[rest], np.array(row)[rest]))
+    found = meaning.pairs(text, video, clip_of, fits)
+    assert {kind: values.tolist() for kind, values in found.items()} == wanted
+    area = meaning.auc(text, video, clip_of, fits)
+    assert area == pytest.approx(np.mean(areas)) if areas else np.isnan(area)
+
+
+def test_embeddings_that_say_nothing_score_chance():
+    fits = np.random.default_rng(0).random((40, 12)) < 0.3
+    clip_of = np.arange(40) % 12
+    fits[np.arange(40), clip_of] = True
+    flat = np.ones((40, 5)), np.ones((12, 5))
+    assert meaning.auc(*flat, clip_of, fits) == 0.5
+    # the first of r among n others is at (n + r + 1) / (r + 1)
+    assert meaning.semantic_ranks(*flat, fits) == pytest.approx(13 / (fits.sum(1) + 1))
+
+
+def test_what_does_not_fit_together_is_refused():
+    text, video, clip_of, fits = np.eye(3), np.eye(3)[:2], np.array([0, 1, 0]), np.ones((3, 2), bool)
+    with pytest.raises(ValueError, match=r"fits is float64 of shape \(3, 2\); wanted bool of shape \(3, 2\)"):
+        meaning.semantic_ranks(text, video, fits * 1.0)
+    with pytest.raises(ValueError, match=r"fits is bool of shape \(2, 3\)"):
+        meaning.semantic_ranks(text, video, fits.T)
+    with pytest.raises(ValueError, match="text has 3 channels, video has 2"):
+        meaning.semantic_ranks(text, video[:, :2], fits)
+    fits[2] = False, True
+    assert meaning.semantic_ranks(text, video, fits).shape == (3,)
+    with pytest.raises(ValueError, match=r"caption 2 does not fit its own clip \(1 of 3 do not\)"):
+        meaning.pairs(text, video, clip_of, fits)
+    fits[2] = False
+    with pytest.raises(ValueError, match="caption 2 does not fit"):
+        meaning.semantic_ranks(text, video, fits)
+
+
+# who means the same
+
+
+def test_on_shapes_the_truth_is_what_the_captions_say():
+    corpus = ssb.load_corpus("shapes", clips=60, false_negatives=0.1)
+    found = meaning.same(corpus, "val")
+    clips = corpus.split("val")
+    captions = corpus.captions_of(clips)
+    assert found.shape == (len(captions), len(clips)) and found.sum() > len(captions)
+    for row, (_, said) in zip(found, captions.iterrows()):
+        own = corpus.meaning.iloc[said["clip"]]
+        others = corpus.meaning.iloc[clips]
+        wanted = [all(other[name] == own[name] for name in said["says"]) for _, other in others.iterrows()]
+        assert row.tolist() == wanted and row[list(clips).index(said["clip"])]
+
+
+def naive_near(vectors, clip_of):
+    """As the rule is told, in loops of float64."""
+    cosine = [[np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for b in vectors] for a in vectors]
+    everyone = range(len(vectors))
+
+    def best(q, clip):
+        return max((cosine[q][k] for k in everyone if clip_of[k] == clip and k != q), default=-np.inf)
+
+    usual = np.median([best(q, clip_of[q]) for q in everyone if best(q, clip_of[q]) > -np.inf])
+    return [[clip == clip_of[q] or best(q, clip) >= usual for clip in range(max(clip_of) + 1)] for q in everyone]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("chunk", [1, 7, 512])
+def test_near_is_as_near_as_captions_of_one_clip(seed, chunk):
+    rng = np.random.default_rng(seed)
+    clip_of = rng.permutation(np.r_[np.arange(8), rng.integers(7, size=23)])  # the last clip has one caption
+    vectors = rng.normal(size=(8, 5))[clip_of] + rng.normal(size=(31, 5))
+    found = meaning.near(vectors, clip_of, chunk=chunk)
+    assert found.tolist() == naive_near(vectors, clip_of)
+    assert 31 < found.sum() < found.size
+
+
+def test_equal_captions_are_near_where_captions_of_a_clip_are_equal():
+    """The usual nearness is then 1, which a cosine may miss by a rounding."""
+    said = np.random.default_rng(0).normal(size=(40, 384))
+    vectors, clip_of = np.concatenate([said, said, said]), np.r_[np.arange(40), np.arange(40), np.arange(40)[::-1]]
+    found = meaning.near(vectors, clip_of)
+    assert (found == np.maximum(np.eye(40), np.eye(40)[::-1])[clip_of].astype(bool))[:80].all()
+
+
+def test_captions_without_company_are_refused():
+    with pytest.raises(ValueError, match="no clip has two captions"):
+        meaning.near(np.eye(3), np.arange(3))
+
+
+def test_by_sentences_paraphrases_fit_and_the_split_gives_the_order():
+    dogs = ["a dog runs on the beach", "a dog is running along the beach"]
+    cooks = ["a man is cooking pasta in a kitchen", "a man cooks pasta in the kitchen"]
+    corpus = captioned([["x"], ["y"], dogs, cooks, [dogs[1], "the dog runs along a beach"], ["a rocket is launched"]])
+    found = meaning.same(corpus)  # clips 5, 4, 3, 2
+    # "on the beach" is farther from "along the beach" than the median, so it fits its own clip only
+    wanted = [[1, 0, 0, 0]] + 2 * [[0, 1, 0, 1]] + 2 * [[0, 0, 1, 0]] + [[0, 0, 0, 1], [0, 1, 0, 1]]
+    assert found.astype(int).tolist() == wanted
+
+
+def test_with_one_caption_a_clip_the_same_words_mean_the_same():
+    corpus = captioned([["x"], ["y"], ["A dog  runs"], ["a cat"], ["a dog runs"]])
+    assert meaning.same(corpus).astype(int).tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+
+
+def test_a_sentence_is_the_mean_of_its_tokens():
+    captions = [
+        "a man is singing",
+        "dog",
+        "two women are talking about a recipe in a bright kitchen",
+        "a man is singing",
+    ]
+    found = meaning.sentences(captions)
+    folder = located(meaning.ENCODER)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    for vector, caption in zip(found, captions):
+        with torch.inference_mode():
+            state = model(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0].mean(0)
+        assert np.allclose(vector, state, atol=1e-3)  # states are kept as float16
+
+
+# runs
+
+
+@pytest.fixture(scope="module")
+def trained(shared_home):
+    corpus = ssb.load_corpus("shapes", clips=60, false_negatives=0.1)
+    options = {"clips": 60, "false_negatives": 0.1}
+    configs = [
+        ssb.Config.preset("smoke", corpus="shapes", corpus_options=options, objective="none", epochs=6, batch=8, seed=s)
+        for s in (0, 1)
+    ]
+    return corpus, [ssb.fit(config, corpus, quiet=True) for config in configs]
+
+
+def test_a_run_is_measured_as_it_was_trained(trained):
+    corpus, (run, _) = trained
+    own = np.eye(15, dtype=bool)[run.ranks["clip"]]
+    plain = same_meaning.measure(run, own)
+    for name in ("R@1", "R@5", "R@10", "MdR"):
+        assert plain[f"semantic {name}"] == pytest.approx(run.metrics[f"t2v {name}"])
+    assert plain["false negatives"] == 0 and np.isnan([plain[k] for k in ("same meaning", "gap", "AUC")]).all()
+    found = same_meaning.measure(run)
+    assert found["semantic R@1"] > plain["semantic R@1"] and found["own"] == plain["own"]
+    text, video, clip_of = run.load(corpus)[1].embed(run.load(corpus)[0], "test")
+    kinds = meaning.pairs(text, video, clip_of, meaning.same(corpus))
+    assert found["own"] > found["other"] and found["same meaning"] == pytest.approx(kinds["same meaning"].mean())
+    gap = (kinds["same meaning"].mean() - kinds["other"].mean()) / np.std(kinds["other"])
+    assert found["gap"] == pytest.approx(gap)
+    assert found["AUC"] == meaning.auc(text, video, clip_of, meaning.same(corpus))
+
+
+def test_false_negatives_are_what_batches_hold(trained):
+    """Drawn at random from the test clips: of how many other clips of its batch is a caption true?"""
+    corpus, (run, _) = trained
+    fits, clip_of = meaning.same(corpus), run.ranks["clip"]
+    rng, counts = np.random.default_rng(0), []
+    for _ in range(4000):
+        clips = rng.permutation(15)[: run.config.batch]
+        caption = rng.choice(np.flatnonzero(clip_of == clips[0]))
+        counts.append(fits[caption, clips[1:]].sum())
+    wanted = same_meaning.measure(run, fits, corpus)["false negatives"]
+    assert wanted == pytest.approx(np.mean(counts), abs=4 * np.std(counts) / 4000**0.5) and wanted > 0.3
+
+
+def test_a_table_reads_each_run_once(trained, monkeypatch):
+    corpus, members = trained
+    read, load = [], Run.load
+    monkeypatch.setattr(Run, "load", lambda run, *args: (read.append(run.name), load(run, *args))[1])
+    fits = meaning.same(corpus)
+    found = same_meaning.table({"none": members, "again": members[::-1]}, corpus, fits)
+    assert sorted(read) == sorted(run.name for run in members)
+    assert found.rows["setting"].tolist() == ["none", "none", "again", "again"]
+    assert found.rows["seed"].tolist() == [0, 1, 1, 0]
+    for _, row in found.rows.iterrows():
+        run = members[row["seed"]]
+        assert row["run"] == run.name and row["R@1"] == run.metrics["t2v R@1"]
+        assert {k: row[k] for k in same_meaning.measure(run, fits, corpus)} == same_meaning.measure(run, fits, corpus)
+    assert found.ranks["none"].shape == (2, 75) and (found.ranks["again"] == found.ranks["none"][::-1]).all()
+    each = [100 * (found.ranks["none"][s] <= 1).mean() for s in (0, 1)]
+    assert each == pytest.approx(found.rows["semantic R@1"][:2].tolist())
+    assert list(found.histogram) == ["setting", "kind", "similarity", "density"]
+    groups = found.histogram.groupby(["setting", "kind"])
+    assert set(groups.groups) == set(itertools.product(("none", "again"), meaning.KINDS))
+    for (_, kind), part in groups:
+        assert len(part) == 60 and part["density"].sum() * 2 / 60 == pytest.approx(1)
+        mean = (part["similarity"] * part["density"]).sum() * 2 / 60  # of the middles of bins of 1/30
+        assert mean == pytest.approx(found.rows[kind][:2].mean(), abs=1 / 60)
