@@ -21,9 +21,11 @@ NAMES = {  # public name → the module that defines it
     "Run": "training.runs",
     "TrainingError": "training.runs",
     "Collapsed": "training.runs",
+    "configure": "training.runs",
     "fit": "training.loop",
     "Study": "study",
     "parameters": "notebook",
+    "settings": "report",
 }
 MODULES = ("config", "losses", "emcl", "s2dtw", "model", "text", "retrieval")  # the method
 MODULES += ("study", "paper", "figures", "report", "notebook", "files", "progress", "machine")  # the study

@@ -8,21 +8,11 @@ from ssb.files import digest
 
 # Part of every run's name. Raise it when a default of Config changes, or the numbers of an unchanged Config.
 VERSION = 1
-
-
 Objective = Literal["none", "identity", "full", "hybrid", "cross"]
-
-
 OBJECTIVES: tuple[str, ...] = Objective.__args__
-
-
-CONTRASTS = ("triplet", "info_nce", "s2dtw")  # or one of the reader's
-
 
 # Settings that mean nothing without captioning.
 CAPTIONING = "captioning temperature support_set decoder_warmup decoder decoder_lr decoder_dropout".split()
-
-
 EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()  # ... without the layer
 
 
@@ -37,79 +27,124 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
     # data
-    corpus: str = "shapes"
-    corpus_options: dict[str, int | float | str] = {}  # arguments of the corpus, e.g. false_negatives of shapes
-    streams: tuple[str, ...] = ()  # feature streams to concatenate; (): all the corpus has
-    standardise: bool = False  # each feature to mean 0, deviation 1 over the training clips; the paper does not say
-    max_steps: int = Field(32, ge=1)  # M; MSR-VTT: at most 32 seconds
-    max_tokens: int = Field(100, ge=2)  # per caption, the end mark included
-    epoch: Literal["pairs", "clips"] = "pairs"  # every caption once, or every clip once with a random caption of its
-    sequences: bool = False  # train on long videos and their caption sequences, `batch` of them at a time
+    corpus: str = Field(
+        "shapes", description="name of a corpus (`ssb data` lists them), or the path of a folder of your own"
+    )
+    corpus_options: dict[str, int | float | str] = Field(
+        {}, description='arguments of the corpus, such as {"false_negatives": 0.05} of shapes'
+    )
+    streams: tuple[str, ...] = Field(
+        (), description="feature streams to concatenate (early fusion, section 4.1); none: all that the corpus has"
+    )
+    standardise: bool = Field(
+        False, description="each feature to mean 0 and deviation 1 over the training clips; the paper does not say"
+    )
+    max_steps: int = Field(32, ge=1, description="M, time steps of a clip; MSR-VTT: at most 32 seconds")
+    max_tokens: int = Field(100, ge=2, description="tokens of a caption, the end mark included")
+    epoch: Literal["pairs", "clips"] = Field(
+        "pairs", description='"pairs": every caption once; "clips": every clip once, with a random caption of its own'
+    )
+    sequences: bool = Field(
+        False, description="train on long videos and their caption sequences, `batch` of them at a time"
+    )
 
-    pretrained: str = ""  # name of a finished run, results/runs/<name>, whose weights this one begins with
+    pretrained: str = Field(
+        "", description="name of a finished run, results/runs/<name>, with whose weights this one begins"
+    )
 
     # text encoder Φ' and decoder: "scratch" or anything transformers loads, by hub name or folder
-    text_encoder: str = "t5-base"
-    freeze_text: bool = False  # True: states are computed once and kept on disk
-    decoder: str = "t5-base"
-    vocabulary: int = Field(4000, ge=64)  # of a tokenizer fitted on the training captions, where a model is "scratch"
-    scratch_width: int = Field(128, ge=8)  # d_model of a "scratch" decoder ...
-    scratch_layers: int = Field(2, ge=1)
-    scratch_text_width: int = Field(128, ge=8)  # ... and of a "scratch" text encoder
-    scratch_text_layers: int = Field(2, ge=1)
-    scratch_heads: int = Field(4, ge=1)  # of both, width / scratch_heads channels each
+    text_encoder: str = Field(
+        "t5-base", description='Φ\': "scratch", or anything transformers loads, by hub name or folder'
+    )
+    freeze_text: bool = Field(False, description="True: states of the text encoder are computed once and kept on disk")
+    decoder: str = Field("t5-base", description='"scratch", or a T5 by hub name or folder')
+    vocabulary: int = Field(
+        4000, ge=64, description='of a tokenizer fitted on the training captions, where a model is "scratch"'
+    )
+    scratch_width: int = Field(128, ge=8, description='d_model of a "scratch" decoder')
+    scratch_layers: int = Field(2, ge=1, description='layers of a "scratch" decoder')
+    scratch_text_width: int = Field(128, ge=8, description='d_model of a "scratch" text encoder')
+    scratch_text_layers: int = Field(2, ge=1, description='layers of a "scratch" text encoder')
+    scratch_heads: int = Field(4, ge=1, description="attention heads of both, width / scratch_heads channels each")
 
     # joint space and pooling heads Ψ'', Φ''
-    dim: int = Field(1024, ge=2)  # d
-    video_pooling: Literal["mean", "max", "conv", "transformer"] = "transformer"
-    text_pooling: Literal["mean", "max", "conv", "transformer"] = "transformer"
-    pool_layers: int = Field(2, ge=1)
-    pool_heads: int = Field(4, ge=1)
-    pool_ffn: int = Field(2048, ge=1)
-    pool_query: Literal["first", "cls"] = "first"  # the output that is c: of the first vector, or of a learned one
-    pre_encoder: bool = True  # f of the transformer head: 1-D convolutions on video, a bidirectional GRU on text
-    dropout: float = Field(0.3, ge=0, lt=1)  # of the heads
-    decoder_dropout: float = Field(0.3, ge=0, lt=1)
+    dim: int = Field(1024, ge=2, description="d, width of the joint embedding space")
+    video_pooling: str = Field("transformer", description="head Ψ'' of the video, a name of `ssb.model.HEADS`")
+    text_pooling: str = Field("transformer", description="head Φ'' of the text, a name of `ssb.model.HEADS`")
+    pool_layers: int = Field(2, ge=1, description="layers of a transformer head")
+    pool_heads: int = Field(4, ge=1, description="attention heads of a transformer head")
+    pool_ffn: int = Field(2048, ge=1, description="width of its feed-forward part")
+    pool_query: Literal["first", "cls"] = Field(
+        "first", description="its output that is the embedding: of the first vector, or of a learned [CLS] vector"
+    )
+    pre_encoder: bool = Field(True, description="its f: 1-D convolutions on video, a bidirectional GRU on text")
+    dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the heads")
+    decoder_dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the decoder")
 
     # L = L_contrast + λ L_cross
-    contrast: str = "triplet"  # "info_nce", "s2dtw" (on sequences), or a loss of your own as "package.module:function"
-    margin: float = Field(0.2, gt=0)  # α
-    negatives: Literal["hardest", "mean", "scheduled"] = "hardest"  # scheduled: violating mean → hardest
-    schedule: tuple[float, float] = (0.2, 0.8)  # shares of the epochs where the scheduled change begins and ends
-    intra: bool = False  # the triplet loss within each modality too
-    info_nce_temperature: float = Field(0.05, gt=0)
-    emcl: bool = False  # both embeddings of a batch pass through EMCL (Jin et al., 2022) before all losses
-    emcl_bases: int = Field(32, ge=1)  # K; this and the next are EMCL-Net's
-    emcl_stages: int = Field(9, ge=1)
-    emcl_temperature: float = Field(1.0, gt=0)  # λ of their paper
-    emcl_beta: float = Field(3.0, ge=0)  # β
-    emcl_released: bool = False  # step for step as their code
-    s2dtw_gamma: float = Field(0.1, gt=0)  # γ of VT-TWINS (Ko et al., 2022); scores sequences whatever the contrast
-    s2dtw_dummy: float | None = 0.5  # cost of a dummy cell; None: no weak alignment
-    s2dtw_smooth: bool = True  # local neighbourhood smoothing
-    s2dtw_shifted: bool = True  # cost -cos, or 1 - cos
-    s2dtw_contrastive: bool = True
-    s2dtw_symmetric: bool = False  # the released loss is text → video only ...
-    s2dtw_temperature: float = Field(1.0, gt=0)  # ... and has no τ
-    objective: Objective = "cross"
-    captioning: float = Field(10.0, ge=0)  # λ
-    temperature: float = Field(0.1, gt=0)  # T, of the support-set weights
-    support_set: int | None = Field(None, ge=2)  # None: the batch; n: as a batch of n, see `SupportSetModel.candidates`
-    decoder_warmup: float = Field(0.0, ge=0, lt=1)  # share of the steps in which captioning trains the decoder alone
+    contrast: str = Field(
+        "triplet",
+        description='L_contrast: a name of `ssb.losses.CONTRASTS`, or a loss of your own as "package.module:function"',
+    )
+    margin: float = Field(0.2, gt=0, description="α of the triplet loss")
+    negatives: Literal["hardest", "mean", "scheduled"] = Field(
+        "hardest", description='of the triplet loss; "scheduled": from the mean over the violating ones to the hardest'
+    )
+    schedule: tuple[float, float] = Field(
+        (0.2, 0.8), description="shares of the training at which the scheduled change begins and ends"
+    )
+    intra: bool = Field(False, description="the triplet loss within each modality too")
+    info_nce_temperature: float = Field(0.05, gt=0, description="temperature of InfoNCE")
+    emcl: bool = Field(
+        False, description="both embeddings of a batch pass through EMCL (Jin et al., 2022) before all losses"
+    )
+    emcl_bases: int = Field(32, ge=1, description="K of EMCL; this and the next three are EMCL-Net's")
+    emcl_stages: int = Field(9, ge=1, description="EM steps of EMCL")
+    emcl_temperature: float = Field(1.0, gt=0, description="λ of the EMCL paper")
+    emcl_beta: float = Field(3.0, ge=0, description="β of EMCL, weight of the rebuilt embeddings")
+    emcl_released: bool = Field(False, description="EMCL step for step as in its released code")
+    s2dtw_gamma: float = Field(
+        0.1, gt=0, description="γ of VT-TWINS (Ko et al., 2022); long videos are ranked with it whatever the contrast"
+    )
+    s2dtw_dummy: float | None = Field(0.5, description="cost of a dummy cell; None: no weak alignment")
+    s2dtw_smooth: bool = Field(True, description="local neighbourhood smoothing")
+    s2dtw_shifted: bool = Field(True, description="cost -cos; False: 1 - cos")
+    s2dtw_contrastive: bool = Field(True, description="False: the S2DTW loss without negatives")
+    s2dtw_symmetric: bool = Field(
+        False, description="the S2DTW loss in both directions; the released loss is text → video alone"
+    )
+    s2dtw_temperature: float = Field(1.0, gt=0, description="τ of the S2DTW loss; the released loss has none")
+    objective: Objective = Field("cross", description="support set of the captioning loss (section 3.2)")
+    captioning: float = Field(10.0, ge=0, description="λ, weight of the captioning loss")
+    temperature: float = Field(0.1, gt=0, description="T of the support-set weights")
+    support_set: int | None = Field(
+        None, ge=2, description="None: the batch; n: as if the batch were of n, see `SupportSetModel.candidates`"
+    )
+    decoder_warmup: float = Field(
+        0.0, ge=0, lt=1, description="share of the steps in which captioning trains the decoder alone"
+    )
 
     # optimisation
-    batch: int = Field(64, ge=2)  # B
-    epochs: int = Field(20, ge=1)
-    lr: float = Field(5e-5, gt=0)  # Adam
-    text_lr: float = Field(5e-5, gt=0)  # of the text encoder Φ', where it is not frozen
-    decoder_lr: float = Field(5e-5, gt=0)  # of the decoder and the layer before it
-    lr_schedule: Literal["decay", "constant", "cosine"] = "decay"  # decay: ×0.95 per epoch, as MMT; the paper is silent
-    clip: float = Field(0.2, gt=0)  # largest norm of the gradient ...
-    clip_apart: bool = False  # ... of all weights together, or of the decoder's and of the others each
-    validate_every: int = Field(1, ge=1)  # epochs; the best of the validated epochs is the result
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    threads: int = Field(1, ge=1)  # of one run on a CPU; sums depend on it, so it belongs to the run
-    seed: int = Field(0, ge=0)
+    batch: int = Field(64, ge=2, description="B, pairs of a batch")
+    epochs: int = Field(20, ge=1, description="passes over the training clips or pairs")
+    lr: float = Field(5e-5, gt=0, description="learning rate of the heads (Adam)")
+    text_lr: float = Field(5e-5, gt=0, description="of the text encoder Φ', where it is not frozen")
+    decoder_lr: float = Field(5e-5, gt=0, description="of the decoder and the layer before it")
+    lr_schedule: Literal["decay", "constant", "cosine"] = Field(
+        "decay", description='"decay": ×0.95 each epoch, as MMT does (the paper is silent); "cosine": to 0 at the end'
+    )
+    clip: float = Field(0.2, gt=0, description="largest norm of the gradient")
+    clip_apart: bool = Field(
+        False, description="clip the gradients of the decoder and of all other weights separately; False: together"
+    )
+    validate_every: int = Field(
+        1, ge=1, description="epochs between validations; the best of the validated epochs is the result"
+    )
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
+    threads: int = Field(
+        1, ge=1, description="threads of one run on a CPU; sums depend on it, so it belongs to the run"
+    )
+    seed: int = Field(0, ge=0, description="everything random in a run follows from it")
 
     def __init__(self, **settings):
         try:
@@ -128,47 +163,28 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _together(self):
-        if self.contrast not in CONTRASTS and ":" not in self.contrast:
-            raise ValueError(
-                f"contrast = {self.contrast!r}: wanted {', '.join(map(repr, CONTRASTS))} or 'package.module:function'"
-            )
         if self.dim % self.pool_heads or self.dim % 4:
             raise ValueError(f"dim {self.dim} must be divisible by 4 and by pool_heads {self.pool_heads}")
         for name in ("scratch_width", "scratch_text_width"):
             if getattr(self, name) % self.scratch_heads:
                 raise ValueError(f"{name} {getattr(self, name)} must be divisible by scratch_heads")
-        if self.intra and self.contrast != "triplet":
-            raise ValueError(f"intra = True is a part of the triplet loss; contrast is {self.contrast!r}")
         if self.intra and self.emcl:
             raise ValueError("intra = True and emcl = True: there is no third embedding in EMCL; take one of them")
-        self._sequences()
+        if self.sequences and (self.intra or self.support_set):
+            raise ValueError("sequences = True: there is no intra-modal loss and no support_set on long videos")
         if self.freeze_text and self.text_encoder == "scratch":
             raise ValueError("freeze_text needs a pretrained text_encoder; one from scratch has nothing worth freezing")
         if not 0 <= self.schedule[0] <= self.schedule[1] <= 1:
             raise ValueError(f"schedule {self.schedule} must be two shares of the epochs, ascending, from 0 to 1")
         return self
 
-    def _sequences(self):
-        if self.contrast == "s2dtw" and not self.sequences:
-            raise ValueError("contrast = 's2dtw' aligns caption sequences with long videos; set sequences = True")
-        if not self.sequences:
-            return
-        if self.intra or self.support_set:
-            raise ValueError("sequences = True: there is no intra-modal loss and no support_set on long videos")
-        if self.contrast == "s2dtw" and self.objective not in ("none", "full", "cross"):
-            raise ValueError(
-                f"objective = {self.objective!r}: with contrast = 's2dtw' no clip is known to be a caption's own; "
-                f"take 'none', 'cross' (clips of other videos) or 'full'"
-            )
-
     @classmethod
     def preset(cls, name: str, /, **changes) -> "Config":
-        """A preset with some settings changed: `Config.preset("laptop", objective="none", seed=3)`. With "paper"
-        a corpus of BENCHMARKS has its own."""
+        """A preset with some settings changed: `Config.preset("laptop", objective="none", seed=3)`. What a corpus
+        changes in a preset is known to `ssb.configure`, not here."""
         if name not in PRESETS:
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
-        own = BENCHMARKS.get(changes.get("corpus"), {}) if name == "paper" else {}
-        return cls(**{**PRESETS[name], **own, **changes})
+        return cls(**{**PRESETS[name], **changes})
 
     def replace(self, **changes) -> "Config":
         return type(self)(**{**self.model_dump(), **changes})
@@ -208,16 +224,6 @@ def explain(error: ValidationError, fields) -> str:
         else:
             lines.append(f"{name} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
     return "\n".join(lines)
-
-
-_ACTIVITYNET = dict(max_steps=512, max_tokens=256, epochs=28, dropout=0.0, decoder_dropout=0.0)  # paragraphs
-
-
-BENCHMARKS: dict[str, dict] = {  # where the paper differs from what it does on MSR-VTT (section 4.1)
-    "vatex": dict(max_steps=64, epochs=30),
-    "activitynet": _ACTIVITYNET,
-    "activitynet_val2": _ACTIVITYNET,
-}
 
 
 PRESETS: dict[str, dict] = {

@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TINY = 1e-6  # of the paper's code
-
-
 TOGETHER = 128  # blocks of captions that `similarity` computes at once: as many separate calls, but faster
 
 

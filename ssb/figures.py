@@ -17,8 +17,6 @@ from ssb.corpora.corpus import Corpus
 from ssb.training.runs import Run
 
 PAGE = 6.9  # inches
-
-
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -33,11 +31,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "savefig.bbox": "tight",
 }
-
-
 COLOURS = sns.color_palette("colorblind")
-
-
 HEAT = "mako_r"  # one hue scale, light to dark: readable in grey and by the colour-blind
 
 

@@ -5,9 +5,9 @@ s(a, b) is the cosine similarity throughout.
 """
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,7 @@ def support_set_weights(
     if out.all(dim=1).any():
         raise ValueError(
             f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs in a batch, "
-            f"for nobody is in its own"
+            f"because no clip is in its own support set"
         )
     w = (cosine(text, video) / temperature).masked_fill(out, -math.inf).softmax(dim=1)
     return (w + own) / 2 if objective == "hybrid" else w
@@ -120,25 +120,110 @@ def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Ten
     return total / present.where(some, torch.ones_like(present))[..., None], some
 
 
-def contrastive(config: Config, progress: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
-    """L_contrast of a Config, a function of (text, video).
+class Contrast:
+    """L_contrast of a Config, called with the embeddings of a batch: a row of `CONTRASTS`.
 
-    progress: share of the training steps done, for negatives = "scheduled".
-    A loss of your own is named "package.module:function" and called with (text, video). "s2dtw" is that of VT-TWINS
-    (Ko et al., 2022), on text (B, m, d) and video (B, n, d).
+    paired: row i of text and video is a pair, by which captioning knows each caption's own clip. False: only the video
+        of a caption is known, so captioning takes clips of other videos.
+    intra: takes the embeddings of another caption of each clip, of Config.intra.
+    floor: its value when all embeddings are one point, where it has no gradient; None where it has no such value.
     """
-    if config.contrast == "info_nce":
-        return partial(info_nce, temperature=config.info_nce_temperature)
-    if config.contrast == "triplet":
-        begin, end = config.schedule
-        hardness = min(max((progress - begin) / max(end - begin, 1e-9), 0.0), 1.0)
-        return partial(
-            triplet, margin=config.margin, negatives=hardness if config.negatives == "scheduled" else config.negatives
-        )
-    if config.contrast == "s2dtw":
+
+    paired = True
+    intra = False
+    floor: float | None = None
+
+    def __init__(self, config: Config):
+        """ConfigError where the loss does not fit the other settings."""
+        self.config = config
+        if config.intra and not self.intra:
+            raise ConfigError(f"intra = True is a part of the triplet loss; contrast is {config.contrast!r}")
+
+    def __call__(
+        self, text: Tensor, video: Tensor, batch, progress: float = 1.0, other: Tensor | None = None
+    ) -> Tensor:
+        """text, video (B, d), and other (B, d) where `intra`; batch: what they are made of, an `ssb.model.Batch`;
+        progress: share of the training steps done. Returns a scalar."""
+        raise NotImplementedError
+
+    @property
+    def module(self):
+        """Where it is defined."""
+        return inspect.getmodule(type(self))
+
+
+class Triplet(Contrast):
+    """`triplet` (eq. 1), with the negatives of the Config, scheduled ones by `progress`."""
+
+    intra = True
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.floor = (4 if config.intra else 2) * config.margin
+
+    def __call__(self, text, video, batch, progress=1.0, other=None):
+        negatives, (begin, end) = self.config.negatives, self.config.schedule
+        if negatives == "scheduled":
+            negatives = min(max((progress - begin) / max(end - begin, 1e-9), 0.0), 1.0)
+        return triplet(text, video, self.config.margin, negatives, other)
+
+
+class InfoNCE(Contrast):
+    """`info_nce` at the temperature of the Config."""
+
+    def __call__(self, text, video, batch, progress=1.0, other=None):
+        return info_nce(text, video, self.config.info_nce_temperature)
+
+
+class S2DTW(Contrast):
+    """`ssb.s2dtw.loss` of VT-TWINS (Ko et al., 2022), on all captions and all clips of each long video."""
+
+    paired = False
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        if not config.sequences:
+            raise ConfigError("contrast = 's2dtw' aligns caption sequences with long videos; set sequences = True")
+        if config.objective not in ("none", "full", "cross"):
+            raise ConfigError(
+                f"objective = {config.objective!r}: with contrast = 's2dtw' no clip is known to be a caption's own; "
+                f"take 'none', 'cross' (clips of other videos) or 'full'"
+            )
+
+    def __call__(self, text, video, batch, progress=1.0, other=None):
+        config = self.config
+        text, video = (x.unflatten(0, (batch.stories, -1)) for x in (text, video))  # (videos, of each, d)
         options = {name: getattr(config, f"s2dtw_{name}") for name in ("contrastive", "symmetric", "temperature")}
-        return lambda text, video: s2dtw.loss(video, text, **options, **aligning(config))
-    return imported(config.contrast)
+        return s2dtw.loss(video, text, **options, **aligning(config))
+
+
+class Own(Contrast):
+    """A loss of the reader's, a function of (text, video), named "package.module:function"."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.function = imported(config.contrast)
+
+    def __call__(self, text, video, batch, progress=1.0, other=None):
+        loss = self.function(text, video)
+        if loss.ndim:
+            raise ConfigError(f"contrast = {self.config.contrast!r} gives shape {tuple(loss.shape)}; wanted one number")
+        return loss
+
+    @property
+    def module(self):
+        return inspect.getmodule(self.function)
+
+
+CONTRASTS: dict[str, type[Contrast]] = {"triplet": Triplet, "info_nce": InfoNCE, "s2dtw": S2DTW}
+
+
+def contrast(config: Config) -> Contrast:
+    """L_contrast of a Config; ConfigError where there is none of its name, or it does not fit the other settings."""
+    if config.contrast in CONTRASTS or ":" in config.contrast:
+        return CONTRASTS.get(config.contrast, Own)(config)
+    names = ", ".join(map(repr, CONTRASTS))
+    raise ConfigError(f"contrast = {config.contrast!r}: wanted {names} or 'package.module:function'")
 
 
 def aligning(config: Config) -> dict:
@@ -155,6 +240,5 @@ def imported(name: str) -> Callable:
             raise TypeError(f"{name} is a {type(found).__name__}")
         return found
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"contrast = {name!r}: wanted 'triplet', 'info_nce', 's2dtw' or 'package.module:function' ({error})"
-        ) from None
+        names = ", ".join(map(repr, CONTRASTS))
+        raise ConfigError(f"contrast = {name!r}: wanted {names} or 'package.module:function' ({error})") from None

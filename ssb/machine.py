@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 
-from ssb.corpora.corpus import Corpus
-
 
 @contextlib.contextmanager
 def threads(count: int):
@@ -25,11 +23,11 @@ def threads(count: int):
         torch.set_num_threads(before)
 
 
-def machine(corpus: Corpus) -> dict:
+def machine() -> dict:
     """What measured: commit of the library and whether it was changed since, torch, processor, cores and threads."""
     info = Path("/proc/cpuinfo")
     cpu = info.read_text().partition("model name\t: ")[2].partition("\n")[0] if info.exists() else platform.processor()
-    origin = provenance(corpus, 0)
+    origin = provenance()
     origin = {name: origin[name] for name in ("commit", "dirty", "torch")}
     return origin | {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
@@ -39,8 +37,8 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
 
-def provenance(corpus: Corpus, seconds: float) -> dict:
-    """Where a number came from: corpus, commit of the library, whether it had uncommitted changes, torch, device."""
+def provenance() -> dict:
+    """Where a number came from: commit of the library, whether it had uncommitted changes, torch, device."""
     home = Path(__file__).parent
     git = functools.partial(subprocess.run, cwd=home, capture_output=True, text=True)
     commit = dirty = ""
@@ -48,11 +46,4 @@ def provenance(corpus: Corpus, seconds: float) -> dict:
         commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
         dirty = bool(git(["git", "status", "--porcelain", "--", "."]).stdout.strip()) if commit else ""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {
-        "corpus_sha": corpus.fingerprint,
-        "commit": commit,
-        "dirty": dirty,
-        "torch": torch.__version__,
-        "device": device,
-        "seconds": round(seconds, 1),
-    }
+    return {"commit": commit, "dirty": dirty, "torch": torch.__version__, "device": device}

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from ssb import losses, text
-from ssb.config import Config, ConfigError
+from ssb.config import Config
 from ssb.emcl import EMCL
 
 DECODER = ("decoder.", "to_decoder.")  # how the names of what captioning alone trains begin
@@ -78,44 +78,70 @@ class TransformerLayer(nn.Module):
         return self.norm_ffn(self.dropout(self.ffn(x)) + x, mask)
 
 
-class Head(nn.Module):
-    """Ψ'' or Φ'': a sequence (B, M, D) with its mask (B, M) → one embedding (B, d).
+class MeanHead(nn.Module):
+    """The mean over time of a linear layer. A head Ψ'' or Φ'': a sequence e (B, M, D) with its mask (B, M) → (B, d).
 
-    "transformer": the paper's layers; the embedding is the first output vector, that of the first step or of a learned
-    [CLS] vector put before it. "mean", "max": over time, of a linear layer. "conv": the mean of one layer of the
-    convolutions f, a small head for a few hundred clips.
+    pre_encoder: the f of its modality, for heads that use it; width: D.
     """
 
-    def __init__(self, pooling: str, pre_encoder: type[nn.Module], width: int, config: Config):
+    def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
-        self.pooling = pooling
         self.dropout = nn.Dropout(config.dropout)
-        dim = config.dim
-        if pooling == "transformer":
-            f = pre_encoder if config.pre_encoder else Linear
-            widths = [width] + [dim] * (config.pool_layers - 1)
-            self.layers = nn.ModuleList(
-                TransformerLayer(f(w, dim), dim, config.pool_heads, config.pool_ffn, config.dropout) for w in widths
-            )
-            self.cls = nn.Parameter(torch.randn(width)) if config.pool_query == "cls" else None
-        else:
-            self.f = Convolutions(width, dim) if pooling == "conv" else Linear(width, dim)
+        self.f = Linear(width, config.dim)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
-        if self.pooling == "mean":  # before the linear layer, with which it commutes
-            return self.f(self.dropout(masked_mean(e, mask)), mask)
+        return self.f(self.dropout(masked_mean(e, mask)), mask)  # the mean first: it commutes with the linear layer
+
+
+class MaxHead(MeanHead):
+    """The maximum over time of a linear layer. (B, M, D), (B, M) → (B, d)."""
+
+    def forward(self, e: Tensor, mask: Tensor) -> Tensor:
+        return self.f(self.dropout(e), mask).masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
+
+
+class ConvHead(nn.Module):
+    """The mean over time of one layer of convolutions, a small head for a few hundred clips. (B, M, D) → (B, d)."""
+
+    def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.f = Convolutions(width, config.dim)
+
+    def forward(self, e: Tensor, mask: Tensor) -> Tensor:
+        return masked_mean(self.f(self.dropout(e), mask).relu(), mask)
+
+
+class TransformerHead(nn.Module):
+    """The paper's: transformer layers, of which the embedding is the first output vector, that of the first step or of
+    a learned [CLS] vector put before it. (B, M, D), (B, M) → (B, d)."""
+
+    def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        f, dim = pre_encoder if config.pre_encoder else Linear, config.dim
+        widths = [width] + [dim] * (config.pool_layers - 1)
+        self.layers = nn.ModuleList(
+            TransformerLayer(f(w, dim), dim, config.pool_heads, config.pool_ffn, config.dropout) for w in widths
+        )
+        self.cls = nn.Parameter(torch.randn(width)) if config.pool_query == "cls" else None
+
+    def forward(self, e: Tensor, mask: Tensor) -> Tensor:
         e = self.dropout(e)
-        if self.pooling == "transformer":
-            if self.cls is not None:
-                e = torch.cat([self.cls.to(e.dtype).expand(len(e), 1, -1), e], dim=1)
-                mask = F.pad(mask, (1, 0), value=True)
-            for layer in self.layers:
-                e = layer(e, mask)
-            return e[:, 0]
-        x = self.f(e, mask)
-        if self.pooling == "max":
-            return x.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
-        return masked_mean(x.relu(), mask)
+        if self.cls is not None:
+            e = torch.cat([self.cls.to(e.dtype).expand(len(e), 1, -1), e], dim=1)
+            mask = F.pad(mask, (1, 0), value=True)
+        for layer in self.layers:
+            e = layer(e, mask)
+        return e[:, 0]
+
+
+HEADS: dict[str, type[nn.Module]] = {  # of Config.video_pooling and text_pooling
+    "mean": MeanHead,
+    "max": MaxHead,
+    "conv": ConvHead,
+    "transformer": TransformerHead,
+}
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -146,6 +172,7 @@ class Batch:
     other: Tensor | None = None  # another caption of each clip, as `text`, and its mask; for the intra-modal loss
     other_mask: Tensor | None = None
     past: Past | None = None  # more clips to reconstruct captions from
+    support: Tensor | None = None  # (captions, clips) bool, which clips may support which; None: the objective says it
     stories: int = 0  # how many long videos the clips are of, as many of each, and the captions likewise; 0: of none
 
 
@@ -162,8 +189,9 @@ class SupportSetModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.text_head = Head(config.text_pooling, Recurrence, text_width, config)
-        self.video_head = Head(config.video_pooling, Convolutions, video_width, config)
+        self.contrast = losses.contrast(config)
+        self.text_head = HEADS[config.text_pooling](Recurrence, text_width, config)
+        self.video_head = HEADS[config.video_pooling](Convolutions, video_width, config)
         # The features' mean and deviation over the training clips; `train` fills them in where Config asks for it.
         self.register_buffer("shift", torch.zeros(video_width))
         self.register_buffer("scale", torch.ones(video_width))
@@ -176,7 +204,7 @@ class SupportSetModel(nn.Module):
         if config.emcl:
             sizes = config.emcl_bases, config.emcl_stages, config.emcl_temperature, config.emcl_beta
             self.emcl = EMCL(*sizes, released=config.emcl_released)
-            self.emcl.register_buffer("start", self.emcl.start)  # saved in either form, or no run could be read back
+            self.emcl.register_buffer("start", self.emcl.start)  # saved in both variants so that runs reload
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """What captioning alone trains: the decoder and the layer before it."""
@@ -208,14 +236,10 @@ class SupportSetModel(nn.Module):
 
         support_set = n below B: the own clip and n - 1 others, drawn anew in every step, as if the batch were of n.
         Above B: the batch and those past clips that are not the caption's own, seen in an earlier epoch.
-        Under S2DTW a video may be none of its own captions' support, since nobody says which clip is whose: `cross` is
-        all clips of other videos.
         """
+        if batch.support is not None:
+            return batch.support
         n, size = self.config.support_set, len(batch.text)
-        if self.config.contrast == "s2dtw":
-            told, shown = (torch.arange(len(x)) * batch.stories // len(x) for x in (batch.text, batch.video))
-            other = told[:, None] != shown
-            return None if self.config.objective == "full" else other.to(batch.video.device)
         if n is not None and n < size:
             draw = torch.rand(size, size, device=batch.video.device).fill_diagonal_(2)
             return torch.zeros_like(draw, dtype=torch.bool).scatter(1, draw.topk(n, dim=1).indices, True)
@@ -254,22 +278,17 @@ class SupportSetModel(nn.Module):
     def forward(self, batch: Batch, progress: float = 1.0) -> dict[str, Tensor]:
         """The terms of L = L_contrast + λ L_cross (eq. 3); the cosine similarities (B, B) behind them, and c_v (B, d).
 
-        progress: share of the training steps done (see `losses.contrastive`).
+        progress: share of the training steps done (see `losses.Contrast`).
         """
         config = self.config
         c_t = self.embed_text(batch.text, batch.text_mask).float()
         c_v = self.embed_video(batch.video, batch.video_mask).float()
-        intra = {"intra": self.embed_text(batch.other, batch.other_mask).float()} if config.intra else {}
+        other = self.embed_text(batch.other, batch.other_mask).float() if config.intra else None
         if self.emcl is not None:
             c_v, c_t = self.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
-        pair = c_t, c_v
-        if config.contrast == "s2dtw":  # (videos, captions or clips of each, d)
-            pair = [c.unflatten(0, (batch.stories, -1)) for c in pair]
         with torch.autocast(c_t.device.type, enabled=False):  # a cosine in bfloat16 is off by a hundredth of α
-            contrast = losses.contrastive(config, progress)(*pair, **intra)
+            contrast = self.contrast(c_t, c_v, batch, progress, other)
             similarity = losses.cosine(c_t, c_v)
-        if contrast.ndim:
-            raise ConfigError(f"contrast = {config.contrast!r} gives shape {tuple(contrast.shape)}; wanted one number")
         terms = {"loss": contrast, "contrast": contrast.detach()}
         terms |= {"similarity": similarity.detach(), "c_v": c_v.detach()}
         if config.objective != "none":
@@ -284,11 +303,10 @@ class SupportSetModel(nn.Module):
         if batch.past is not None:
             c_v = torch.cat([c_v, batch.past.c_v])
             video, mask = torch.cat([video, batch.past.video]), torch.cat([mask, batch.past.video_mask])
-        objective, temperature = self.config.objective, self.config.temperature
-        if self.config.contrast == "s2dtw":
-            objective = "full"  # of `candidates`
+        objective = self.config.objective if batch.support is None else "full"  # of the clips that may support it
         with torch.autocast(c_t.device.type, enabled=False):
-            weights = losses.support_set_weights(c_t, c_v, objective, temperature, self.candidates(batch))
+            candidates = self.candidates(batch)
+            weights = losses.support_set_weights(c_t, c_v, objective, self.config.temperature, candidates)
         return self.caption_loss(
             *self.support(weights if learn_weights else weights.detach(), video, mask), batch.labels
         )

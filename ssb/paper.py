@@ -7,18 +7,26 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ssb.corpora.load import CORPORA
+from ssb.corpora.record import Record
 from ssb.metrics import captions
 
 
 class Claim(NamedTuple):
-    """What the paper says of two settings of a table: the first retrieves better. `paper`: the row of paper.csv that
-    holds the difference, or two rows to subtract; empty where the size is not known."""
+    """What a paper says of two settings: the first retrieves better.
 
-    table: str
+    table: of paper.csv; "" where the size of the difference is not known, OF_CORPUS for that of the corpus among
+    Tables 3 to 6. rows: the row that holds the difference, or the two to subtract.
+    """
+
     says: str
     setting: str
     baseline: str
-    paper: tuple[str, ...] = ()
+    table: str = ""
+    rows: tuple[str, ...] = ()
+
+
+OF_CORPUS = "that of the corpus"
 
 
 def paper_gain() -> float:
@@ -28,12 +36,6 @@ def paper_gain() -> float:
 
 
 TABLES = ("3", "4", "5", "6", "10")
-
-
-# The corpora that are the paper's own test sets, as paper.csv names them. Other splits of the same videos are not.
-DATASETS = {"msrvtt_1ka": "msrvtt-1kA", "vatex": "vatex", "activitynet": "activitynet-val1", "msvd": "msvd"}
-
-
 METRICS = ("R@1", "R@5", "R@10", "R@50", "MdR")
 
 
@@ -67,7 +69,7 @@ def published(corpus: str) -> pd.DataFrame:
     its metrics and the source of the numbers; no rows where the paper has no such corpus."""
     numbers = pd.read_csv(Path(__file__).with_name("paper.csv"), dtype={"table": str}, keep_default_na=False)
     numbers = numbers.astype({"value": float})
-    table = next((table for name, table in PUBLISHED.items() if corpus.startswith(name)), None)
+    table = record(corpus).caption_table
     numbers = numbers[(numbers["table"] == table) & (numbers["direction"] == "caption")]
     numbers = numbers.assign(metric=numbers["metric"].replace({"BLEU4": "BLEU-4"}))
     extra = numbers["group"].map(lambda group: f" + {group}" if group else "")
@@ -93,21 +95,16 @@ def paper_numbers(table: str, way: str = "t2v") -> dict[tuple[str, str], float]:
 
 
 def paper_difference(claim: Claim, corpus: str = "") -> float:
-    """The size of a claim in the paper, in points of R@1; NaN where it is not known. corpus: for claims of Tables 3
-    to 6, of which each is of one corpus."""
-    table = table_of(corpus) if claim.table == "pretraining" else claim.table.removeprefix("table")
-    numbers = paper_numbers(table)
-    found = [numbers.get((row, metric), np.nan) for row in claim.paper for metric in ("R@1", "delta R@1")]
+    """The size of a claim in the paper, in points of R@1; NaN where it is not known. corpus: the name of ours, for
+    claims of OF_CORPUS."""
+    numbers = paper_numbers(record(corpus).retrieval_table if claim.table == OF_CORPUS else claim.table)
+    found = [numbers.get((row, metric), np.nan) for row in claim.rows for metric in ("R@1", "delta R@1")]
     found = [x for x in found if not np.isnan(x)]
-    if len(found) != len(claim.paper) or not found:
+    if len(found) != len(claim.rows) or not found:
         return np.nan
     return found[0] if len(found) == 1 else round(found[0] - found[1], 3)
 
 
-def table_of(corpus: str) -> str:
-    """The paper's table of a corpus, of Tables 3 to 6; Table 3 for those of which the paper has none."""
-    others = {"vatex": "4", "activitynet": "5", "msvd": "6"}
-    return next((table for start, table in others.items() if corpus.startswith(start)), "3")
-
-
-PUBLISHED = {"msrvtt": "7", "vatex": "8", "activitynet": "9"}  # beginning of a corpus's name → captioning table
+def record(corpus: str) -> Record:
+    """What is known of a corpus of this name; of one of the reader's own, nothing."""
+    return CORPORA.get(corpus) or Record(corpus, "a folder of your own", None)

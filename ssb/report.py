@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from ssb.config import PRESETS, Config
 from ssb.metrics import retrieval
 from ssb.study import WAYS
 from ssb.training.runs import Run
@@ -88,6 +89,16 @@ def verdicts(claims: pd.DataFrame) -> str:
         seeds = f"[{signed(row.seeds_low)}, {signed(row.seeds_high)}] over {row.seeds} seeds"
         lines.append(f"{row.claim}: {row.verdict} ({signed(row.delta)} points, {queries}, {seeds}{paper})")
     return "\n".join(lines)
+
+
+def settings() -> pd.DataFrame:
+    """Every setting of `ssb.Config`, a row each: its default, which is the paper's, what the other presets change it
+    to ("" where they do not), and what it is."""
+    rows = {}
+    for name, field in Config.model_fields.items():
+        changed = {preset: repr(changes[name]) if name in changes else "" for preset, changes in PRESETS.items()}
+        rows[name] = {**changed, "paper": repr(field.default), "what it is": field.description}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
 
 
 def markdown(frame: pd.DataFrame) -> str:

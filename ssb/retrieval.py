@@ -1,7 +1,17 @@
-"""The public name of `ssb.metrics.retrieval` and of the tests of `ssb.metrics.statistics`."""
+"""The public name of `ssb.metrics.retrieval`."""
 
-from ssb.metrics.retrieval import matrix_ranks, metrics, ranks, search, unit, video_to_text
-from ssb.metrics.statistics import Paired, bootstrap, paired_bootstrap
+from ssb.metrics.retrieval import (
+    Paired,
+    bootstrap,
+    matrix_ranks,
+    metrics,
+    paired_bootstrap,
+    points,
+    ranks,
+    search,
+    unit,
+    video_to_text,
+)
 
 __all__ = [
     "Paired",
@@ -9,6 +19,7 @@ __all__ = [
     "matrix_ranks",
     "metrics",
     "paired_bootstrap",
+    "points",
     "ranks",
     "search",
     "unit",

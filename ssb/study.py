@@ -3,9 +3,9 @@
 import contextlib
 import io
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import joblib
@@ -19,22 +19,16 @@ from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import load_corpus
 from ssb.corpora.reading import listed
 from ssb.files import folder, label
-from ssb.metrics import retrieval, statistics
-from ssb.metrics.statistics import DELTA, against, settled
-from ssb.paper import paper_difference, paper_numbers
+from ssb.metrics import retrieval
+from ssb.metrics.retrieval import points
+from ssb.metrics.statistics import DELTA, interval, paired, settled
+from ssb.paper import Claim, paper_difference, paper_numbers
 from ssb.progress import minutes
 from ssb.training.loop import fit
-from ssb.training.runs import Collapsed, Run, TrainingError, load, run_name, told
+from ssb.training.runs import Collapsed, Run, TrainingError, check, configure, load, run_name, told
 
 WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
-
-
 METRICS = tuple(retrieval.metrics(np.ones(1)))
-
-
-PARTS = ("", "_summary", "_training", "_claims", "_traces", "_noise", "_power", "_beside")  # of the files of a table
-
-
 VERDICTS = {"higher": "held", "lower": "contradicted", "not resolved": "not resolved"}  # of a claim
 
 
@@ -59,7 +53,7 @@ class Study:
         self.jobs = 1 if jobs == -1 and torch.cuda.is_available() else jobs
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds = {self.seeds}: wanted one or more different whole numbers")
-        self.base = Config.preset(preset, **{"corpus": corpus, **changes})
+        self.base = configure(preset, **{"corpus": corpus, **changes})
         self.corpus: Corpus = load_corpus(self.base.corpus, **self.base.corpus_options)
         self.label = label(self.corpus.name, preset)
         self.data = told(self.base)  # the corpus with its options
@@ -68,6 +62,7 @@ class Study:
         said = [f"{name} = {value}" for name, value in changed.items()]
         self.where = ", ".join([self.corpus.name, f"{preset} preset", *said])  # for titles
         self.results, self.figures = folder("results", self.label), folder("figures", self.label)
+        self.tables: list[Path] = []  # written so far
         self.collapsed: dict[str, int] = {}  # settings left out → how many of their runs collapsed
 
     def run(
@@ -93,7 +88,7 @@ class Study:
             raise ConfigError(f"{wrong[0]!r}: {len(first[wrong[0]])} runs to begin with for {len(self.seeds)} seeds")
         grid = {
             name: [
-                Config(**{**base, **changes, "seed": seed, **before}).effective()
+                check(Config(**{**base, **changes, "seed": seed, **before}).effective())
                 for seed, before in zip(self.seeds, first[name])
             ]
             for name, changes in grid.items()
@@ -101,11 +96,11 @@ class Study:
         todo, folders = {}, {}
         for name, configs in grid.items():
             folders[name] = [files.runs() / run_name(config, self.corpus) for config in configs]
-            for config, folder in zip(configs, folders[name]):
+            for config, path in zip(configs, folders[name]):
                 if (config.corpus, config.corpus_options) != (self.base.corpus, self.base.corpus_options):
                     raise ConfigError(f"{name!r} changes the corpus; make another Study, for a table is of one corpus")
-                if not (folder / "metrics.json").exists():
-                    todo.setdefault(folder.name, (f"{name}, seed {config.seed}", config))
+                if not (path / "metrics.json").exists():
+                    todo.setdefault(path.name, (f"{name}, seed {config.seed}", config))
         self._prepare([config for _, config in todo.values()])
         failed = self._train(list(todo.values()))
         if may_collapse:
@@ -213,12 +208,14 @@ class Study:
         rows = {}
         for setting, found in ranks.items():
             each = pd.DataFrame([retrieval.metrics(r) for r in found])
-            low, high = statistics.bootstrap(found, "R@1", clips)
+            hits = points(found, "R@1")
+            low, high = interval(hits, clips)
             row = {"seeds": len(found), **each.mean().round(2)}
             row |= {"R@1 sd": each["R@1"].std(ddof=1), "R@1 low": low, "R@1 high": high}
             row |= {f"paper {metric}": paper.get((setting, metric), np.nan) for metric in ("R@1", "R@5")}
             if setting != baseline:
-                row |= against(found, np.broadcast_to(ranks[baseline], found.shape), clips)
+                base = np.broadcast_to(points(ranks[baseline], "R@1"), hits.shape)  # it may have no seeds
+                row |= paired(hits, base, clips)._asdict()
             rows[setting] = row
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
         return frame.reindex(columns=frame.columns.union([*DELTA], sort=False))  # missing in a table of one setting
@@ -243,21 +240,23 @@ class Study:
         self.write(frame.reset_index(), f"{self.table}_training.csv")
         return frame
 
-    def claims(self, runs: Mapping[str, list[Run]], ranks: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:
-        """What the paper claims of this table's settings, tested as `summary` tests: one row for each claim whose two
-        settings are here. A table's variants, such as table1_lambda10, are asked the same. Written to
-        results/<corpus>/<table>_claims.csv. ranks: as in `summary`."""
+    def claims(
+        self,
+        runs: Mapping[str, list[Run]],
+        claims: Iterable[Claim],
+        ranks: Mapping[str, np.ndarray] | None = None,
+    ) -> pd.DataFrame:
+        """What a paper claims of the settings, tested as `summary` tests: one row for each claim whose two settings are
+        here. Written to results/<corpus>/<table>_claims.csv. ranks: as in `summary`."""
         ranks = ranks or stacked(runs, "t2v")
         clips = next(iter(runs.values()))[0].ranks["clip"]
         rows = []
-
-        from ssb.experiments.ablations import CLAIMS
-
-        for claim in CLAIMS:
-            if re.fullmatch(f"{claim.table}(_.*)?", self.table) and {claim.setting, claim.baseline} <= runs.keys():
-                one, other = ranks[claim.setting], ranks[claim.baseline]
+        for claim in claims:
+            if {claim.setting, claim.baseline} <= runs.keys():
+                one, other = (points(ranks[name], "R@1") for name in (claim.setting, claim.baseline))
                 row = {"claim": claim.says, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
-                rows.append(row | {"paper": paper_difference(claim, self.corpus.name)} | against(one, other, clips))
+                row |= {"paper": paper_difference(claim, self.corpus.name)}
+                rows.append(row | paired(one, other, clips)._asdict())
         return self.judged(rows)
 
     def judged(self, rows: list[dict]) -> pd.DataFrame:
@@ -289,15 +288,14 @@ class Study:
 
     def written(self) -> str:
         """The paths of what this table has made."""
-        tables = [self.results / f"{self.table}{part}.csv" for part in PARTS]
         figures = [self.figures / f"{self.table}.png", *sorted(self.figures.glob(f"{self.table}_fig*.png"))]
-        paths = [path for path in tables + figures if path.exists()]
-        return "\n".join(files.short(path) for path in paths)
+        return "\n".join(files.short(path) for path in [*self.tables, *figures] if path.exists())
 
     def write(self, frame: pd.DataFrame, name: str):
         """To results/<corpus>/<name>, whole or not at all."""
         with files.written(self.results / name) as draft:
             frame.to_csv(draft, index=False, lineterminator="\n")
+        self.tables = list(dict.fromkeys([*self.tables, self.results / name]))
         print(f"wrote {files.short(self.results / name)}")
 
 

@@ -93,9 +93,8 @@ def data(tmp_path_factory):
         (data / make.__name__).mkdir()
         make(data / make.__name__, rng)
     environment = os.environ | {"SSB_DATA": str(data)}
-    done = subprocess.run(
-        [sys.executable, "-m", "ssb.corpora.howto100m.index"], env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "ssb", "index"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return data
 

@@ -411,13 +411,13 @@ def test_gradient_of_weighted_mean():
 @pytest.mark.parametrize("progress, hardness", [(0, 0.0), (0.2, 0.0), (0.35, 0.25), (0.5, 0.5), (0.8, 1.0), (1, 1.0)])
 def test_schedule_goes_from_violating_mean_to_hardest(progress, hardness):
     config = Config(contrast="triplet", negatives="scheduled", schedule=(0.2, 0.8), margin=0.3)
-    loss = losses.contrastive(config, progress)(*pairs(7))
+    loss = losses.contrast(config)(*pairs(7), None, progress)
     assert loss.item() == pytest.approx(naive_triplet(*pairs(7), 0.3, hardness))
 
 
 def test_schedule_may_be_a_step():
     config = Config(contrast="triplet", negatives="scheduled", schedule=(0.5, 0.5))
-    ends = [losses.contrastive(config, progress)(*pairs(7)).item() for progress in (0.49, 0.51)]
+    ends = [losses.contrast(config)(*pairs(7), None, progress).item() for progress in (0.49, 0.51)]
     assert ends == pytest.approx([naive_triplet(*pairs(7), 0.2, h) for h in (0.0, 1.0)])
 
 
@@ -425,7 +425,7 @@ def test_schedule_may_be_a_step():
 def test_contrast_takes_the_settings_of_triplet(negatives):
     config = Config(contrast="triplet", negatives=negatives, margin=0.4)
     for progress in (0.0, 1.0):  # which is the schedule's alone
-        loss = losses.contrastive(config, progress)(*pairs(7))
+        loss = losses.contrast(config)(*pairs(7), None, progress)
         assert loss.item() == pytest.approx(naive_triplet(*pairs(7), 0.4, negatives))
 
 
@@ -433,12 +433,12 @@ def test_contrast_takes_the_settings_of_triplet(negatives):
 def test_contrast_takes_the_second_captions(progress, hardness):
     config = Config(contrast="triplet", negatives="scheduled", schedule=(0.2, 0.8), margin=0.9, intra=True)
     text, video, other = triples(7)
-    loss = losses.contrastive(config, progress)(text, video, intra=other)
+    loss = losses.contrast(config)(text, video, None, progress, other)
     assert loss.item() == pytest.approx(naive_triplet(text, video, 0.9, hardness, other))
 
 
 def test_contrast_takes_the_temperature_of_info_nce():
-    loss = losses.contrastive(Config(contrast="info_nce", info_nce_temperature=0.3))(*pairs(7))
+    loss = losses.contrast(Config(contrast="info_nce", info_nce_temperature=0.3))(*pairs(7), None)
     assert loss.item() == pytest.approx(naive_info_nce(*pairs(7), 0.3))
 
 
@@ -446,7 +446,7 @@ def test_a_loss_of_your_own(tmp_path, monkeypatch):
     (tmp_path / "ownlosses.py").write_text("def squared(text, video):\n    return ((text - video) ** 2).mean()\n")
     monkeypatch.syspath_prepend(tmp_path)
     text, video = pairs(3)
-    loss = losses.contrastive(Config(contrast="ownlosses:squared"))(text, video)
+    loss = losses.contrast(Config(contrast="ownlosses:squared"))(text, video, None)
     assert loss == ((text - video) ** 2).mean()
 
 
@@ -455,14 +455,28 @@ def test_an_unknown_contrast_is_named(wrong):
     with pytest.raises(
         ConfigError, match="wanted 'triplet', 'info_nce', 's2dtw' or 'package.module:function'"
     ) as error:
-        losses.contrastive(Config(contrast=wrong))
+        losses.contrast(Config(contrast=wrong))
     assert f"contrast = {wrong!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("contrast", ["info_nce", "ownlosses:squared"])
+def test_intra_is_of_the_triplet_loss_alone(contrast):
+    with pytest.raises(ConfigError, match=f"intra = True is a part of the triplet loss; contrast is {contrast!r}"):
+        losses.contrast(Config(intra=True, contrast=contrast))
+
+
+def test_s2dtw_wants_sequences_and_an_objective_that_knows_no_own_clip():
+    with pytest.raises(ConfigError, match="set sequences = True"):
+        losses.contrast(Config(contrast="s2dtw"))
+    with pytest.raises(ConfigError, match="take 'none', 'cross'"):
+        losses.contrast(Config(sequences=True, contrast="s2dtw", objective="identity"))
+    assert not losses.contrast(Config(sequences=True, contrast="s2dtw", objective="cross")).paired
 
 
 @pytest.mark.parametrize("wrong", ["math:pi", ".relative:f"])
 def test_a_contrast_that_cannot_be_called_is_named(wrong):
     with pytest.raises(ConfigError, match="package.module:function"):
-        losses.contrastive(Config(contrast=wrong))
+        losses.contrast(Config(contrast=wrong))
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.02, 0.01])

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ssb import files, losses, text
 from ssb.config import OBJECTIVES, Config
-from ssb.model import Batch, Convolutions, Head, Linear, MaskedBatchNorm, Recurrence, SupportSetModel, TransformerLayer
+from ssb.model import HEADS, Batch, Convolutions, Linear, MaskedBatchNorm, Recurrence, SupportSetModel, TransformerLayer
 from ssb.text import ModelError, Ragged
 
 CAPTIONS = ["a red circle moves to the left", "the small square spins", "a star", "something blue, slow-moving"] * 4
@@ -182,7 +182,7 @@ def test_transformer_layer_is_its_formula(f, lengths):
 def test_what_each_head_pools(f):
     x, lengths = torch.randn(3, 4, WIDTH), (4, 1, 3)
     mask = steps_mask(lengths)
-    heads = {pooling: Head(pooling, f, WIDTH, tiny()) for pooling in POOLINGS}
+    heads = {pooling: HEADS[pooling](f, WIDTH, tiny()) for pooling in POOLINGS}
     clips = [x[i, :n] for i, n in enumerate(lengths)]
     mean = torch.stack([heads["mean"].f.weight @ e.mean(0) + heads["mean"].f.bias for e in clips])
     torch.testing.assert_close(heads["mean"](x, mask), mean)
@@ -193,7 +193,7 @@ def test_what_each_head_pools(f):
     one, two = heads["transformer"].layers
     torch.testing.assert_close(heads["transformer"](x, mask), two(one(x, mask), mask)[:, 0])
     assert isinstance(one.f, f) and isinstance(two.f, f)
-    bare = Head("transformer", f, WIDTH, tiny(pre_encoder=False, pool_layers=1))
+    bare = HEADS["transformer"](f, WIDTH, tiny(pre_encoder=False, pool_layers=1))
     assert len(bare.layers) == 1 and isinstance(bare.layers[0].f, Linear)
 
 
@@ -201,7 +201,7 @@ def test_what_each_head_pools(f):
 @pytest.mark.parametrize("f", [Convolutions, Recurrence])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_more_padding_changes_no_head(pooling, f, pre_encoder):
-    head = Head(pooling, f, WIDTH, tiny(pre_encoder=pre_encoder))
+    head = HEADS[pooling](f, WIDTH, tiny(pre_encoder=pre_encoder))
     x, mask = torch.randn(4, 5, WIDTH), steps_mask([5, 1, 3, 4])
     torch.testing.assert_close(head(x, mask), head(*longer(x, mask)))  # training, which moves the running statistics
     head.eval()
@@ -217,7 +217,7 @@ def test_more_padding_changes_no_head(pooling, f, pre_encoder):
 def test_cls_pools_what_a_learned_vector_before_the_first_step_becomes(f, pre_encoder):
     x, lengths = torch.randn(4, 5, WIDTH), (5, 1, 3, 4)
     mask = steps_mask(lengths)
-    head = Head("transformer", f, WIDTH, tiny(pool_query="cls", pre_encoder=pre_encoder))
+    head = HEADS["transformer"](f, WIDTH, tiny(pool_query="cls", pre_encoder=pre_encoder))
     torch.testing.assert_close(head(x, mask), head(*longer(x, mask)))  # training, which moves the running statistics
     head.eval()
     out, (one, two) = head(x, mask), head.layers
@@ -225,7 +225,7 @@ def test_cls_pools_what_a_learned_vector_before_the_first_step_becomes(f, pre_en
         steps, real = torch.cat([head.cls[None], x[i, :n]])[None], torch.ones(1, n + 1).bool()
         torch.testing.assert_close(out[i : i + 1], two(one(steps, real), real)[:, 0])
     torch.testing.assert_close(out, head(*longer(x, mask)))
-    first = Head("transformer", f, WIDTH, tiny(pre_encoder=pre_encoder)).eval()
+    first = HEADS["transformer"](f, WIDTH, tiny(pre_encoder=pre_encoder)).eval()
     unlike = first.load_state_dict(head.state_dict(), strict=False)
     assert unlike.unexpected_keys == ["cls"] and not unlike.missing_keys
     assert ((first(x, mask) - out).abs().amax(dim=1) > 0.01).all()
@@ -236,19 +236,21 @@ def test_cls_pools_what_a_learned_vector_before_the_first_step_becomes(f, pre_en
 @pytest.mark.parametrize("query, moves", [("cls", False), ("first", True)])
 def test_a_cls_vector_does_not_see_the_order_of_steps(query, moves):
     """Attention has no positions; without f, which has, only the first step as the query knows of an order."""
-    head = Head("transformer", Recurrence, WIDTH, tiny(pool_query=query, pre_encoder=False)).eval()
+    head = HEADS["transformer"](Recurrence, WIDTH, tiny(pool_query=query, pre_encoder=False)).eval()
     x, mask = torch.randn(1, 6, WIDTH), torch.ones(1, 6).bool()
     out = head(x, mask)
     for order in ([5, 4, 3, 2, 1, 0], [3, 1, 2, 0, 4, 5]):
         assert torch.allclose(head(x[:, order], mask), out, atol=1e-5) != moves
     assert torch.allclose(head(x[:, [0, 3, 2, 1, 5, 4]], mask), out, atol=1e-5)  # the first step is where it was
-    with_f = Head("transformer", Recurrence, WIDTH, tiny(pool_query=query)).eval()
+    with_f = HEADS["transformer"](Recurrence, WIDTH, tiny(pool_query=query)).eval()
     assert not torch.allclose(with_f(x[:, [0, 3, 2, 1, 5, 4]], mask), with_f(x, mask), atol=1e-3)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "conv"])
 def test_only_a_transformer_head_has_a_query(pooling):
-    names = [Head(pooling, Recurrence, WIDTH, tiny(pool_query=query)).state_dict().keys() for query in ("cls", "first")]
+    names = [
+        HEADS[pooling](Recurrence, WIDTH, tiny(pool_query=query)).state_dict().keys() for query in ("cls", "first")
+    ]
     assert names[0] == names[1]
 
 

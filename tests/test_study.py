@@ -14,7 +14,7 @@ from ssb.config import ConfigError
 from ssb.experiments import ablations, objectives
 from ssb.metrics import statistics
 from ssb.study import Study
-from ssb.training import loop, runs
+from ssb.training import collapse, loop, runs
 from ssb.training.runs import TrainingError
 
 SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
@@ -246,7 +246,7 @@ def test_show_is_html_with_the_best_in_bold(hand, table):
 
 
 def test_claims_of_a_table_and_of_its_variants(hand, table):
-    claims = table.claims(hand)
+    claims = table.claims(hand, objectives.CLAIMS)
     assert claims["claim"].tolist() == ["cross-captioning beats no captioning"]  # hybrid is not among these runs
     row = claims.iloc[0]
     delta = table.summary(hand, "none").loc["cross"]
@@ -254,9 +254,9 @@ def test_claims_of_a_table_and_of_its_variants(hand, table):
     assert row["verdict"] == "held" and row["paper"] == 1.3
     swapped = {"none": hand["cross"], "cross": hand["none"]}
     table.table = "table1_lambda10"
-    assert table.claims(swapped)["verdict"].tolist() == ["contradicted"]
-    table.table = "table10"
-    assert table.claims(hand).empty
+    assert table.claims(swapped, objectives.CLAIMS)["verdict"].tolist() == ["contradicted"]
+    table.table = "table2a"
+    assert table.claims(hand, ablations.CLAIMS["2a"]).empty
     assert pd.read_csv(table.results / "table1_lambda10_claims.csv")["delta"].iloc[0] == -row["delta"]
 
 
@@ -265,7 +265,7 @@ def test_summary_of_other_ranks(hand, table):
     ranks = {name: np.stack([run.ranks["t2v"] for run in hand["cross"]]) for name in hand}
     frame = table.summary(hand, "none", ranks=ranks)
     assert frame["delta"].dropna().eq(0).all() and frame["R@1"].nunique() == 1
-    assert table.claims(hand, ranks=ranks)["verdict"].tolist() == ["not resolved"]
+    assert table.claims(hand, objectives.CLAIMS, ranks=ranks)["verdict"].tolist() == ["not resolved"]
 
 
 def test_rows_take_further_columns(hand, table):
@@ -296,7 +296,7 @@ def test_settings_that_collapse_are_left_out_where_they_may(home, monkeypatch, c
 
 
 def test_traces_of_a_run_and_of_a_collapsed_one(home, monkeypatch):
-    monkeypatch.setattr(loop, "STUCK_STEPS", 3)
+    monkeypatch.setattr(collapse, "STUCK_STEPS", 3)
     build = runs.build
 
     def one_point(data):

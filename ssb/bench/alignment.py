@@ -1,27 +1,23 @@
-"""python -m ssb.bench.alignment: soft-DTW of a batch of pairs, value and gradient, as ratios within one run on one thread.
+"""`ssb bench alignment`: soft-DTW of a batch of pairs, value and gradient, as ratios within one run on one thread.
 
 `s2dtw` against the recursions of Cuturi & Blondel (2017) cell by cell in Python and against tslearn's compiled loops.
 All three get the same costs; they are timed only if they agree. Written to results/s2dtw_bench.csv.
 """
 
-import argparse
 import math
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from ssb import files
-from ssb.bench.timing import interleaved
-from ssb.machine import machine
+from ssb.bench.timing import BenchmarkError, interleaved
+from ssb.machine import machine, threads
 from ssb.s2dtw import s2dtw
 
 SIZES = ((256, 17), (64, 129))  # pairs, cells a side: 16 videos of 8 clips by 8 captions with dummies; 8 of 64 by 64
-
-
 GAMMA = 0.1
 
 
@@ -47,12 +43,12 @@ def by_cell(cost: list[list[float]], gamma: float) -> tuple[float, list[list[flo
 
 
 def aligning(pairs: int, cells: int, gamma: float = GAMMA) -> list[dict]:
-    """Three ways to soft-DTW and its gradient; ValueError if they do not agree."""
+    """Three ways to soft-DTW and its gradient; BenchmarkError if they do not agree or tslearn is missing."""
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # read when numba is imported
     try:
         from tslearn.metrics import SoftDTWLossPyTorch
     except ImportError:
-        raise SystemExit("the benchmark compares with tslearn: pip install tslearn") from None
+        raise BenchmarkError("the benchmark compares with tslearn: pip install tslearn") from None
     cost = torch.rand(pairs, cells, cells, generator=torch.Generator().manual_seed(0)) * 2 - 1
     cost[:, ::2] = cost[:, :, ::2] = 0.5
     compiled = SoftDTWLossPyTorch(gamma, dist_func=lambda x, y: x)  # x is the cost already
@@ -76,23 +72,17 @@ def aligning(pairs: int, cells: int, gamma: float = GAMMA) -> list[dict]:
     (value, gradient), *others = (work() for work in works.values())
     for other, its_gradient in others:
         if not torch.allclose(value, other, atol=1e-3) or not torch.allclose(gradient, its_gradient, atol=1e-3):
-            raise ValueError(f"{name}: values or gradients differ")
+            raise BenchmarkError(f"{name}: values or gradients differ")
     return interleaved(works, pairs, "pairs/s")
 
 
-def main(out: Path, sizes=SIZES) -> pd.DataFrame:
-    """Measure, print, and write one row per measurement to `out`; returns the frame."""
-    frame = pd.DataFrame([row for size in sizes for row in aligning(*size)])
+def bench(out: Path, sizes=SIZES) -> pd.DataFrame:
+    """Measure on one thread, print, and write one row per measurement to `out`; returns the frame."""
+    with threads(1):
+        frame = pd.DataFrame([row for size in sizes for row in aligning(*size)])
+        origin = machine()
     print(frame.to_string(index=False))
-    frame = frame.assign(corpus="made up", **machine(SimpleNamespace(fingerprint="")))  # costs are of no corpus
+    frame = frame.assign(corpus="made up", **origin)  # the costs are of no corpus
     with files.written(out) as draft:
         frame.to_csv(draft, index=False)
     return frame
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m ssb.bench.alignment", description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=files.root() / "results" / "s2dtw_bench.csv")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    main(asked.out)

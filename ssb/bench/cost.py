@@ -1,4 +1,4 @@
-"""python -m ssb.bench.cost: what the paper's training and search cost on this machine, beside its section 6.1.
+"""`ssb cost`: what the paper's training and search cost on this machine, beside its section 6.1.
 
 The `paper` preset as it is trained here, on data of the right shapes and no meaning: a T5 of the published sizes with
 random weights, for the real ones cannot be had everywhere; noise for features, every clip of the full 32 steps;
@@ -8,11 +8,9 @@ captions of MSR-VTT's lengths. A step, an encoding and a search take the same ti
 two. A row says in `note` why it is no statement on the paper's hardware.
 """
 
-import argparse
 import gc
 import io
 import itertools
-import os
 import resource
 import sys
 import tempfile
@@ -28,7 +26,7 @@ from accelerate import Accelerator
 from transformers import T5Config, T5ForConditionalGeneration
 
 from ssb import files, text
-from ssb.bench.timing import ROUNDS, seconds
+from ssb.bench.timing import ROUNDS, BenchmarkError, seconds
 from ssb.config import Config
 from ssb.corpora.corpus import Corpus, Stream
 from ssb.machine import machine
@@ -36,20 +34,10 @@ from ssb.metrics import retrieval
 from ssb.training.loop import Training
 
 CAPTIONS = 20  # of a clip of MSR-VTT
-
-
 LENGTHS = 2.16, 0.42  # mean and deviation of log(tokens): 20,000 captions of MSR-VTT, WordPiece of 30,522, no end mark
-
-
 WIDTHS = {"resnet152": 2048, "r2plus1d": 512}
-
-
 WORDS = ["".join(letters) for letters in itertools.product("abcdefghij", repeat=3)]  # one token each
-
-
 GIB = 2**30
-
-
 HOUR = 3600
 
 
@@ -68,25 +56,17 @@ SIZES = {
     "paper": Size(dict(d_model=768, d_ff=3072, num_heads=12, num_layers=12), 9000, 64, 200, 5000),
     "small": Size({}, 64, 8, 10, 64),
 }
-
-
 PAIRS, EPOCHS = SIZES["paper"].clips * CAPTIONS, Config().epochs
-
-
 PAPER = {  # what is measured → the row of paper.csv
     "train, all epochs": "train, 180K pairs, 20 epochs, one V100",
     "encode queries": "encode text queries (lower end)",
     "encode videos": "encode videos (lower end)",
     "search, encoding included": "5,000 queries over 5,000 videos, encoding included (lower end)",
 }
-
-
 COLUMNS = (
     "what size precision value low high unit extrapolated paper note "
     "preset t5_layers t5_width clips batch device cores threads gpu_gib process_gib torch commit dirty"
 ).split()
-
-
 OWN = ["device", "size"]  # rows that agree in these are replaced by a new measurement
 
 
@@ -134,7 +114,7 @@ def training_rows(training: Training, steps: int) -> Iterator[dict]:
 
     def work():
         for captions in itertools.islice(batches, window):
-            training.stuck = 0  # noise may collapse, which costs as much as learning
+            training.watch.stuck = 0  # noise may collapse, which costs as much as learning
             training.take_step(captions)
         if training.data.device.type == "cuda":
             torch.cuda.synchronize()
@@ -176,7 +156,7 @@ def note(name: str, device: str) -> str:
 def cost(name: str, size: Size, out: Path, steps: int | None = None) -> pd.DataFrame:
     """Measure on accelerate's device, print, and put the rows into `out`, where those of other devices and sizes
     stay. Returns the new rows, as text. On a GPU training is measured in float32 and in bfloat16; encoding is float32
-    in any run. ValueError, before anything is measured, if `out` holds something else."""
+    in any run. BenchmarkError, before anything is measured, if `out` holds something else."""
     kept = others(out)
     corpus, rows = noise(size.clips), []
     device = Accelerator().device
@@ -191,7 +171,7 @@ def cost(name: str, size: Size, out: Path, steps: int | None = None) -> pd.DataF
                 rows += measured(retrieval_rows(training, size), device, shown)
             del training
             gc.collect()  # or the next one would not fit beside it
-    origin = machine(corpus)
+    origin = machine()
     cpu = origin.pop("cpu")
     frame = table(rows, name, size, torch.cuda.get_device_name() if device.type == "cuda" else cpu, origin)
     print(frame[COLUMNS[: COLUMNS.index("note")]].to_string(index=False), frame["note"][0], sep="\n")
@@ -223,34 +203,7 @@ def others(path: Path) -> pd.DataFrame:
     try:
         found = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-        raise ValueError(f"{files.short(path)}: no table of this benchmark ({error}); move it away") from None
+        raise BenchmarkError(f"{files.short(path)}: no table of this benchmark ({error}); move it away") from None
     if list(found) != COLUMNS:
-        raise ValueError(f"{files.short(path)}: has the columns {', '.join(found)}; wanted {', '.join(COLUMNS)}")
+        raise BenchmarkError(f"{files.short(path)}: has the columns {', '.join(found)}; wanted {', '.join(COLUMNS)}")
     return found
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ssb.bench.cost", description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", choices=SIZES, help="default: paper on a GPU, small without, where paper takes hours")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    parser.add_argument("--steps", type=int, help=f"of training, in {ROUNDS} windows of which the median counts")
-    parser.add_argument("--out", type=Path, default=files.root() / "results" / "cost.csv")
-    asked = parser.parse_args(arguments)
-    if asked.steps is not None and asked.steps < ROUNDS:
-        parser.error(f"--steps {asked.steps}: at least {ROUNDS}, one for each window")
-    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU here; take --device cpu")
-    if device == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # read by Accelerator
-    name = asked.size or ("paper" if device == "cuda" else "small")
-    try:
-        cost(name, SIZES[name], asked.out, asked.steps)
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

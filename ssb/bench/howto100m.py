@@ -1,4 +1,4 @@
-"""python -m ssb.bench.howto100m: does training on HowTo100M stay small, whatever its size?
+"""`ssb bench howto100m`: does training on HowTo100M stay small, whatever its size?
 
 Makes a caption.json of 1,200,000 made-up videos of 40 narrations of four words (the official one has 113 on average) in
 a temporary folder, 4.1 GB with the index, indexes it, and reads batches of the `smoke` preset in a process of its own.
@@ -6,10 +6,7 @@ The features are one sparse file of 200 steps a video, nothing but zeros, which 
 numbers do not say. Peaks are resident memory, beside that of a process that only imports the library.
 """
 
-import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,16 +18,14 @@ import pandas as pd
 import torch
 
 from ssb import files
+from ssb.bench.timing import ROUNDS, BenchmarkError
 from ssb.config import Config
 from ssb.corpora.howto100m import index
 from ssb.corpora.load import load_corpus
-from ssb.machine import peak, provenance
+from ssb.machine import machine, peak
 from ssb.training.streamed import Streamed
 
 STEPS, DIM = 200, 16  # of the features
-
-
-ROUNDS = 5
 
 
 def made(folder: Path, videos: int, count: int, words: int = 4):
@@ -83,15 +78,26 @@ def reading(folder: Path, batches: int) -> dict:
 
 
 WORKS = {work.__name__: work for work in (alone, indexing, reading)}
+PROCESS = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+from ssb.bench import howto100m
+howto100m.answer(*sys.argv[1:])
+"""
 
 
 def apart(name: str, folder: Path, batches: int) -> dict:
-    """What one of WORKS gives, done in a process of its own, with its `peak`."""
-    command = [sys.executable, "-m", "ssb.bench.howto100m", "--work", name, str(folder), "--batches", str(batches)]
+    """What one of WORKS gives, done in a process of its own, with its `peak`. BenchmarkError where that fails."""
+    command = [sys.executable, "-c", PROCESS, name, str(folder), str(batches)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"{name} of {folder} failed")
+        raise BenchmarkError(f"{name} of {folder} failed with exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(name: str, folder: str, batches: str):
+    """The part of `apart` in the other process: print in JSON what one of WORKS gives, and its `peak` in MB."""
+    print(json.dumps(WORKS[name](Path(folder), int(batches)) | {"peak": peak()}))
 
 
 def row(what: str, values, unit: str, ratio: float | None = None) -> dict:
@@ -106,8 +112,6 @@ def bench(out: Path, videos: int, count: int, batches: int) -> pd.DataFrame:
         folder = Path(home) / "howto100m"
         made(folder, videos, count)
         found = {name: apart(name, folder, batches) for name in WORKS}
-        corpus = load_corpus(folder)
-        origin = {name: x for name, x in provenance(corpus, 0).items() if name in ("commit", "dirty", "torch")}
     base = found["alone"]["peak"]
     rows = [
         row("index: time", found["indexing"]["seconds"] * 100_000 / videos, "s per 100,000 videos"),
@@ -115,26 +119,9 @@ def bench(out: Path, videos: int, count: int, batches: int) -> pd.DataFrame:
         row("batches", found["reading"]["rates"], "pairs/s"),
         *(row(f"peak: {name}", x["peak"], "MB", round(x["peak"] / base, 2)) for name, x in found.items()),
     ]
-    info = Path("/proc/cpuinfo")
-    cpu = info.read_text().partition("model name\t: ")[2].partition("\n")[0] if info.exists() else platform.processor()
     size = dict(videos=videos, narrations=count * videos, batches=batches)
-    frame = pd.DataFrame(rows).assign(corpus="made up", **size, **origin, cpu=cpu, cores=os.cpu_count(), threads=1)
+    frame = pd.DataFrame(rows).assign(corpus="made up", **size, **machine() | {"threads": 1})
     print(frame.to_string(index=False))
     with files.written(out) as draft:
         frame.to_csv(draft, index=False)
     return frame
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m ssb.bench.howto100m", description=__doc__.partition("\n")[0])
-    parser.add_argument("--videos", type=int, default=1_200_000)
-    parser.add_argument("--narrations", type=int, default=40, help="of each video")
-    parser.add_argument("--batches", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=files.root() / "results" / "howto100m_bench.csv")
-    parser.add_argument("--work", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.work:
-        answer = WORKS[asked.work[0]](Path(asked.work[1]), asked.batches)
-        print(json.dumps(answer | {"peak": peak()}))
-    else:
-        bench(asked.out, asked.videos, asked.narrations, asked.batches)

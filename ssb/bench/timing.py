@@ -8,6 +8,10 @@ import numpy as np
 ROUNDS = 5
 
 
+class BenchmarkError(ValueError):
+    """A benchmark that cannot be run, or whose ways of doing a thing disagree; the message says how to fix it."""
+
+
 def interleaved(works: dict[str, Callable[[], object]], amount: int, unit: str) -> list[dict]:
     """Rates of the works and ratios to the first of them."""
     rates = amount / seconds(works.values())

@@ -1,11 +1,10 @@
-"""python -m ssb.bench.training: how fast a training step and a ranking are, as ratios within one run on one thread.
+"""`ssb bench training`: how fast a training step and a ranking are, as ratios within one run on one thread.
 
 Training steps of the `laptop` preset against the same model trained the literal way: captions padded to 100 tokens,
 states of the frozen text encoder computed again in every step, the vocabulary scored at padding too; the rows between
 leave some of this out. `retrieval.search` against a sorted matrix and torchmetrics called once per query.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,16 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from ssb import files, text
-from ssb.bench.timing import ROUNDS, interleaved
+from ssb.bench.timing import ROUNDS, BenchmarkError, interleaved
 from ssb.config import Config
 from ssb.corpora.corpus import Corpus
-from ssb.corpora.load import load_corpus
-from ssb.machine import machine
+from ssb.machine import machine, threads
 from ssb.metrics import retrieval
 from ssb.model import Batch, SupportSetModel
 from ssb.training.data import Data
 from ssb.training.runs import build
 
 LENGTH = 100  # tokens that the paper pads to
-
-
 STEPS = {  # row → what it does the literal way
     "literal": {"padding", "states", "vocabulary"},
     "states kept": {"padding", "vocabulary"},
@@ -96,11 +92,11 @@ def training(config: Config, corpus: Corpus, steps: int) -> list[dict]:
 
 
 def ranking(queries: int, items: int) -> list[dict]:
-    """Three ways to R@1; ValueError if they do not agree."""
+    """Three ways to R@1; BenchmarkError if they do not agree or torchmetrics is missing."""
     try:
         from torchmetrics.functional.retrieval import retrieval_recall
     except ImportError:
-        raise SystemExit("the benchmark compares with torchmetrics: pip install torchmetrics") from None
+        raise BenchmarkError("the benchmark compares with torchmetrics: pip install torchmetrics") from None
     generator = torch.Generator().manual_seed(0)
     gallery, target = torch.randn(items, 256, generator=generator), torch.arange(queries) % items
     query = gallery[target] + 6 * torch.randn(queries, 256, generator=generator)
@@ -123,26 +119,18 @@ def ranking(queries: int, items: int) -> list[dict]:
     works = {"ranks: torchmetrics": by_torchmetrics, "ranks: sorted matrix": by_sorting, "ranks: ours": ours}
     found = {f"{work():.3f}" for work in works.values()}
     if len(found) > 1:
-        raise ValueError(f"R@1 differs: {found}")
+        raise BenchmarkError(f"R@1 differs: {found}")
     print(f"R@1 of {queries} queries among {items} items: {found.pop()} by all three")
     return interleaved(works, queries, "queries/s")
 
 
 def bench(config: Config, corpus: Corpus, out: Path, steps: int = 30, queries: int = 2000, items: int = 500):
-    """Measure, print, and write one row per measurement to `out`; returns the frame."""
-    frame = pd.DataFrame(training(config, corpus, steps) + ranking(queries, items))
+    """Measure on one thread, print, and write one row per measurement to `out`; returns the frame."""
+    with threads(1):
+        frame = pd.DataFrame(training(config, corpus, steps) + ranking(queries, items))
+        origin = machine()
     print(frame.to_string(index=False))
-    frame = frame.assign(corpus=corpus.name, **machine(corpus))
+    frame = frame.assign(corpus=corpus.name, **origin)
     with files.written(out) as draft:
         frame.to_csv(draft, index=False)
     return frame
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m ssb.bench.training", description=__doc__.partition("\n")[0])
-    parser.add_argument("--corpus", default="shapes")
-    parser.add_argument("--steps", type=int, default=30, help=f"of each way, in {ROUNDS} rounds")
-    parser.add_argument("--out", type=Path, default=files.root() / "results" / "bench.csv")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    bench(Config.preset("laptop", corpus=asked.corpus), load_corpus(asked.corpus), asked.out, asked.steps)

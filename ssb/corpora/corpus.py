@@ -6,16 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ssb.corpora.reading import CorpusError, check_array, listed, read_array
-
-if TYPE_CHECKING:
-    from ssb.corpora.stories import Stories
-
+from ssb.corpora.stories import Stories
 
 WHOLE = 1 << 30  # bytes of a stream that are checked and hashed in full; of a larger one, evenly spaced blocks
 
@@ -112,7 +108,7 @@ class Corpus:
     streams: dict[str, Stream]
     meaning: pd.DataFrame | None = None
     frames: Callable[[int], np.ndarray] | None = field(default=None, compare=False)
-    stories: "Stories | None" = None
+    stories: Stories | None = None
 
     def __post_init__(self):
         self._check_clips()
@@ -120,7 +116,10 @@ class Corpus:
         self._check_splits()
         self._check_streams()
         if self.stories is not None:
-            self.stories.check(self)
+            try:
+                self.stories.check(self.clips, self.captions["clip"].to_numpy(), self.splits)
+            except CorpusError as error:
+                raise CorpusError(f"{self.name}: {error}") from None
 
     def _check_clips(self):
         if not self.clips:
@@ -203,7 +202,7 @@ class Corpus:
         if self.meaning is not None:
             pass  # which builds on this module
 
-            share = 100 * false_negative_rate(self)
+            share = 100 * self.false_negative_rate()
             lines.append(f"false negatives: a caption is also true of {share:.2f} % of the other clips")
         return "\n".join(lines)
 
@@ -257,25 +256,24 @@ class Corpus:
         edges = np.arange(max_steps + 1) * steps // max_steps
         return np.add.reduceat(fused, edges[:-1], axis=0) / np.diff(edges)[:, None].astype(np.float32)
 
+    def truth(self, captions: Sequence[int], clips: Sequence[int]) -> np.ndarray:
+        """(captions, clips) bool: is this caption (row of `captions`) true of this clip? It is where the clip agrees
+        with the caption's own in every attribute that the caption mentions. CorpusError for a corpus without `meaning`.
+        """
+        if self.meaning is None or "says" not in self.captions:
+            raise CorpusError(f"{self.name}: what its clips show is not known; use the corpus 'shapes' or 'events'")
+        rows = self.captions.iloc[np.asarray(captions)]
+        true = np.ones((len(rows), len(clips)), bool)
+        for name in self.meaning:
+            value = pd.factorize(self.meaning[name])[0]
+            silent = np.array([name not in says for says in rows["says"]], bool)
+            true &= silent[:, None] | (value[rows["clip"]][:, None] == value[np.asarray(clips)][None, :])
+        return true
 
-def truth(corpus: Corpus, captions: Sequence[int], clips: Sequence[int]) -> np.ndarray:
-    """(captions, clips) bool: is this caption (row of `corpus.captions`) true of this clip? It is where the clip agrees
-    with the caption's own in every attribute that the caption mentions. CorpusError for a corpus without `meaning`."""
-    if corpus.meaning is None or "says" not in corpus.captions:
-        raise CorpusError(f"{corpus.name}: what its clips show is not known; use the corpus 'shapes' or 'events'")
-    rows = corpus.captions.iloc[np.asarray(captions)]
-    true = np.ones((len(rows), len(clips)), bool)
-    for name in corpus.meaning:
-        value = pd.factorize(corpus.meaning[name])[0]
-        silent = np.array([name not in says for says in rows["says"]], bool)
-        true &= silent[:, None] | (value[rows["clip"]][:, None] == value[np.asarray(clips)][None, :])
-    return true
-
-
-def false_negative_rate(corpus: Corpus, split: str | None = None) -> float:
-    """Measured share of false negatives: pairs of a caption and another clip of which it is true as well, among all
-    pairs of a caption and another clip; of one split or of the whole corpus."""
-    clips = np.arange(len(corpus.clips)) if split is None else corpus.split(split)
-    captions = np.flatnonzero(corpus.captions["clip"].isin(clips))
-    pairs = len(captions) * (len(clips) - 1)
-    return float((truth(corpus, captions, clips).sum() - len(captions)) / pairs)
+    def false_negative_rate(self, split: str | None = None) -> float:
+        """Measured share of false negatives: pairs of a caption and another clip of which it is true as well, among all
+        pairs of a caption and another clip; of one split or of the whole corpus."""
+        clips = np.arange(len(self.clips)) if split is None else self.split(split)
+        captions = np.flatnonzero(self.captions["clip"].isin(clips))
+        pairs = len(captions) * (len(clips) - 1)
+        return float((self.truth(captions, clips).sum() - len(captions)) / pairs)

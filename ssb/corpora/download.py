@@ -19,11 +19,7 @@ from ssb import files
 from ssb.corpora.reading import UNZIPPING
 
 RECORD = "checksums.txt"  # beside the data: sums of fetched files of which none was known, as sha256sum writes them
-
-
 CHUNK = 1 << 16
-
-
 ARCHIVES = ".zip", ".tar.gz", ".tgz", ".tar"  # the ends of their names
 
 

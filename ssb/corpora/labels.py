@@ -8,6 +8,7 @@ import pandas as pd
 from ssb import files
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError, expecting, first_of, listed, numbers, read_json, read_lines, read_table
+from ssb.corpora.record import Record
 
 
 def labels(corpus: Corpus, data: Path | None = None) -> np.ndarray:
@@ -78,3 +79,10 @@ def action_table(source: Path) -> pd.DataFrame:
         raise CorpusError(f"{source}: clip {listed(clips[clips.duplicated()])} is there twice; keep one of each")
     table = table.assign(clip=clips).replace({split: {"0": "", "1": "train", "2": "test"} for split in splits})
     return table[["clip", "label", *splits]]
+
+
+RECORDS = [
+    Record("crosstask", "CrossTask, annotated steps of 331 videos; no captions", None, "crosstask", crosstask),
+    Record("ucf101", "UCF-101, labels of 13,320 clips; no captions", None, "ucf101", ucf101),
+    Record("hmdb51", "HMDB-51, labels of 6,766 clips; no captions", None, "hmdb51", hmdb51),
+]

@@ -1,19 +1,18 @@
-"""What the official files of each dataset hold, and a folder of your own.
+"""What the official files of each dataset hold.
 
 Annotation and features are read apart. An annotation function takes the dataset's folder and returns captions, a
-frame with the columns `clip` (id) and `text`, and splits, name → ids of the clips; it needs no features. A reader of
-`READERS` takes the folder of all data, adds the streams of `<dataset>/features/` (see `readers.read_streams`) and gives
-a Corpus. UCF-101, HMDB-51 and CrossTask have no captions: their functions return one frame of labels or steps.
+frame with the columns `clip` (id) and `text`, and splits, name → ids of the clips; it needs no features. A `Reader`
+adds the streams of `<dataset>/features/` (see `features.read_streams`) and gives a Corpus.
 """
 
 import functools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from ssb import files
 from ssb.corpora.corpus import Corpus, Stream
 from ssb.corpora.features import (
     archive_ids,
@@ -38,11 +37,10 @@ from ssb.corpora.reading import (
     read_table,
     rows_of,
 )
+from ssb.corpora.record import Record
 from ssb.files import digest
 
 Annotation = tuple[pd.DataFrame, dict[str, list[str]]]
-
-
 HELD_OUT = 0.05  # of the training videos, to choose an epoch on, where a dataset has no validation split of its own
 
 
@@ -245,8 +243,8 @@ def vidvrd_lacking(home: Path, clips: list[str]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Reader:
-    """data → Corpus `name`, from the official files in `data`/`dataset`. A folder of your own that has this name, in
-    the working directory or in `data`, is what is meant where there is one.
+    """Corpus `name` from the official files in $SSB_DATA/`dataset`. A folder of your own that has this name, in the
+    working directory or in $SSB_DATA, is read in their place where there is one.
 
     annotation: home → captions and splits. streams, lacking: home, clips → their features, or which it does not have.
     """
@@ -257,42 +255,73 @@ class Reader:
     streams: Callable[[Path, list[str]], dict[str, Stream]] = features
     lacking: Callable[[Path, list[str]], dict[str, list[str]]] = features_lacking
 
-    def own(self, data: Path) -> Path | None:
-        return next((own for own in (Path(self.name), data / self.name) if (own / "captions.csv").is_file()), None)
+    def own(self) -> Path | None:
+        """A folder of your own that has the corpus's name."""
+        folders = Path(self.name), files.data() / self.name
+        return next((own for own in folders if (own / "captions.csv").is_file()), None)
 
-    def __call__(self, data: Path, missing: str = "refuse") -> Corpus:
-        if own := self.own(data):
+    def __call__(self, missing: str = "refuse") -> Corpus:
+        if own := self.own():
             return folder(own, missing)
-        home = data / self.dataset
+        home = files.data() / self.dataset
         captions, splits = self.annotation(home)
         check_apart(home, splits)
         splits = kept(self.name, splits, missing, functools.partial(self.lacking, home))
         return assemble(self.name, captions, splits, self.streams(home, clips_of(splits)))
 
 
-msrvtt_1ka_7k = functools.partial(msrvtt_1ka, train="MSRVTT_train.7k.csv")
+def record(name: str, dataset: str, about: str, annotation: Callable[[Path], Annotation], *features, **paper) -> Record:
+    """The record of a corpus of official files. features: `Reader.streams` and `Reader.lacking`; paper: what the record
+    says besides."""
+    return Record(name, about, Reader(name, dataset, annotation, *features), dataset, **paper)
 
 
-activitynet_val2 = functools.partial(activitynet, test="val_2.json")
+_HALF = functools.partial(functools.partial, msrvtt1k_half)
+_MSRVTT = {"caption_table": "7"}
+_VATEX = {"max_steps": 64, "epochs": 30}  # where the paper differs from what it does on MSR-VTT (section 4.1)
+_ACTIVITYNET = {"max_steps": 512, "max_tokens": 256, "epochs": 28, "dropout": 0.0, "decoder_dropout": 0.0}
+_PARAGRAPHS = {"settings": {"paper": _ACTIVITYNET}, "retrieval_table": "5", "caption_table": "9"}
 
-
-READERS = {
-    "msrvtt1k": Reader("msrvtt1k", "msrvtt", msrvtt1k),
-    "msrvtt1k_even": Reader("msrvtt1k_even", "msrvtt", functools.partial(msrvtt1k_half, odd=False)),
-    "msrvtt1k_odd": Reader("msrvtt1k_odd", "msrvtt", functools.partial(msrvtt1k_half, odd=True)),
-    "msrvtt_full": Reader("msrvtt_full", "msrvtt", msrvtt_full),
-    "msrvtt_1ka": Reader("msrvtt_1ka", "msrvtt", msrvtt_1ka),
-    "msrvtt_1ka_7k": Reader("msrvtt_1ka_7k", "msrvtt", msrvtt_1ka_7k),
-    "msvd": Reader("msvd", "msvd", msvd),
-    "activitynet": Reader("activitynet", "activitynet", activitynet),
-    "activitynet_val2": Reader("activitynet_val2", "activitynet", activitynet_val2),
-    "youcook2": Reader("youcook2", "youcook2", youcook2),
-    "vatex": Reader("vatex", "vatex", vatex),
-    "vidvrd": Reader("vidvrd", "vidvrd", vidvrd, vidvrd_streams, vidvrd_lacking),
-}
-
-
-if __name__ == "__main__":
-    from ssb.corpora import catalogue  # builds on this module
-
-    sys.exit(catalogue.main(sys.argv[1:]))
+RECORDS = [
+    record("msrvtt1k", "msrvtt", "MSR-VTT, its first 1,000 clips: 700 / 100 / 200", msrvtt1k, **_MSRVTT),
+    record("msrvtt1k_even", "msrvtt", "those of even category numbers: 346 / 44 / 95", _HALF(odd=False), **_MSRVTT),
+    record("msrvtt1k_odd", "msrvtt", "those of odd category numbers: 354 / 56 / 105", _HALF(odd=True), **_MSRVTT),
+    record("msrvtt_full", "msrvtt", "MSR-VTT, official split: 6,513 / 497 / 2,990", msrvtt_full, **_MSRVTT),
+    record(
+        *("msrvtt_1ka", "msrvtt", "MSR-VTT, 1k-A split: 8,503 / 497 / 1,000", msrvtt_1ka),
+        **_MSRVTT,
+        published="msrvtt-1kA",
+    ),
+    record(
+        *("msrvtt_1ka_7k", "msrvtt", "MSR-VTT, 1k-A test, official training: 6,513 / 497 / 1,000"),
+        functools.partial(msrvtt_1ka, train="MSRVTT_train.7k.csv"),
+        **_MSRVTT,
+    ),
+    record("msvd", "msvd", "MSVD: 1,200 / 100 / 670", msvd, retrieval_table="6", published="msvd"),
+    record(
+        *("activitynet", "activitynet", "ActivityNet Captions, paragraphs, tested on val_1: 9,509 / 500 / 4,917"),
+        activitynet,
+        **_PARAGRAPHS,
+        published="activitynet-val1",
+    ),
+    record(
+        *("activitynet_val2", "activitynet", "the same, tested on val_2: 9,509 / 500 / 4,885"),
+        functools.partial(activitynet, test="val_2.json"),
+        **_PARAGRAPHS,
+    ),
+    record(
+        *("youcook2", "youcook2", "YouCook2, annotated steps: 9,821 / 516 / 3,350", youcook2),
+        cutting="a clip is one step, so first cut the videos at the annotated times (`official.youcook2` lists video, "
+        "start and end) into CLIPS/<video>_<step>.mp4, such as {first}.mp4, which make <video>_<step>.npy",
+    ),
+    record(
+        *("vatex", "vatex", "VATEX, English captions: 25,991 / 1,500 / 1,500", vatex),
+        settings={"paper": _VATEX},
+        retrieval_table="4",
+        caption_table="8",
+        published="vatex",
+    ),
+    record(
+        *("vidvrd", "vidvrd", "VidVRD, templated relations: 268 / 45 / 134", vidvrd, vidvrd_streams, vidvrd_lacking)
+    ),
+]

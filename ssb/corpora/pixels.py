@@ -5,11 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 VERSION = 1  # raise it whenever a pixel or a feature changes: kept streams of another version are not read
-
-
 FRAMES, SIDE, STEPS = 16, 48, 8  # frames of a clip, pixels of a side, steps of a stream (two frames each)
-
-
 RGB = {
     "red": (0xD7, 0x1E, 0x23),
     "orange": (0xFA, 0x82, 0x14),

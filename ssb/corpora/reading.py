@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+SOURCES = Path(__file__).with_name("sources.csv")  # the files of each dataset, which `ssb data` lists
+
 
 class CorpusError(ValueError):
     """The data is not usable as it is; the message names the file or field and the mend."""
@@ -28,6 +30,18 @@ def check_array(values: np.ndarray, source: str | Path, axes: str) -> None:
         raise CorpusError(f"{source}: shape {values.shape}; wanted ({axes}), none of them 0")
     if not np.issubdtype(values.dtype, np.floating):
         raise CorpusError(f"{source}: holds {values.dtype}; save it as float16 or float32")
+
+
+def absent(path: Path, wanted: str = "") -> CorpusError:
+    """The error for a file that is not there. It names the command that lists the files of the dataset, which is known
+    where the file's folder has the name of one. wanted: what the file should hold."""
+    name, datasets = path.absolute().parent.name, SOURCES.read_text(encoding="utf-8").splitlines()[1:]
+    hints = [f"wanted {wanted}"] if wanted else []
+    if name in {line.partition(",")[0] for line in datasets}:
+        hints.append(f"`ssb data {name}` lists what {name} needs")
+    elif not wanted:
+        hints.append("`ssb data` lists what each corpus needs")
+    return CorpusError(f"{path}: no such file; {'; '.join(hints)}")
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -55,7 +69,7 @@ def read_json(path: Path):
                 raise CorpusError(f"{path}: {len(inner)} .json files inside; wanted one")
             return json.loads(archive.read(inner[0]))
     except FileNotFoundError:
-        raise CorpusError(f"{path}: no such file; see README.md for where the data is looked for") from None
+        raise absent(path) from None
     except (*UNZIPPING, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CorpusError(f"{path}: not readable as JSON ({error}); download it again") from None
 
@@ -82,7 +96,7 @@ def read_table(source: Path, *columns: str) -> pd.DataFrame:
     try:
         table = pd.read_csv(source, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise CorpusError(f"{source}: no such file; wanted a table with the columns {', '.join(columns)}") from None
+        raise absent(source, f"a table with the columns {', '.join(columns)}") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise CorpusError(f"{source}: not a readable CSV ({error}); save it as comma-separated UTF-8") from None
     if not set(columns) <= set(table.columns):
@@ -103,7 +117,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise CorpusError(f"{path}: no such file; see README.md for where the data is looked for") from None
+        raise absent(path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path}: not readable as text ({error}); download it again") from None
     return [line for line in lines if line.strip()]
@@ -132,7 +146,7 @@ def archived(path: Path, *keys: str) -> dict[str, np.ndarray]:
                 raise CorpusError(f"{path}: no array {listed(missing)}; wanted a .npz that holds {listed(keys)}")
             return {key: archive[key] for key in keys}
     except FileNotFoundError:
-        raise CorpusError(f"{path}: no such file; see README.md for where the data is looked for") from None
+        raise absent(path) from None
     except CorpusError:
         raise
     except (*UNZIPPING, ValueError, EOFError, TypeError, AttributeError) as error:

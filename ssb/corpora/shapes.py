@@ -17,11 +17,7 @@ from ssb.corpora.pixels import VERSION, Scene, appearance, motion, render
 from ssb.corpora.reading import CorpusError, check_options, read_array
 
 STREAMS = "appearance", "motion"
-
-
 FALSE_NEGATIVES = 0.02  # about one or two of them a caption in a batch of 64
-
-
 ATTRIBUTES = tuple(field.name for field in fields(Scene))
 
 
@@ -55,10 +51,7 @@ WORDS = {
         checker: a checkered background, a checkerboard, a chequered backdrop;
         dots: a dotted background, a spotted backdrop, a polka-dot pattern"""),
 }
-
-
 PACE = _table("slow: slow, slow-moving, unhurried; fast: fast, fast-moving, quick")  # of a motion that is not named
-
 
 # How readily each describer mentions an attribute (shape, colour, size, motion, speed, background): the plain one; the
 # thorough one; the one who begins with the scenery; the one who watches the action.

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError, listed
 
 
@@ -33,17 +32,14 @@ class Stories:
             raise CorpusError(f"stories have no split {name!r}; they have {listed(self.splits)}")
         return self.splits[name]
 
-    def check(self, corpus: Corpus) -> None:
-        """CorpusError, naming the corpus, where they do not fit it."""
-        try:
-            self._check_numbers(len(corpus.clips), len(corpus.captions))
-            self._check_splits(corpus)
-            if self.truth is not None:
-                self._check_truth(corpus.captions["clip"].to_numpy())
-            if self.scripts is not None and np.shape(self.scripts) != (len(self.clips),):
-                raise CorpusError(f"stories: scripts of shape {np.shape(self.scripts)} for {len(self.clips)} videos")
-        except CorpusError as error:
-            raise CorpusError(f"{corpus.name}: {error}") from None
+    def check(self, clips: list[str], clip_of: np.ndarray, splits: dict[str, np.ndarray]) -> None:
+        """CorpusError where they do not fit a corpus of these clips, the clip of each caption and splits of clips."""
+        self._check_numbers(len(clips), len(clip_of))
+        self._check_splits(clips, clip_of, splits)
+        if self.truth is not None:
+            self._check_truth(clip_of)
+        if self.scripts is not None and np.shape(self.scripts) != (len(self.clips),):
+            raise CorpusError(f"stories: scripts of shape {np.shape(self.scripts)} for {len(self.clips)} videos")
 
     def _check_numbers(self, clips: int, captions: int) -> None:
         for name, rows, most in (("clips", self.clips, clips), ("captions", self.captions, captions)):
@@ -56,21 +52,21 @@ class Stories:
                 f"stories: clip number {listed(clip[times > 1])} is an event twice; each belongs to one video"
             )
 
-    def _check_splits(self, corpus: Corpus) -> None:
+    def _check_splits(self, ids: list[str], clip_of: np.ndarray, splits: dict[str, np.ndarray]) -> None:
         seen: dict[int, str] = {}
         for split, videos in self.splits.items():
-            if split not in corpus.splits:
-                raise CorpusError(f"stories: split {split!r} is none of the corpus, which has {listed(corpus.splits)}")
+            if split not in splits:
+                raise CorpusError(f"stories: split {split!r} is none of the corpus, which has {listed(splits)}")
             _whole(videos, f"stories.splits[{split!r}]", ("videos",), 0, len(self.clips))
             for video in videos:
                 if video in seen:
                     raise CorpusError(f"stories: video {video} is in split {seen[video]!r} and again in {split!r}")
                 seen[int(video)] = split
-            told = corpus.captions["clip"].to_numpy()[self.captions[videos]]
+            told = clip_of[self.captions[videos]]
             for what, clips in (("shows", self.clips[videos]), ("is told of", told)):
-                stray = ~np.isin(clips, corpus.splits[split])
+                stray = ~np.isin(clips, splits[split])
                 if stray.any():
-                    video, clip = videos[stray.any(1).argmax()], corpus.clips[clips[stray][0]]
+                    video, clip = videos[stray.any(1).argmax()], ids[clips[stray][0]]
                     raise CorpusError(
                         f"stories: video {video} of split {split!r} {what} clip {clip!r} of no such split"
                     )

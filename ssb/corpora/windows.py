@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ssb.corpora import corpus as corpus_
 from ssb.corpora import reading
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError, listed
@@ -114,7 +113,7 @@ def _others(corpus: Corpus, clips, videos, splits, wanted: int) -> Iterator[np.n
         pool = np.flatnonzero(np.isin(clip_of, corpus.splits[split])) if wanted else np.arange(0)
         true = np.zeros((len(pool), len(numbers)), bool)  # of any clip of the video
         if wanted and corpus.meaning is not None:
-            shown = corpus_.truth(corpus, pool, clips[numbers].ravel())
+            shown = corpus.truth(pool, clips[numbers].ravel())
             true = shown.reshape(len(pool), *clips[numbers].shape).any(-1)
         for number, fits in zip(numbers, true.T):
             yield pool[(source[pool] != video[number]) & ~fits]

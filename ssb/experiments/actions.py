@@ -18,9 +18,9 @@ from ssb.corpora.labels import hmdb51, labels, ucf101
 from ssb.corpora.reading import CorpusError, listed
 from ssb.figures import COLOURS, PAGE, arms, difference, legend, styled
 from ssb.machine import threads
-from ssb.metrics import statistics
 from ssb.metrics.actions import RECIPES, recognise
-from ssb.metrics.statistics import against, settled
+from ssb.metrics.retrieval import points
+from ssb.metrics.statistics import interval, paired, settled
 from ssb.model import SupportSetModel
 from ssb.report import signed, verdicts
 from ssb.study import Study
@@ -28,11 +28,7 @@ from ssb.training.data import Data
 from ssb.training.runs import Run, build
 
 OFFICIAL = {"ucf101": ucf101, "hmdb51": hmdb51}
-
-
 POOLED, UNTRAINED = "average pooling", "head, untrained"
-
-
 PAPER = "transformer pooling minus average pooling (more than)"  # row of paper.csv
 
 
@@ -122,6 +118,14 @@ class Compared(NamedTuple):
     ranks: dict[str, np.ndarray]
     films: np.ndarray
 
+    def hits(self, name: str) -> np.ndarray:
+        """(seeds, Q) 100 where the right class of a test clip is above all others, else 0; their mean is top-1 (%)."""
+        return points(self.ranks[name], "R@1")
+
+    def gain(self, name: str, base: str) -> dict[str, float]:
+        """top-1 of some features less that of others: the columns DELTA of `ssb.metrics.statistics`, films drawn."""
+        return paired(self.hits(name), self.hits(base), self.films)._asdict()
+
 
 def compare(study: Study, runs: Mapping[str, list[Run]], dataset: str = "", recipe: str = "") -> Compared:
     """Actions recognised from averaged features, from a head that was never trained and from the trained head of each
@@ -183,15 +187,15 @@ def summary(study: Study, compared: Compared) -> pd.DataFrame:
     and the difference to average pooling as in `Study.summary`. Where the splits are not equally large, the difference,
     which counts every test clip alike, may be another in the last digit than that of the means."""
     rows = {}
-    for name, ranks in compared.ranks.items():
+    for name in compared.ranks:
         each = compared.rows[compared.rows["setting"] == name].groupby("seed")[["top-1", "top-5"]].mean()
-        low, high = statistics.bootstrap(ranks, "R@1", compared.films)
+        low, high = interval(compared.hits(name), compared.films)
         row = {"seeds": len(each), **each.mean(), "top-1 sd": each["top-1"].std(ddof=1)}
         own = compared.rows[compared.rows["setting"] == name]
         row["kept last"] = 100 * (own["epoch"] == own["recipe"].map(lambda recipe: RECIPES[recipe].epochs)).mean()
         rows[name] = row | {"top-1 low": low, "top-1 high": high}
         if name != POOLED:
-            rows[name] |= against(ranks, compared.ranks[POOLED], compared.films)
+            rows[name] |= compared.gain(name, POOLED)
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
     frame = settled(frame).round(3)
     study.write(frame.reset_index(), f"{study.table}_summary.csv")
@@ -216,7 +220,7 @@ def claims(study: Study, compared: Compared, dataset: str = "") -> pd.DataFrame:
     for says, name, base, size in asked:
         row = {"claim": f"{says} (points of top-1)", "setting": name, "baseline": base, "paper": size}
         row["seeds"] = len(compared.ranks[name])
-        rows.append(row | against(compared.ranks[name], compared.ranks[base], compared.films))
+        rows.append(row | compared.gain(name, base))
     return study.judged(rows)
 
 

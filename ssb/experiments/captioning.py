@@ -19,9 +19,8 @@ from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import listed
 from ssb.machine import threads
 from ssb.metrics import captions as captions_
-from ssb.metrics import statistics
 from ssb.metrics.captions import METRICS, java_fails, judged, tokenized
-from ssb.metrics.statistics import half_width, over_seeds, resampled, verdict
+from ssb.metrics.statistics import interval, over_seeds, paired, verdict
 from ssb.model import SupportSetModel, generated
 from ssb.paper import published
 from ssb.report import signed
@@ -34,20 +33,10 @@ WAYS = {  # what the decoder sees of a clip, and how it looks for words
     "own, greedy": {"source": "own", "beams": 1},
     "support": {"source": "support", "beams": 4},
 }
-
-
 SAID = dict(zip(WAYS, ("the clip itself, 4 beams", "the clip itself, greedy", "its support set, 4 beams")))
-
-
 GRID = {objective: {"objective": objective} for objective in OBJECTIVES if objective != "none"}  # no decoder, no words
-
-
 CONSTANT = "one sentence for all"
-
-
 CANDIDATES = 50  # the most frequent training captions, of which that sentence is chosen
-
-
 VERSION = 1  # raise it when the captions or scores of an unchanged run change: kept ones of another are not read
 
 
@@ -164,7 +153,7 @@ def summary(study: Study, spoken: Spoken) -> pd.DataFrame:
             low, high = over_seeds(members[name])
             row |= {name: members[name].mean(), f"{name} sd": members[name].std(ddof=1)}
             row |= {f"{name} low": low, f"{name} high": high}
-        low, high = np.quantile(resampled(each.mean(axis=0)), (0.025, 0.975))
+        low, high = interval(each)
         row |= {"CIDEr low over clips": low, "CIDEr high over clips": high, "distinct": members["distinct"].mean()}
         rows[setting, way] = row
     whole = {name: spoken.constant[name] for name in metrics}
@@ -172,15 +161,6 @@ def summary(study: Study, spoken: Spoken) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["setting", "way"]).round(2)
     study.write(frame.reset_index(), f"{study.table}_summary.csv")
     return frame
-
-
-def against(one: np.ndarray, base: np.ndarray) -> dict[str, float]:
-    """Mean CIDEr of (seeds, C) less that of the baseline's on the same clips and seeds: the columns of `study.DELTA`,
-    by paired bootstrap over clips and by Student's t over seeds."""
-    gain = one - base
-    low, high, p = statistics.tested(resampled(gain.mean(axis=0)))
-    seeds = dict(zip(("seeds_low", "seeds_high"), over_seeds(gain.mean(axis=1))))
-    return {"delta": gain.mean(), "delta_low": low, "delta_high": high, "p": p} | seeds
 
 
 def claims(study: Study, spoken: Spoken) -> pd.DataFrame:
@@ -199,7 +179,7 @@ def claims(study: Study, spoken: Spoken) -> pd.DataFrame:
             one = each[setting, way]
             row = {"claim": f"a decoder trained on other clips captions a clip {says} (points of CIDEr)"}
             row |= {"setting": f"{setting}, {way}", "baseline": baseline, "seeds": len(one), "paper": np.nan}
-            rows.append(row | against(one, np.broadcast_to(each[name], one.shape)))
+            rows.append(row | paired(one, np.broadcast_to(each[name], one.shape))._asdict())
     return study.judged(rows)
 
 
@@ -241,8 +221,6 @@ ANSWER = {  # to the question of this module, by the verdicts on the first two c
     "not resolved": "it cannot be told from one sentence for all",
     "contradicted": "no, one sentence for all scores better",
 }
-
-
 COMPARED = {
     "held": "better than a decoder trained on the clip itself",
     "not resolved": "no difference to a decoder trained on the clip itself is resolved",
@@ -257,12 +235,12 @@ def reading(spoken: Spoken, claims: pd.DataFrame) -> str:
     lines = [f"One sentence for all clips, “{spoken.constant['text']}”: CIDEr {spoken.constant['each'].mean():.1f}."]
     for setting in dict.fromkeys(setting for setting, _ in spoken.cider):
         own, support = (spoken.cider[setting, way] for way in ("own", "support"))
-        found = pd.Series(against(own, support))
-        said = {"higher": "better from the clip", "lower": "better from its support set"}.get(verdict(found), "")
-        low, high = signed(found["delta_low"]), signed(found["delta_high"])
+        gain = paired(own, support)
+        better = {"higher": "better from the clip", "lower": "better from its support set"}.get(verdict(gain), "")
+        low, high = signed(gain.delta_low), signed(gain.delta_high)
         lines.append(
             f"{setting}: CIDEr {own.mean():.1f} from the clip itself, {support.mean():.1f} from its support set "
-            f"({signed(found['delta'])} [{low}, {high}] over clips: {said or 'no difference resolved'})."
+            f"({signed(gain.delta)} [{low}, {high}] over clips: {better or 'no difference resolved'})."
         )
     verdicts = claims.set_index(["setting", "baseline"])["verdict"]
     alone, beside = (verdicts.get(("cross, own", name)) for name in (CONSTANT, "identity"))
@@ -273,19 +251,17 @@ def reading(spoken: Spoken, claims: pd.DataFrame) -> str:
         )
         own = spoken.rows[(spoken.rows["setting"] == "cross") & (spoken.rows["way"] == "own")]
         for name in (name for name in METRICS if name in own and name != "CIDEr" and len(own) > 1):
-            half = half_width(own[name])
-            less = own[name].mean() - spoken.constant[name]
-            said = "above" if less > half else "below" if less < -half else "not told apart from"
+            less = own[name] - spoken.constant[name]
+            low, high = over_seeds(less)
+            side = "above" if low > 0 else "below" if high < 0 else "not told apart from"
             lines.append(
-                f"By {name} its captions of the clip itself are {said} one sentence for all: {signed(less)} "
-                f"[{signed(less - half)}, {signed(less + half)}] over seeds."
+                f"By {name} its captions of the clip itself are {side} one sentence for all: {signed(less.mean())} "
+                f"[{signed(low)}, {signed(high)}] over seeds."
             )
     return "\n".join(lines)
 
 
 SOURCES = ("own", "support")
-
-
 BATCH = 32  # clips captioned at a time
 
 

@@ -12,14 +12,8 @@ from ssb.figures import COLOURS, PAGE, arms, styled
 from ssb.metrics.captions import METRICS
 
 MARKS = {"own": "D", "own, greedy": "o", "support": "s"}
-
-
 KINDS = ("best", "median", "worst")
-
-
 SHOWN = 4  # frames of a clip
-
-
 FILM, LINE = 0.5, 0.105  # inches: the height of a strip of frames, of a line of text
 
 

@@ -42,8 +42,6 @@ def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = (),
 
 
 LAMBDAS, TEMPERATURES = (0.01, 0.1, 1.0, 10.0), (0.01, 0.1, 1.0)
-
-
 WARMUP = 0.2  # share of the steps in which the decoder learns before it teaches; the epoch kept is to lie after it
 
 

@@ -95,7 +95,7 @@ def crosstask(runs: Mapping[str, list[Run]], corpus: Corpus, home: Path | None =
     if missing := [path for path in wanted if not path.exists()]:
         return (
             f"CrossTask: left out, for there is no {listed(map(files.short, missing))}. Wanted: crosstask.csv "
-            "(python -m ssb.fetch crosstask) and, of the streams the runs are trained on, "
+            "(`ssb data crosstask`) and, of the streams the runs are trained on, "
             f"features/<stream>/<video>.npy at one step a second; with {TASKS} the steps are in the official order."
         )
     found = {name: [of_run(run, home, corpus) for run in members] for name, members in runs.items()}

@@ -16,14 +16,8 @@ AXES = {
     "beta": "weight of Ê, β",
     "block": "captions and clips in a block",
 }
-
-
 STYLES = ("-", "--", ":")  # of TEMPERATURES
-
-
 TICKS = {1 / 16: "1/16", 1 / 4: "1/4"}
-
-
 LINES = {
     "listed": ("-", "as listed, captions of a clip together"),
     "paired": ("-.", "one caption a clip, right pairs together"),

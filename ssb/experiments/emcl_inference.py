@@ -19,39 +19,28 @@ from ssb import emcl
 from ssb.corpora.corpus import Corpus
 from ssb.experiments.emcl_layer import Constants, _claim
 from ssb.metrics import retrieval
-from ssb.metrics.statistics import against, settled
+from ssb.metrics.retrieval import points
+from ssb.metrics.statistics import paired, settled
 from ssb.paper import paper_gain
 from ssb.study import Study
 from ssb.training.runs import Run
 
 MODULE = Constants(7, 10, 0.1, 4.0)  # of the paper's inference module, on CLIP2Video
-
-
 TRIED = {  # at inference
     "bases": (2, 4, 7, 16, 32, 64),
     "stages": (1, 3, 10, 30),
     "temperature": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
     "beta": (1 / 16, 1 / 4, 1.0, 4.0, 16.0, 64.0),  # a wide range, for the released Ê is smaller by about n / K
 }
-
-
 FORMS = {"ours": "cosine", "released": "dot"}  # → its score; the second step for step as the public code
-
-
 ORDERS = {  # of rows, before they are cut into blocks
     "shuffled": "captions and clips at random",
     "listed": "as the corpus lists them: captions of a clip beside each other, in the order of the clips",
     "paired": "one caption of each clip at a time, both in one order, as on a test set of one caption a clip",
     "apart": "as paired, but the clips moved on by a block, so that no caption meets its own clip among right pairs",
 }
-
-
 BLOCK = 32  # captions and clips in a call, as in the public code ...
-
-
 BLOCKS = (16, 32, 64, 128, None)  # ... and others; None: all at once
-
-
 TEMPERATURES = (0.1, 0.05, 0.02)  # at which the effective rank is measured; the paper's, and sharper ones
 
 
@@ -223,7 +212,8 @@ def table(test: Mapping[str, list[Embedded]], best: Mapping[str, Constants]) -> 
             ranks[setting, form, name, order] = with_ = np.stack([each["t2v"] for each in found])
             plain = np.stack([member.plain for member in members])
             both = {"R@1": 100 * (with_ <= 1).mean(), "R@1 without": 100 * (plain <= 1).mean()}
-            part[setting] = way | {"seeds": len(members)} | both | against(with_, plain, members[0].clip_of.numpy())
+            change = paired(points(with_, "R@1"), points(plain, "R@1"), members[0].clip_of.numpy())
+            part[setting] = way | {"seeds": len(members)} | both | change._asdict()
         frame = pd.DataFrame.from_dict(part, orient="index").rename_axis("setting").reset_index()
         changes.append(settled(frame))
     return Table(pd.DataFrame(rows), pd.concat(changes, ignore_index=True).round(3), ranks)
@@ -252,17 +242,18 @@ def module_claims(study: Study, test: Mapping[str, list[Embedded]], found: Table
         plain = np.stack([member.plain for member in test[setting]])
         with_ = found.ranks[setting, *way]
         names = says, name, setting
-        rows.append(_claim(names, len(plain), paper, against(with_, plain, test[setting][0].clip_of.numpy())))
+        clips = test[setting][0].clip_of.numpy()
+        rows.append(_claim(names, len(plain), paper, paired(points(with_, "R@1"), points(plain, "R@1"), clips)))
     return study.judged(rows)
 
 
 def order_worth(test: Mapping[str, list[Embedded]], found: Table) -> pd.DataFrame:
     """What an order of the rows adds to R@1 over rows at random, by the same module on the same embeddings: a row for
-    each of the ways of `table`, with the columns of `study.against`, p adjusted for their number."""
+    each of the ways of `table`, with the columns of `statistics.Difference`, p adjusted for their number."""
     rows = []
     for (setting, form, constants, order), ranks in found.ranks.items():
         if order != "shuffled":
             base, clips = found.ranks[setting, form, constants, "shuffled"], test[setting][0].clip_of.numpy()
             names = {"setting": setting, "form": form, "constants": constants, "order": order}
-            rows.append(names | against(ranks, base, clips))
+            rows.append(names | paired(points(ranks, "R@1"), points(base, "R@1"), clips)._asdict())
     return settled(pd.DataFrame(rows)).round(3)

@@ -9,7 +9,8 @@ import torch
 
 from ssb import emcl
 from ssb.corpora.corpus import Corpus
-from ssb.metrics.statistics import against, interaction
+from ssb.metrics.retrieval import points
+from ssb.metrics.statistics import Difference, combined, paired
 from ssb.study import Study, stacked
 from ssb.training.runs import Run
 
@@ -27,8 +28,6 @@ class Constants(NamedTuple):
 
 
 LAYER = Constants(32, 9, 1.0, 3.0)  # EMCL-Net's
-
-
 TRIED_LAYER = {"temperature": (0.1, 0.3, 1.0), "beta": (0.1, 0.3, 1.0, 3.0)}  # in training; the paper's are among them
 
 
@@ -102,16 +101,18 @@ def grid(ours: Constants) -> dict[str, dict]:
 def layer_claims(study: Study, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     """Is the layer worth having, without captioning and with it, and is it worth more with it? Written to
     results/<corpus>/<table>_claims.csv. How much the layer alone adds in the paper is not known."""
-    ranks = stacked(runs, "t2v")
+    hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs, "t2v").items()}
     clips = runs["none"][0].ranks["clip"]
-    cells = [ranks[name] for name in ("none", "none + EMCL", "cross", "cross + EMCL")]
-    found = {
-        ("EMCL as a layer beats no EMCL: none", "none + EMCL", "none"): against(cells[1], cells[0], clips),
-        ("EMCL as a layer beats no EMCL: cross", "cross + EMCL", "cross"): against(cells[3], cells[2], clips),
-        ("EMCL as a layer gains more with cross", "gain on cross", "gain on none"): interaction(*cells, clips),
+    none, cross = ((hits[f"{name} + EMCL"], hits[name], clips) for name in ("none", "cross"))
+    more = combined([(1, *cross), (-1, *none)])
+    compared = {
+        ("EMCL as a layer beats no EMCL: none", "none + EMCL", "none"): paired(*none),
+        ("EMCL as a layer beats no EMCL: cross", "cross + EMCL", "cross"): paired(*cross),
+        ("EMCL as a layer gains more with cross", "gain on cross", "gain on none"): more,
     }
-    return study.judged([_claim(names, len(cells[0]), np.nan, row) for names, row in found.items()])
+    return study.judged([_claim(names, len(runs["none"]), np.nan, gain) for names, gain in compared.items()])
 
 
-def _claim(names: tuple[str, str, str], seeds: int, paper: float, row: dict) -> dict:
-    return {**dict(zip(("claim", "setting", "baseline"), names)), "seeds": seeds, "paper": paper, **row}
+def _claim(names: tuple[str, str, str], seeds: int, paper: float, gain: Difference) -> dict:
+    names = dict(zip(("claim", "setting", "baseline"), names))
+    return {**names, "seeds": seeds, "paper": paper, **gain._asdict()}

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ssb.config import ConfigError
-from ssb.corpora import corpus, shapes
+from ssb.corpora import shapes
 from ssb.figures import COLOURS, MARKS, PAGE, styled
-from ssb.metrics import statistics
-from ssb.metrics.statistics import DELTA, half_width, settled
+from ssb.metrics.retrieval import points
+from ssb.metrics.statistics import DELTA, combined, settled
 from ssb.study import Study, stacked
 
 SWEEP = {
@@ -59,7 +59,7 @@ class Sweep:
         `Study.summary` (Holm over the whole sweep)."""
         rows = []
         for dial, study in self.studies.items():
-            share = corpus.false_negative_rate(study.corpus, "train")
+            share = study.corpus.false_negative_rate("train")
             near = {"dial": dial, "share": share, "per batch": share * (study.base.batch - 1)}
             own = study.compare(runs[dial], baseline)
             rows += [near | {"setting": setting} | row.to_dict() for setting, row in own.iterrows()]
@@ -82,16 +82,11 @@ class Sweep:
         slope = (x - x.mean()) / ((x - x.mean()) ** 2).sum()  # weights of the dials in it
         rows = {}
         for setting in summary.loc[summary["delta"].notna(), "setting"].unique():
-            each, drawn = 0.0, 0.0
+            pairs = []
             for weight, dial in zip(slope, near.index):
-                one, base = stacked({name: runs[dial][name] for name in (setting, baseline)}, "t2v").values()
-                clips = runs[dial][setting][0].ranks["clip"]
-                each = each + weight * 100 * ((one <= 1).mean(axis=1) - (base <= 1).mean(axis=1))
-                drawn = drawn + weight * statistics.differences(one, base, "R@1", clips)
-            half = half_width(each)
-            rows[setting] = dict(
-                zip(DELTA, (each.mean(), *statistics.tested(drawn), each.mean() - half, each.mean() + half))
-            )
+                ranks = stacked({name: runs[dial][name] for name in (setting, baseline)}, "t2v").values()
+                pairs.append((weight, *(points(r, "R@1") for r in ranks), runs[dial][setting][0].ranks["clip"]))
+            rows[setting] = combined(pairs)._asdict()
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
 
     def claims(self, trend: pd.DataFrame) -> pd.DataFrame:

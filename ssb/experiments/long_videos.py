@@ -12,21 +12,17 @@ import torch
 from torch import Tensor
 
 from ssb import files, losses, s2dtw
-from ssb.corpora import corpus as corpus_
 from ssb.corpora import labels as labels_
 from ssb.corpora.corpus import Corpus
 from ssb.figures import COLOURS, HEAT, PAGE, styled
 from ssb.machine import threads
 from ssb.metrics import actions, retrieval, sequences, steps
 from ssb.metrics.sequences import BY_FULL, by_script
+from ssb.paper import Claim
 from ssb.training.runs import Run
 
 S2DTW = {"sequences": True, "contrast": "s2dtw", "batch": 16, "objective": "none"}
-
-
 FULL = "S2DTW"  # as the paper has it: contrastive, shifted cosine, γ 0.1, dummies, smoothing
-
-
 ABLATION = {
     FULL: {},
     "1 − cosine": {"s2dtw_shifted": False},
@@ -39,11 +35,16 @@ ABLATION = {
     "τ = 0.1": {"s2dtw_temperature": 0.1},
     "no negatives": {"s2dtw_contrastive": False},
 }
-
-
 ABLATION = {name: S2DTW | changes for name, changes in ABLATION.items()}
-
-
+CLAIMS = [
+    Claim("the shifted cosine beats the cosine distance", FULL, "1 − cosine"),
+    Claim("γ = 0.1 beats a smaller one", FULL, "γ = 0.01"),
+    Claim("γ = 0.1 beats a larger one", FULL, "γ = 1"),
+    Claim("dummies help", FULL, "no dummies"),
+    Claim("smoothing helps", FULL, "no smoothing"),
+    Claim("weak alignment beats soft-DTW", FULL, "soft-DTW"),
+    Claim("negatives are needed", FULL, "no negatives"),
+]
 PAPER = {  # row of the supplement's Table 3 → ours
     "full: contrastive, shifted cosine, gamma 0.1": FULL,
     "cosine distance": "1 − cosine",
@@ -51,26 +52,8 @@ PAPER = {  # row of the supplement's Table 3 → ours
     "gamma 1": "γ = 1",
     "no contrastive": "no negatives",
 }
-
-
-_PLACE = {"sequences": True, "batch": 16}  # told caption k is taken to be of clip k
-
-
-SEQUENCES = {  # what a caption sequence can be trained with; all are judged by the same S2DTW
-    "triplet by place": _PLACE | {"contrast": "triplet", "objective": "none"},
-    "InfoNCE by place": _PLACE | {"contrast": "info_nce", "objective": "none"},
-    "SSB cross by place": _PLACE | {"contrast": "triplet", "objective": "cross"},
-    FULL: S2DTW,
-    "SSB + S2DTW": S2DTW | {"objective": "cross"},
-}
-
-
 OWN = {"R@1": "R@1 by own S2DTW", "R@10": "R@10 by own S2DTW"}  # with the γ, dummies, … that a run is trained with
-
-
 MEASURES = ("step recall", *BY_FULL, "pooled R@1", "best-match R@1", "spread", "motion top-1")
-
-
 DRAWS = 100  # of random scores, for what they find by chance
 
 
@@ -108,7 +91,7 @@ def baselines(corpus: Corpus, split: str = "test") -> pd.DataFrame:
 
     captions spread evenly (blind): no look at the videos; only the order of the events is known (`steps.evenly`).
     random scores:  by chance; step recall as the mean of DRAWS draws.
-    perfect costs:  the ceiling. δ is -1 where the caption is true of the clip (`shapes.truth`), else 0. Vague captions
+    perfect costs:  the ceiling. δ is -1 where the caption is true of the clip (`Corpus.truth`), else 0. Vague captions
                     and tellings in disorder keep it below 100. Also with other forms of S2DTW, under OWN["R@1"]. Under
                     "best-match R@1", how many of the captions are true of any clip, whatever the order.
     """
@@ -127,7 +110,7 @@ def baselines(corpus: Corpus, split: str = "test") -> pd.DataFrame:
     rows["random scores"] = chance
     if corpus.meaning is not None:
         told, shown = stories.captions[videos].ravel(), stories.clips[videos].ravel()
-        true = corpus_.truth(corpus, told, shown).reshape(*shape[:2], len(videos), shape[2])  # (V, m, V, n)
+        true = corpus.truth(told, shown).reshape(*shape[:2], len(videos), shape[2])  # (V, m, V, n)
         rows |= _ceilings(true, None if stories.scripts is None else stories.scripts[videos])
         own = true[np.arange(len(videos)), :, np.arange(len(videos))]
         rows["perfect costs"]["step recall"] = steps.ctr(steps.of_stories(own, stories, videos))

@@ -50,8 +50,6 @@ def overview(claims: pd.DataFrame, title: str):
 
 
 MAIN = ("shapes", "msrvtt1k")  # the corpora with a column of their own
-
-
 OTHERS = "other corpora"
 
 

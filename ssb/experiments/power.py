@@ -8,6 +8,7 @@ import pandas as pd
 
 from ssb.figures import COLOURS, MARKS, PAGE, styled
 from ssb.metrics.power import Components, components, curve, needed, power
+from ssb.metrics.retrieval import points
 from ssb.training.runs import Run
 
 
@@ -34,11 +35,11 @@ def power_curves(curves: pd.DataFrame, title: str, clips: int, goal: float = 0.8
 def noise(runs: Mapping[str, list[Run]], setting: str, baseline: str) -> pd.DataFrame:
     """`components` of a setting less the baseline; and, what tables of single runs are made of, of the baseline less
     itself with another seed. There the clips' own part cancels, and the other two count twice."""
-    one, base = (np.stack([run.ranks["t2v"] for run in runs[name]]) for name in (setting, baseline))
+    one, base = (points(np.stack([run.ranks["t2v"] for run in runs[name]]), "R@1") for name in (setting, baseline))
     clips = runs[baseline][0].ranks["clip"]
-    alone = components(base, np.full_like(base, 2.0), clips)  # of its R@1: less what never finds
+    alone = components(base, clips)
     again = Components(0.0, 2 * alone.seed, 2 * alone.residual)
-    rows = {f"{setting} − {baseline}": components(one, base, clips), f"{baseline}, another seed": again}
+    rows = {f"{setting} − {baseline}": components(one - base, clips), f"{baseline}, another seed": again}
     return pd.DataFrame(rows, index=Components._fields).T.round(3).rename_axis("difference")
 
 

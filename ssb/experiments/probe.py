@@ -12,9 +12,24 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from ssb.corpora.corpus import Corpus
 from ssb.metrics import retrieval
 
+_PROBED = {  # the paper's head, its feed-forward twice the width, with the preset's loss
+    "video_pooling": "transformer",
+    "pool_ffn": 512,
+    "contrast": "triplet",
+    "negatives": "scheduled",
+    "text_pooling": "mean",
+    "objective": "none",
+}
+HEADS = {  # is a run trained at all? without captioning
+    "convolutions": {"video_pooling": "conv", "text_pooling": "mean", "objective": "none"},
+    "paper's head on video": _PROBED,
+    "paper's head on video, InfoNCE": _PROBED | {"contrast": "info_nce"},
+    "paper's head on video, InfoNCE, 100 epochs": _PROBED
+    | {"contrast": "info_nce", "epochs": 100, "validate_every": 10},
+    "paper's heads on both, InfoNCE": _PROBED | {"contrast": "info_nce", "text_pooling": "transformer"},
+}
+
 COMPONENTS = (100, 300, 500)
-
-
 PENALTIES = (10.0, 100.0, 1000.0)
 
 

@@ -19,8 +19,6 @@ KINDS = {  # what a query is, and which of its kind are shown
     "tied": ("first is a clip of which it is as true, or a tie of its own with others", "the smallest shortfalls"),
     "bad": ("first is a clip of which it is not true", "the worst ranks"),
 }
-
-
 BEST = 3  # clips shown of each query
 
 

@@ -13,7 +13,10 @@ from ssb.experiments.objectives import TABLE1
 from ssb.figures import COLOURS, PAGE, styled
 from ssb.metrics import retrieval
 from ssb.metrics.meaning import auc, pairs, same, semantic_ranks
+from ssb.paper import Claim
 from ssb.training.runs import Run
+
+CLAIMS = [Claim("cross finds clips of the same meaning better than no captioning", "cross", "none")]
 
 
 @styled

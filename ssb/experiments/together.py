@@ -1,6 +1,27 @@
 """SSB, EMCL and S2DTW on one training budget, on clips and on long videos."""
 
 from ssb.experiments import emcl_layer
+from ssb.experiments.long_videos import FULL, S2DTW
+from ssb.paper import Claim
+
+_PLACE = {"sequences": True, "batch": 16}  # told caption k is taken to be of clip k
+SEQUENCES = {  # what a caption sequence can be trained with; all are judged by the same S2DTW
+    "triplet by place": _PLACE | {"contrast": "triplet", "objective": "none"},
+    "InfoNCE by place": _PLACE | {"contrast": "info_nce", "objective": "none"},
+    "SSB cross by place": _PLACE | {"contrast": "triplet", "objective": "cross"},
+    FULL: S2DTW,
+    "SSB + S2DTW": S2DTW | {"objective": "cross"},
+}
+CLAIMS = [
+    Claim("SSB beats the triplet loss alone", "SSB cross", "triplet"),
+    Claim("EMCL beats the triplet loss alone", "EMCL", "triplet"),
+    Claim("SSB and EMCL beat EMCL alone", "SSB + EMCL", "EMCL"),
+]
+VIDEO_CLAIMS = [
+    Claim("S2DTW beats InfoNCE by place", FULL, "InfoNCE by place"),
+    Claim("S2DTW beats the triplet loss by place", FULL, "triplet by place"),
+    Claim("SSB and S2DTW beat S2DTW alone", "SSB + S2DTW", FULL),
+]
 
 
 def clips(constants: emcl_layer.Constants = emcl_layer.LAYER) -> dict[str, dict]:

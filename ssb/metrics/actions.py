@@ -30,11 +30,7 @@ class Recipe:
 
 
 UCF101 = Recipe()
-
-
 HMDB51 = Recipe(epochs=1500, milestones=(1000, 1200))
-
-
 RECIPES = {"ucf101": UCF101, "hmdb51": HMDB51}
 
 

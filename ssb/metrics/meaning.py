@@ -8,17 +8,13 @@ import torch
 from scipy import stats
 from transformers import AutoModel
 
-from ssb.corpora.corpus import Corpus, truth
+from ssb.corpora.corpus import Corpus
 from ssb.machine import threads
 from ssb.metrics import retrieval
 from ssb.text import Ragged, frozen_states, pretrained, token_ids, tokenizer
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-
-
 MOST_TOKENS = 256  # as its authors use it; longer captions are cut
-
-
 KINDS = ("own", "same meaning", "other")
 
 
@@ -26,18 +22,18 @@ def same(corpus: Corpus, split: str = "test") -> np.ndarray:
     """(Q, C) bool: does the clip mean what the caption says? Captions as `corpus.captions_of(corpus.split(split))`
     orders them, clips as the split does; a caption's own clip always does.
 
-    `shapes` knows: `shapes.truth`. Elsewhere the other captions of a clip are the judges (see `near`), or, where no
+    `shapes` knows: `Corpus.truth`. Elsewhere the other captions of a clip are the judges (see `near`), or, where no
     clip has a second caption, clips mean the same whose captions are the same words.
     """
     clips = corpus.split(split)
     captions = corpus.captions_of(clips)
     if corpus.meaning is not None:
-        return truth(corpus, captions["caption"], clips)
+        return corpus.truth(captions["caption"], clips)
     clip_of = captions["clip"].map({clip: i for i, clip in enumerate(clips)}).to_numpy(copy=True)
-    words, known = pd.factorize(captions["text"].str.lower().str.split().str.join(" "))
+    words, distinct = pd.factorize(captions["text"].str.lower().str.split().str.join(" "))
     if len(captions) == len(clips):
         return words[:, None] == words  # captions are ordered by clip
-    return near(sentences(known.tolist())[words], clip_of)
+    return near(sentences(distinct.tolist())[words], clip_of)
 
 
 def sentences(captions: list[str]) -> np.ndarray:
@@ -53,37 +49,37 @@ def near(vectors, clip_of, chunk: int = 512) -> np.ndarray:
     """(Q, C) bool: is a caption as near to a clip's captions as captions of one clip are to each other?
 
     vectors: (Q, d) of the captions; clip_of: (Q,) the clip of each, 0 to C − 1.
-    It is where its best cosine to the captions of that clip is at least the median, over the captions that have
-    company, of a caption's best cosine to the others of its own clip. Nothing is tuned. Own clips are always near.
+    It is where its best cosine to the captions of that clip is at least the median, over the captions of clips with
+    several, of a caption's best cosine to the others of its own clip. Nothing is tuned. Own clips are always near.
     It is a judgement of wording: on `shapes`, where the truth is known, few of the pairs that it finds are true, for
     to the encoder a red star is nearer to a blue one than to its own paraphrase.
-    ValueError where no caption has company.
+    ValueError where no clip has two captions.
     """
     vectors, clip = retrieval.unit(vectors, "vectors"), torch.tensor(np.asarray(clip_of))
     best = vectors.new_full((len(vectors), int(clip.max()) + 1), -torch.inf)
     for rows in torch.arange(len(vectors)).split(chunk):
         cosine = vectors[rows] @ vectors.T  # (chunk, Q)
-        cosine[torch.arange(len(rows)), rows] = -torch.inf  # itself is no company
+        cosine[torch.arange(len(rows)), rows] = -torch.inf  # exclude the caption itself
         best[rows] = best[rows].scatter_reduce(1, clip.expand(len(rows), -1), cosine, "amax")
     best = best.round(decimals=6)  # the cosine of equal captions is 1 up to rounding; they are to tie
     own = best.gather(1, clip[:, None])
-    company = own.isfinite()
-    if not company.any():
+    several = own.isfinite()
+    if not several.any():
         raise ValueError("no clip has two captions, so how near captions of one clip are is not known")
-    return (best >= np.median(own[company])).scatter(1, clip[:, None], True).numpy()
+    return (best >= np.median(own[several])).scatter(1, clip[:, None], True).numpy()
 
 
 def semantic_ranks(text, video, fits) -> np.ndarray:
     """(Q,) float64: rank of the best-ranked clip that means what the caption says; any such clip counts as found.
 
     text: (Q, d); video: (C, d); fits: (Q, C) bool, as `same` gives it.
-    1 + (clips strictly better) + (n others tied with it) / (r fitting ones tied + 1), the mean over orders of the tied
-    as in `retrieval.video_to_text`. Equal to `retrieval.search` where one clip fits each caption.
+    Ties as in `retrieval.expected_rank`; equal to `retrieval.search` where one clip fits each caption.
     """
     cosine, fits = _cosines(text, video, fits)
     best = np.where(fits, cosine, -np.inf).max(axis=1, keepdims=True)
     tied = cosine == best
-    return 1 + (cosine > best).sum(axis=1) + (tied & ~fits).sum(axis=1) / ((tied & fits).sum(axis=1) + 1)
+    counts = (torch.from_numpy(x.sum(axis=1)) for x in (cosine > best, tied, tied & fits))
+    return retrieval.expected_rank(*counts).numpy()
 
 
 def pairs(text, video, clip_of, fits) -> dict[str, np.ndarray]:
@@ -100,11 +96,11 @@ def auc(text, video, clip_of, fits) -> float:
     own clip is left out. 0.5 is chance; NaN where no caption has both."""
     cosine, fits = _cosines(text, video, fits, clip_of)
     own = np.arange(fits.shape[1]) == np.asarray(clip_of)[:, None]
-    found, missed = fits.sum(axis=1) - 1, (~fits).sum(axis=1)
+    fitting, others = fits.sum(axis=1) - 1, (~fits).sum(axis=1)
     ranks = stats.rankdata(np.where(own, -np.inf, cosine), axis=1) - 1  # without the own clip, which ranks below all
-    above = (ranks * (fits & ~own)).sum(axis=1) - found * (found + 1) / 2  # pairs in order: Mann and Whitney's U
-    both = (found > 0) & (missed > 0)
-    return float((above[both] / (found * missed)[both]).mean()) if both.any() else np.nan
+    above = (ranks * (fits & ~own)).sum(axis=1) - fitting * (fitting + 1) / 2  # pairs in order: Mann and Whitney's U
+    both = (fitting > 0) & (others > 0)
+    return float((above[both] / (fitting * others)[both]).mean()) if both.any() else np.nan
 
 
 def _cosines(text, video, fits, clip_of=None) -> tuple[np.ndarray, np.ndarray]:

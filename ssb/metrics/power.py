@@ -1,6 +1,6 @@
 """How many queries and seeds does it take to resolve a gain? The differences of two settings, clip by clip and seed by
 seed, are taken apart into noise of the clips, noise of the seeds and the rest; from these follows how often the
-study's verdict (see `ssb.study.verdict`) would be reached with more of either."""
+study's verdict (see `ssb.metrics.statistics.verdict`) would be reached with more of either."""
 
 import itertools
 from collections.abc import Iterable
@@ -10,44 +10,39 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ssb.metrics import retrieval
-
-LEVEL = 0.95  # of the interval over seeds, as in study.against
-
+from ssb.metrics.statistics import LEVEL
 
 DRAWS = 4000  # a probability is known to 0.8 points of deviation at worst
-
-
 MOST = 10**9  # clips; what is not resolved with so many is not resolved with any number
 
 
 class Components(NamedTuple):
-    """Variances of the difference in R@1 between two settings, for one clip and one seed, in squared points."""
+    """Variances of the difference between two settings, for one clip and one seed, in squared points."""
 
     clip: float
     seed: float
     residual: float
 
 
-def components(ranks, base, clips) -> Components:
+def components(difference, clips) -> Components:
     """Two-way random effects without replication: difference = gain + clip + seed + residual.
 
-    ranks, base: (seeds, Q) of two settings, rows paired by seed; clips: (Q,) the clip of each query. The captions of a
-    clip are averaged first, and clips count alike. The estimates are those of the analysis of variance (Searle,
-    Casella & McCulloch, Variance Components, 1992, chapter 4): from the mean squares, (MS_clip − MS_residual) / seeds,
-    (MS_seed − MS_residual) / clips and MS_residual; a negative one is set to 0.
+    difference: (seeds, Q) in points, the values of one setting less those of another with the same seed (see
+    `ssb.metrics.statistics`); clips: (Q,) the clip of each query. The captions of a clip are averaged first, and clips
+    count alike. The estimates are those of the analysis of variance (Searle, Casella & McCulloch, Variance Components,
+    1992, chapter 4): from the mean squares, (MS_clip − MS_residual) / seeds, (MS_seed − MS_residual) / clips and
+    MS_residual; a negative one is set to 0.
     ValueError for shapes that do not fit, and for fewer than two seeds or clips, which tell nothing of others.
     """
-    ranks, base, clips = np.asarray(ranks), np.asarray(base), np.asarray(clips)
-    if ranks.ndim != 2 or ranks.shape != base.shape or clips.shape != ranks.shape[1:]:
-        shapes = f"{ranks.shape}, {base.shape} and {clips.shape}"
-        raise ValueError(f"ranks, base and clips have shapes {shapes}; wanted (seeds, Q), the same, and (Q,)")
+    difference, clips = np.asarray(difference), np.asarray(clips)
+    if difference.ndim != 2 or clips.shape != difference.shape[1:]:
+        shapes = f"{difference.shape} and {clips.shape}"
+        raise ValueError(f"difference and clips have shapes {shapes}; wanted (seeds, Q) and (Q,)")
     labels, clip = np.unique(clips, return_inverse=True)
-    seeds, n = len(ranks), len(labels)
+    seeds, n = len(difference), len(labels)
     if seeds < 2 or n < 2:
         raise ValueError(f"{seeds} seeds and {n} clips; wanted two or more of each, one tells nothing of others")
-    gain = retrieval.points(ranks, "R@1") - retrieval.points(base, "R@1")
-    table = np.stack([np.bincount(clip, row) for row in gain]) / np.bincount(clip)  # (seeds, clips)
+    table = np.stack([np.bincount(clip, row) for row in difference]) / np.bincount(clip)  # (seeds, clips)
     of_clip, of_seed = table.mean(axis=0), table.mean(axis=1)
     rest = table - of_clip - of_seed[:, None] + table.mean()
     residual = (rest**2).sum() / ((seeds - 1) * (n - 1))

@@ -1,7 +1,7 @@
-"""Ranks of the right item, the metrics made of them, and how sure a few thousand queries make us.
+"""Ranks of the right item, the metrics made of them, and their intervals over queries.
 
 One rule for ties everywhere: the rank is the one expected if ties were broken at random, so a model that gives every
-pair the same similarity scores chance, not 1.
+pair the same similarity scores chance, not 1 (`expected_rank`).
 
 Similarities of embeddings are computed exactly: `unit` rounds unit vectors to multiples of 2⁻²⁶, so every product and
 every partial sum of a dot product is a multiple of 2⁻⁵² below 2, which float64 holds without rounding. Hence no
@@ -10,11 +10,15 @@ moves a cosine by about 1e-8; float32 would have moved it by up to 6e-8.
 """
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ssb.metrics import statistics
+from ssb.metrics.statistics import LEVEL, RESAMPLES
 
 
 def ranks(similarity, targets) -> np.ndarray:
@@ -36,8 +40,17 @@ def ranks(similarity, targets) -> np.ndarray:
             "do); look for NaN or all-masked inputs in its embedding, a rank cannot be made up"
         )
     own = similarity.gather(1, targets[:, None])
-    better, tied = (similarity > own).sum(dim=1), (similarity == own).sum(dim=1) - 1  # itself is no tie
-    return _numpy(1 + better + tied.double() / 2)
+    return _numpy(expected_rank((similarity > own).sum(dim=1), (similarity == own).sum(dim=1)))
+
+
+def expected_rank(better: Tensor, tied: Tensor, right: Tensor | int = 1) -> Tensor:
+    """(Q,) float64: rank of the best-ranked right item, the mean over all orders of the items tied with it.
+
+    better, tied, right: (Q,) whole numbers: items strictly better than the best right one, items as good, it included,
+    and how many of these are right. Of n wrong ones among the tied, n / (right + 1) precede the first right one on
+    average: with one right item 1 + better + n / 2.
+    """
+    return 1 + better + (tied - right).double() / (right + 1)
 
 
 def unit(x, name: str = "x") -> Tensor:
@@ -66,11 +79,10 @@ def search(queries, gallery, targets, chunk: int = 1024) -> np.ndarray:
     """
     queries, gallery = _pair(queries, gallery, "queries", "gallery")
     targets = _indices(targets, len(queries), len(gallery), "targets").to(queries.device)
-    found = []
+    result = []
     for q, target in zip(queries.split(chunk), targets.split(chunk)):
-        better, tied = _count(q, gallery, _dot(q, gallery[target]), chunk)  # tied with itself too
-        found.append(1 + better + (tied - 1).double() / 2)
-    return _numpy(torch.cat(found))
+        result.append(expected_rank(*_count(q, gallery, _dot(q, gallery[target]), chunk)))
+    return _numpy(torch.cat(result))
 
 
 def video_to_text(video, text, clip_of_caption, protocol: str = "best-caption", chunk: int = 1024) -> np.ndarray:
@@ -78,9 +90,8 @@ def video_to_text(video, text, clip_of_caption, protocol: str = "best-caption", 
 
     video: (V, d); text: (C, d); clip_of_caption: (C,) row in `video` that each caption belongs to.
     protocol:
-        "best-caption": all captions are the gallery; the rank of the best-ranked right one (CE, MMT, VSE++):
-            1 + (captions strictly better) + (wrong ones tied with it) / (right ones tied, itself included + 1).
-            The last term is how many of n tied wrong ones precede the first of r right ones on average, n / (r + 1).
+        "best-caption": all captions are the gallery; the rank of the best-ranked right one (CE, MMT, VSE++), see
+            `expected_rank`.
         "max-per-video": clips are the gallery, a clip counts as its most similar caption (CLIP4Clip); chunk × V
             similarities are held.
     With one caption per clip both equal `search`. Raises ValueError as `search` does, for a video without a caption
@@ -90,46 +101,42 @@ def video_to_text(video, text, clip_of_caption, protocol: str = "best-caption", 
         raise ValueError(f"protocol={protocol!r}; wanted 'best-caption' or 'max-per-video'")
     video, text = _pair(video, text, "video", "text")
     clip = _indices(clip_of_caption, len(text), len(video), "clip_of_caption").to(video.device)
-    _told(clip, len(video))
+    _check_captioned(clip, len(video))
     right = torch.cat([_dot(video[c], t) for c, t in zip(clip.split(chunk), text.split(chunk))])  # (C,)
     best = right.new_zeros(len(video)).scatter_reduce(0, clip, right, "amax", include_self=False)  # (V,)
     winners = torch.bincount(clip[right == best[clip]], minlength=len(video))  # right captions tied for best
-    found = []
+    result = []
     for v, own, r in zip(video.split(chunk), best.split(chunk), winners.split(chunk)):
         if protocol == "best-caption":
-            better, tied = _count(v, text, own, chunk)
-            found.append(1 + better + (tied - r).double() / (r + 1))
+            result.append(expected_rank(*_count(v, text, own, chunk), r))
         else:
             score = v.new_full((len(video), len(v)), -torch.inf)  # clips down, queries across
             for t, c in zip(text.split(chunk), clip.split(chunk)):
                 score.scatter_reduce_(0, c[:, None].expand(-1, len(v)), t @ v.T, "amax")
-            better, tied = (score > own).sum(dim=0), (score == own).sum(dim=0) - 1
-            found.append(1 + better + tied.double() / 2)
-    return _numpy(torch.cat(found))
+            result.append(expected_rank((score > own).sum(dim=0), (score == own).sum(dim=0)))
+    return _numpy(torch.cat(result))
 
 
 def matrix_ranks(similarity, clip_of_caption) -> dict[str, np.ndarray]:
-    """Ranks of every protocol from a matrix of scores that is no matter of embeddings alone: "t2v" (Q,), "v2t
-    best-caption" (C,) and "v2t max-per-video" (C,), ties as in `ranks` and `video_to_text`.
+    """Ranks of every protocol from a matrix of scores that do not come from embeddings alone: "t2v" (Q,), "v2t
+    best-caption" (C,) and "v2t max-per-video" (C,), as in `ranks` and `video_to_text`.
 
     similarity: (Q, C) of captions and clips, higher is better; clip_of_caption: (Q,) the column of each caption's clip.
     Raises ValueError as `ranks` does, NaN included, and for a clip without a caption.
     """
     similarity = torch.as_tensor(similarity).detach()
-    found = {"t2v": ranks(similarity, clip_of_caption)}  # which looks at the shapes too
+    t2v = ranks(similarity, clip_of_caption)  # which checks the shapes too
     clip = torch.as_tensor(clip_of_caption).long().to(similarity.device)
     clips = similarity.shape[1]
-    _told(clip, clips)
+    _check_captioned(clip, clips)
     right = similarity.gather(1, clip[:, None])[:, 0]  # (Q,)
     score = similarity.new_zeros(clips, clips)  # of a clip by its most similar caption; clips down, queries across
     score.scatter_reduce_(0, clip[:, None].expand(-1, clips), similarity, "amax", include_self=False)
     best = score.diagonal()
     winners = torch.bincount(clip[right == best[clip]], minlength=clips)
-    better, tied = (similarity > best).sum(dim=0), (similarity == best).sum(dim=0)
-    found["v2t best-caption"] = _numpy(1 + better + (tied - winners).double() / (winners + 1))
-    better, tied = (score > best).sum(dim=0), (score == best).sum(dim=0) - 1
-    found["v2t max-per-video"] = _numpy(1 + better + tied.double() / 2)
-    return found
+    caption = expected_rank((similarity > best).sum(dim=0), (similarity == best).sum(dim=0), winners)
+    video = expected_rank((score > best).sum(dim=0), (score == best).sum(dim=0))
+    return {"t2v": t2v, "v2t best-caption": _numpy(caption), "v2t max-per-video": _numpy(video)}
 
 
 def metrics(ranks, recalls=(1, 5, 10)) -> dict[str, float]:
@@ -140,6 +147,56 @@ def metrics(ranks, recalls=(1, 5, 10)) -> dict[str, float]:
     """
     ranks = _checked(ranks)
     return {name: _score(ranks, name) for name in (*(f"R@{k}" for k in recalls), "MdR", "MnR")}
+
+
+def points(ranks, metric: str) -> np.ndarray:
+    """Ranks, (Q,) or (seeds, Q) → the values (seeds, Q) of which a metric is the mean, for `ssb.metrics.statistics`.
+    "R@K": 100 for a rank ≤ K, else 0; "MnR": the rank itself. ValueError for another metric, and for ranks as in
+    `metrics`."""
+    ranks = _checked(ranks)
+    if metric == "MnR":
+        return ranks
+    if not (k := re.fullmatch(r"R@([1-9]\d*)", metric)):
+        raise ValueError(
+            f"metric={metric!r}; wanted 'MdR', 'MnR' or 'R@K' such as 'R@1'; MdR, a median, is no mean of values: use "
+            "`bootstrap` or `paired_bootstrap` for it"
+        )
+    return 100.0 * (ranks <= int(k[1]))
+
+
+def bootstrap(
+    ranks, metric: str = "R@1", groups=None, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of a metric over resampled queries: (low, high), in the metric's unit.
+
+    ranks: (Q,), or (seeds, Q) of the same queries: the metric is then averaged over seeds in every resample.
+    metric: "MdR", "MnR" or "R@K" with any K.
+    groups: (Q,) labels; whole groups are drawn, for captions of one clip are not independent. None: single queries.
+    Raises ValueError for ranks, metric or groups that do not fit.
+    """
+    return statistics.percentiles(_resampled(_checked(ranks), metric, groups, resamples, seed), level)
+
+
+class Paired(NamedTuple):
+    """metric(a) − metric(b), its percentile interval, and the two-sided p of no difference."""
+
+    delta: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_bootstrap(
+    a, b, metric: str = "R@1", groups=None, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+) -> Paired:
+    """Compare two settings on the same queries: every resample draws the same queries (or groups) for both.
+
+    a, b: ranks of one shape, (Q,) or (seeds, Q); the rest as in `bootstrap`. p: as in `statistics.tested`, never 0.
+    Recalls: a positive delta speaks for a; MdR and MnR: for b.
+    """
+    a, b = statistics.matched(_checked(a), _checked(b), "ranks")
+    one, other = (_resampled(ranks, metric, groups, resamples, seed) for ranks in (a, b))
+    return Paired(_score(a, metric) - _score(b, metric), *statistics.tested(one - other, level))
 
 
 def _numpy(x: Tensor) -> np.ndarray:
@@ -168,11 +225,11 @@ def _indices(x, length: int, size: int, name: str) -> Tensor:
     return x
 
 
-def _told(clip: Tensor, clips: int):
-    silent = (torch.bincount(clip, minlength=clips) == 0).nonzero()
-    if len(silent):
+def _check_captioned(clip: Tensor, clips: int):
+    bare = (torch.bincount(clip, minlength=clips) == 0).nonzero()
+    if len(bare):
         raise ValueError(
-            f"video {silent[0].item()} has no caption ({len(silent)} of {clips} have none); leave it "
+            f"video {bare[0].item()} has no caption ({len(bare)} of {clips} have none); leave it "
             "out of `video` or give it one"
         )
 
@@ -189,24 +246,31 @@ def _count(queries: Tensor, gallery: Tensor, own: Tensor, chunk: int) -> tuple[T
 
 def _checked(ranks) -> np.ndarray:
     """(Q,) or (seeds, Q) → (seeds, Q)."""
-    ranks = np.asarray(ranks, dtype=np.float64)
-    if ranks.ndim not in (1, 2) or not ranks.size:
-        raise ValueError(f"ranks have shape {ranks.shape}; wanted (queries,) or (seeds, queries), not empty")
+    ranks = statistics.by_seed(ranks, "ranks")
     wrong = ranks[~(np.isfinite(ranks) & (ranks >= 1))]
     if len(wrong):
         raise ValueError(f"a rank is {wrong[0]}; ranks are finite and count from 1")
-    return np.atleast_2d(ranks)
-
-
-def points(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """What each rank adds to a metric that is a mean over queries."""
-    if metric == "MnR":
-        return ranks
-    if not (k := re.fullmatch(r"R@([1-9]\d*)", metric)):
-        raise ValueError(f"metric={metric!r}; wanted 'MdR', 'MnR' or 'R@K' such as 'R@1'")
-    return 100.0 * (ranks <= int(k[1]))
+    return ranks
 
 
 def _score(ranks: np.ndarray, metric: str) -> float:
     """(seeds, Q) → the metric, averaged over seeds."""
     return float(np.median(ranks, axis=1).mean() if metric == "MdR" else points(ranks, metric).mean())
+
+
+def _resampled(ranks: np.ndarray, metric: str, groups, resamples: int, seed: int) -> np.ndarray:
+    """(seeds, Q) → (resamples,) of the metric, averaged over seeds."""
+    if metric != "MdR":
+        return statistics.resampled(points(ranks, metric), groups, resamples, seed)
+    group, blocks = statistics.draws(groups, ranks.shape[1], resamples, seed)
+    return np.concatenate([np.mean([_medians(r, times, group) for r in ranks], axis=0) for times in blocks])
+
+
+def _medians(ranks: np.ndarray, times: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Median of (Q,) ranks in each resample, a query counting as often as its group was drawn; (some,)."""
+    order = np.argsort(ranks)
+    passed = times[:, group[order]].cumsum().reshape(len(times), -1)  # one running count over all resamples
+    ends = passed[:, -1]
+    totals = np.diff(ends, prepend=0)
+    middle = [np.searchsorted(passed.ravel(), ends - totals + at, "right") for at in ((totals - 1) // 2, totals // 2)]
+    return ranks[order[np.array(middle) % len(ranks)]].mean(axis=0)

@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -22,18 +21,12 @@ from ssb.corpora.load import load_corpus
 from ssb.machine import provenance, threads
 from ssb.metrics import retrieval
 from ssb.model import DECODER, SupportSetModel
-from ssb.training.runs import Collapsed, Run, TrainingError, build, data_for, measured, named, run_name
+from ssb.training.collapse import Watch
+from ssb.training.runs import Collapsed, Run, TrainingError, build, check, data_for, measured, named, run_name
 
 CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
-
-
-KEPT = ("stuck", "sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
-
-
+KEPT = ("sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
 TRACE = ("contrast", "spread", "gradient")  # of each step: loss, deviation of similarities, norm clipped with the heads
-
-
-STUCK_STEPS = 100  # in a row at 2α before a run counts as collapsed
 
 
 def begin_with(model: SupportSetModel, run: Run):
@@ -60,7 +53,7 @@ def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Ru
     The same Config on the same corpus and CPU gives the same bits, whatever else the process does. Errors: ConfigError,
     CorpusError, ModelError for what is wrong with the input, Collapsed and TrainingError for a run that went wrong.
     """
-    config = config.effective()
+    config = check(config.effective())
     corpus = corpus or load_corpus(config.corpus, **config.corpus_options)
     folder = files.runs() / run_name(config, corpus)
     if (folder / "metrics.json").exists():
@@ -100,7 +93,7 @@ class Training:
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
         self.steps = len(self.data.order(0))  # of an epoch; of pairs some shuffles fill a batch more than others
         self.epoch = self.step = 0  # the next step to take
-        self.stuck = 0
+        self.watch = Watch(config, model.contrast)
         self.sums: dict[str, float] = {}
         self.log: list[dict] = []
         self.trace: list[tuple[float, ...]] = []  # TRACE of each step
@@ -151,7 +144,8 @@ class Training:
         self.trace.append((values["contrast"], spread, norms[0].item()))
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.watch(values["contrast"], spread)
+        if why := self.watch.after_step(values["contrast"], spread):
+            self.collapse(f"in epoch {self.epoch + 1}: {why}")
 
     def remember(self, clips: torch.Tensor, c_v: torch.Tensor):
         """First in, first out: as many past clips as the support set is larger than the batch."""
@@ -160,47 +154,9 @@ class Training:
             new = clips, c_v
             self.memory = tuple(torch.cat(parts)[-room:] for parts in zip(self.memory or [x[:0] for x in new], new))
 
-    def watch(self, contrast: float, spread: float):
-        """Stop a run whose embeddings have become one point: the hinge sits at 2α and all similarities are equal."""
-        if self.config.contrast != "triplet" or abs(contrast - self.floor) > 1e-3 or spread > 1e-2:
-            self.stuck = 0
-            return
-        self.stuck += 1
-        if self.stuck == STUCK_STEPS:
-            self.collapse(
-                f"in epoch {self.epoch + 1}: for {STUCK_STEPS} steps the triplet loss has been {self.said_floor} "
-                f"and all similarities equal"
-            )
-
-    def refuse_chance(self):
-        """The other sign of collapse: dropout keeps the similarities of a collapsed model from being equal, but its
-        loss has not come below 2α and it finds validation clips as guessing does."""
-        config = self.config
-        clips = len((self.data.stories if config.sequences else self.data.corpus).split("val"))
-        chance = sum(100 * k / clips for k in (1, 5, 10))
-        lost = self.log[-1]["contrast"] >= self.floor - 1e-3 and self.best["score"] < 2 * chance
-        if config.contrast == "triplet" and lost and clips > 30:  # among fewer clips chance is too good to tell
-            self.collapse(
-                f"the triplet loss is {self.log[-1]['contrast']:.3f} in the end, not below {self.said_floor}, "
-                f"and validation recall is that of guessing"
-            )
-
-    @property
-    def floor(self) -> float:
-        """The triplet loss of one point: α for each of its hinges."""
-        return self.hinges * self.config.margin
-
-    @property
-    def said_floor(self) -> str:
-        return f"{self.hinges} × margin = {self.floor:g}"
-
-    @property
-    def hinges(self) -> int:
-        return 4 if self.config.intra else 2
-
     def collapse(self, how: str):
         """Keep how the run went, and give it up."""
-        why = f"collapsed: {how}. {self.advice()}"
+        why = f"collapsed: {how}. {self.watch.advice()}"
         kept = self.folder.with_name(self.folder.name + ".collapsed")
         with files.written(kept) as draft:
             draft.mkdir()
@@ -212,14 +168,6 @@ class Training:
 
     def write_trace(self, folder: Path):
         pd.DataFrame(self.trace, columns=TRACE).to_csv(folder / "trace.csv", index_label="step", float_format="%.6g")
-
-    def advice(self) -> str:
-        less = f"a smaller captioning = {self.config.captioning:g}, " if self.config.objective != "none" else ""
-        return (
-            f"With negatives = {self.config.negatives!r} nothing parts the clips again: take {less}negatives = 'mean' "
-            f"or 'scheduled', contrast = 'info_nce', a pretrained text_encoder, or a lower lr = {self.config.lr:g}. "
-            f"Nothing of this run is reported."
-        )
 
     def validate(self):
         """Keep the weights if they are the best so far on the validation clips: R@1 + R@5 + R@10, text to video."""
@@ -252,6 +200,7 @@ class Training:
             "rng": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+            "stuck": self.watch.stuck,
             **{name: getattr(self, name) for name in KEPT},
             "next": (self.epoch, self.step + 1),
         }
@@ -280,6 +229,7 @@ class Training:
             torch.cuda.set_rng_state_all(state["cuda"])
         if state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.watch.stuck = state["stuck"]
         for name in KEPT:
             setattr(self, name, state[name])
         self.memory = tuple(x.to(self.accelerator.device) for x in self.memory)
@@ -287,7 +237,9 @@ class Training:
 
     def finish(self):
         """Measure the best epoch's weights on the test clips, write the run's folder whole, drop the checkpoint."""
-        self.refuse_chance()
+        validated = (self.data.stories if self.config.sequences else self.data.corpus).split("val")
+        if why := self.watch.at_the_end(self.log[-1]["contrast"], self.best["score"], len(validated)):
+            self.collapse(why)
         self.raw.load_state_dict(self.best["weights"])
         ranks = self.data.ranks(self.raw, "test")
         metrics = measured(ranks) | {"best_epoch": self.best["epoch"]}
@@ -299,31 +251,7 @@ class Training:
             pd.DataFrame(self.log).to_csv(draft / "log.csv", index=False)
             self.write_trace(draft)
             (draft / "config.json").write_text(self.config.model_dump_json(indent=1))
-            (draft / "provenance.json").write_text(json.dumps(provenance(self.data.corpus, seconds), indent=1))
+            origin = {"corpus_sha": self.data.corpus.fingerprint, **provenance(), "seconds": round(seconds, 1)}
+            (draft / "provenance.json").write_text(json.dumps(origin, indent=1))
             (draft / "metrics.json").write_text(json.dumps(metrics, indent=1))
         shutil.rmtree(self.partial, ignore_errors=True)
-
-
-def main(arguments: list[str]) -> int:
-    """`python -m ssb.training.loop laptop corpus=shapes objective=none seed=1`: a preset and settings to change, as JSON."""
-    if not arguments or "=" in arguments[0] or not all("=" in argument for argument in arguments[1:]):
-        print("usage: python -m ssb.training.loop PRESET [SETTING=VALUE ...]", file=sys.stderr)
-        return 2
-    settings = {}
-    for argument in arguments[1:]:
-        name, _, value = argument.partition("=")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
-    try:
-        run = fit(Config.preset(arguments[0], **settings))
-    except (ValueError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(run, run.folder, sep="\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -15,20 +15,36 @@ from safetensors.torch import load_model
 from ssb import files, losses
 from ssb.config import VERSION, Config, ConfigError
 from ssb.corpora.corpus import Corpus
-from ssb.corpora.load import load_corpus
+from ssb.corpora.howto100m.corpus import HowTo100M
+from ssb.corpora.load import CORPORA, load_corpus
 from ssb.corpora.reading import CorpusError, listed
 from ssb.metrics import retrieval
-from ssb.model import DECODER, SupportSetModel
+from ssb.model import DECODER, HEADS, SupportSetModel
 from ssb.training.data import Data
 from ssb.training.stories import StoryData
+from ssb.training.streamed import Streamed
 
 
-def load(config: Config, corpus, device="cpu", like: Data | None = None) -> Data:
+def configure(preset: str, corpus: str = "shapes", **changes) -> Config:
+    """A preset on a corpus: with what the corpus's record changes in the preset, and then with `changes`. ConfigError
+    where a setting is unknown, out of range or does not fit the others."""
+    own = CORPORA[corpus].settings.get(preset, {}) if corpus in CORPORA else {}
+    return check(Config.preset(preset, **{"corpus": corpus, **own, **changes}))
+
+
+def check(config: Config) -> Config:
+    """The Config; ConfigError where it names a head or a contrastive loss that is not registered, or the loss does not
+    fit the other settings: what Config cannot know, since it lies below the registries."""
+    for setting in ("video_pooling", "text_pooling"):
+        if (name := getattr(config, setting)) not in HEADS:
+            raise ConfigError(f"{setting} = {name!r}: wanted one of {listed(HEADS, 99)}")
+    losses.contrast(config)
+    return config
+
+
+def load(config: Config, corpus: Corpus | HowTo100M, device="cpu", like: Data | None = None) -> Data:
     """What reads the batches of a corpus: `Data` in memory, `StoryData` of its long videos where the run is of
     sequences, `Streamed` from the disk for HowTo100M."""
-    from ssb.corpora.howto100m.corpus import HowTo100M
-    from ssb.training.streamed import Streamed  # which builds on this module
-
     if isinstance(corpus, HowTo100M):
         return Streamed(config, corpus, device, like)
     return (StoryData if config.sequences else Data)(config, corpus, device, like)
@@ -185,8 +201,10 @@ def build(data: Data) -> SupportSetModel:
 def run_name(config: Config, corpus: Corpus) -> str:
     """Twelve hex digits of all that a run's numbers follow from."""
     parts = [config.key, corpus.fingerprint, str(VERSION)]
-    if ":" in config.contrast:  # a loss of the reader's, who may edit it
-        parts.append(inspect.getsource(inspect.getmodule(losses.imported(config.contrast))))
+    heads = [HEADS[name] for name in (config.video_pooling, config.text_pooling)]
+    for module in dict.fromkeys([losses.contrast(config).module, *map(inspect.getmodule, heads)]):
+        if module.__name__.partition(".")[0] != "ssb":  # of the reader's, who may edit it
+            parts.append(inspect.getsource(module))
     for name in (config.text_encoder, config.decoder):
         if Path(name).is_dir():  # a model of the reader's, who may train it on
             parts += [file.read_bytes() for file in sorted(Path(name).glob("*.safetensors"))]

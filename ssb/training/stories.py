@@ -22,7 +22,8 @@ class StoryData(Data):
             raise CorpusError(f"{corpus.name} has no long videos; sequences = True wants a corpus such as events")
         self.stories = corpus.stories
         clips, captions = self.stories.clips.shape[1], self.stories.captions.shape[1]
-        if config.contrast != "s2dtw" and clips != captions:
+        self.paired = losses.contrast(config).paired
+        if self.paired and clips != captions:
             raise ConfigError(
                 f"contrast = {config.contrast!r} pairs captions and clips by their place, but {corpus.name} tells "
                 f"{captions} captions of {clips} clips; take contrast = 's2dtw'"
@@ -39,6 +40,10 @@ class StoryData(Data):
         """All clips of these videos and all captions told of them, one video after the other."""
         batch = self._batch(self.stories.captions[rows].ravel(), self.stories.clips[rows].ravel())
         batch.stories = len(rows)
+        if not self.paired:
+            told, shown = (torch.arange(len(x)) * len(rows) // len(x) for x in (batch.text, batch.video))
+            support = (told[:, None] != shown) | (self.config.objective == "full")
+            batch.support = support.to(self.device)
         return batch
 
     def told(self, model, split: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,8 +19,6 @@ from ssb.model import Batch, Past
 from ssb.training.data import Data
 
 NARRATIONS = 20_000  # of the training videos, to fit a tokenizer on
-
-
 MEASURED = 1_000  # training videos, for the mean and deviation of the features
 
 

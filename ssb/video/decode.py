@@ -9,13 +9,11 @@ import av
 import numpy as np
 
 SILENCE = 600  # seconds without a frame after which timestamps are held to be wrong
-
-
 HALF = Fraction(1, 2)
 
 
 class VideoError(ValueError):
-    """A clip that cannot be read, or only in part."""
+    """A clip that cannot be read, or only in part; clips or a folder of features that do not fit what is to be done."""
 
 
 def frames(path: str | Path) -> Iterator[tuple[Fraction, av.VideoFrame | None]]:

@@ -1,16 +1,15 @@
 """Raw video → feature streams: one vector for each second of a clip, from a frozen image or video backbone.
 
-    python -m ssb.video.extract clips/ --stream resnet --model microsoft/resnet-152 --out data/mine/features
-    python -m ssb.video.extract clips/ --stream r2plus1d --model r2plus1d_34_32_ig65m --out data/mine/features
+    ssb extract clips/ --stream resnet --model microsoft/resnet-152 --out data/mine/features
+    ssb extract clips/ --stream r2plus1d --model r2plus1d_34_32_ig65m --out data/mine/features
 
 These are the two streams of the paper (section 4.1): ResNet-152 after its last pooling, 2048-d, and R(2+1)D-34, its
-last convolutional layer averaged over space and time, 512-d. OUT becomes a folder that `ssb.readers.read_streams`
-reads: OUT/<stream>/<clip>.npy of (steps, dim) float16. Beside it OUT/<stream>.json says how the stream was made, and
-`sha256sum -c <stream>.sha256` in OUT checks it. OUT/<stream>.sources.tsv says of which files it was made: clip, bytes,
-time of change, SHA-256.
+last convolutional layer averaged over space and time, 512-d. OUT becomes a folder that
+`ssb.corpora.features.read_streams` reads: OUT/<stream>/<clip>.npy of (steps, dim) float16. Beside it OUT/<stream>.json
+says how the stream was made, and `sha256sum -c <stream>.sha256` in OUT checks it. OUT/<stream>.sources.tsv says of
+which files it was made: clip, bytes, time of change, SHA-256.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -25,8 +24,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ssb import files
 from ssb.progress import minutes
-from ssb.video.backbones import Backbone, backbone
-from ssb.video.decode import windows
+from ssb.video.backbones import Backbone
+from ssb.video.decode import VideoError, windows
 from ssb.video.ledger import check_settings, enter_source, read_sums, replaced, sha256, there, write_sums
 
 ENDINGS = "3gp avi flv gif m4v mkv mov mp4 mpeg mpg ogv ts webm wmv".split()  # the files of a folder that are clips
@@ -78,7 +77,7 @@ def extract(
     batch: windows that go through the backbone together. workers: processes that decode; 0: this one."""
     out, paths = Path(out), named(clips)
     if not stream or stream.startswith(".") or Path(stream).name != stream:
-        raise ValueError(f"stream {stream!r}: wanted a name without folders, such as resnet")
+        raise VideoError(f"stream {stream!r}: wanted a name without folders, such as resnet")
     check_settings(out, stream, eye.settings())
     sums = read_sums(out, stream)
     todo = [clip for clip in paths if not there(out, stream, clip, sums)]
@@ -117,6 +116,8 @@ def extract(
             if done and (spent - told > 2 or done == len(todo)):
                 bar, left, told = "█" * (20 * done // len(todo)), spent / done * (len(todo) - done), spent
                 print(f"{bar:·<20} {done}/{len(todo)} clips; about {minutes(left)} left", flush=True)
+    except torch.OutOfMemoryError as error:
+        raise VideoError(f"{error}; the same command with a smaller --batch continues from here") from None
     finally:
         write_sums(out, stream, sums, other)
     return broken
@@ -129,45 +130,8 @@ def named(clips: Iterable[str | Path]) -> dict[str, Path]:
         inside = [path for path in sorted(given.glob("[!.]*")) if path.suffix.lower()[1:] in ENDINGS]
         for path in inside if given.is_dir() else [given]:
             if path.stem in found and found[path.stem] != path:
-                raise ValueError(f"{path} and {found[path.stem]} are both clip {path.stem!r}; rename or leave out one")
+                raise VideoError(f"{path} and {found[path.stem]} are both clip {path.stem!r}; rename or leave out one")
             found[path.stem] = path
         if given.is_dir() and not inside:
-            raise ValueError(f"{given}: no video; wanted files that end in {', '.join(ENDINGS)}")
+            raise VideoError(f"{given}: no video; wanted files that end in {', '.join(ENDINGS)}")
     return found
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("python -m ssb.video.extract", description="Raw video to a feature stream.")
-    parser.add_argument("clips", nargs="+", metavar="CLIPS", help="video files, or folders of them")
-    parser.add_argument("--stream", required=True, metavar="NAME", help="what the stream is called")
-    parser.add_argument("--model", required=True, help="backbone: hub name, folder, R(2+1)D-34 weights or their name")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="the features/ folder of a corpus")
-    parser.add_argument("--frames", type=int, help="frames of a window (R(2+1)D; default: what it was trained on)")
-    parser.add_argument("--rate", type=float, help="frames of a window in a second (default: 30 for R(2+1)D)")
-    parser.add_argument("--batch", type=int, default=16, help="windows in a batch (default: 16)")
-    parser.add_argument("--workers", type=int, help="decoding processes (default: one for each core, at most 8)")
-    parser.add_argument("--device", help="default: cuda where there is one")
-    given = parser.parse_args(arguments)
-    for name, least in (("frames", 1), ("batch", 1), ("workers", 0), ("rate", 1e-3)):
-        if (value := getattr(given, name)) is not None and not least <= value < 1e6:
-            parser.error(f"--{name} {value}: wanted {least} or more")
-    try:
-        eye = backbone(given.model, given.frames, given.rate)
-        broken = extract(given.clips, given.out, given.stream, eye, given.batch, given.workers, given.device)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError as error:
-        print(f"error: {error}; the same command with a smaller --batch goes on from here", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    if broken:
-        print(f"{len(broken)} clips could not be read and have no features:", file=sys.stderr)
-        print(*(f"  {clip}: {wrong}" for clip, wrong in broken.items()), sep="\n", file=sys.stderr)
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

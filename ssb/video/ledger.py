@@ -8,21 +8,22 @@ from pathlib import Path
 
 from ssb import files
 from ssb.corpora.reading import CorpusError, check_array, listed, read_array
+from ssb.video.decode import VideoError
 
 
 def check_settings(out: Path, stream: str, settings: dict):
-    """Keep the settings, or refuse to go on with a stream that was made with others."""
+    """Keep the settings, or refuse (VideoError) to go on with a stream that was made with others."""
     path = out / f"{stream}.json"
     mend = "choose another name, or delete its folder"
     if path.is_file():
         try:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
-            raise ValueError(f"{path}: not readable ({error}); delete it and the folder {stream}/") from None
+            raise VideoError(f"{path}: not readable ({error}); delete it and the folder {stream}/") from None
         if other := [key for key in settings if before.get(key) != settings[key]]:
-            raise ValueError(f"{out / stream}: made with other {listed(other)}, see {path.name}; {mend}")
+            raise VideoError(f"{out / stream}: made with other {listed(other)}, see {path.name}; {mend}")
     elif any((out / stream).glob("[!.]*.npy")) or (out / f"{stream}.npy").exists():
-        raise ValueError(f"{out}: has a stream {stream!r} that was not made here; {mend}")
+        raise VideoError(f"{out}: has a stream {stream!r} that was not made here; {mend}")
     else:
         with files.written(path) as draft:
             draft.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

@@ -15,22 +15,14 @@ from torch import nn
 from ssb.text import ModelError
 
 HOME = "https://github.com/moabitcoin/ig65m-pytorch/releases/download/v1.0.0/"
-
-
 PUBLISHED = {  # name → file; its ending is the start of its SHA-256, which is checked
     "r2plus1d_34_8_ig65m": "r2plus1d_34_clip8_ig65m_from_scratch-9bae36ae.pth",
     "r2plus1d_34_32_ig65m": "r2plus1d_34_clip32_ig65m_from_scratch-449a7af9.pth",
     "r2plus1d_34_8_kinetics": "r2plus1d_34_clip8_ft_kinetics_from_ig65m-0aa0550b.pth",
     "r2plus1d_34_32_kinetics": "r2plus1d_34_clip32_ft_kinetics_from_ig65m-ade133f1.pth",
 }
-
-
 FRAMES = {359: 8, 487: 32}  # classes of the two models that were trained on IG-65M alone → frames of their clips
-
-
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # RGB in 0…1, of Kinetics
-
-
 SHORT, SIDE = 128, 112  # pixels: the shorter side is scaled to the one, and the middle square of the other cut out
 
 

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from transformers import T5Config, T5ForConditionalGeneration
 
 from ssb import Config, load_corpus, text
+from ssb.__main__ import main
 from ssb.bench import cost
 from ssb.training.data import Data
 from ssb.training.loop import Training
@@ -81,13 +82,13 @@ def test_it_trains_the_paper_preset(small_shapes, cpu, tmp_path, monkeypatch):
 
     def step(self, captions):
         changed = set(self.config.model_dump(exclude_defaults=True))
-        seen.append((len(captions), changed, len(self.model.encoder_parameters()), self.stuck))
+        seen.append((len(captions), changed, len(self.model.encoder_parameters()), self.watch.stuck))
         heads_encoder_decoder = [group["params"] for group in self.optimizer.param_groups]
         before = [[p.clone() for p in weights] for weights in heads_encoder_decoder]
         take(self, captions)
         for old, new in zip(before, heads_encoder_decoder, strict=True):
             assert any(not torch.equal(a, b) for a, b in zip(old, new))
-        self.stuck = 99  # one more would be a collapse
+        self.watch.stuck = 99  # one more would be a collapse
 
     take = Training.take_step
     monkeypatch.setattr(Training, "take_step", step)
@@ -192,7 +193,7 @@ def test_another_table_is_refused_before_the_work(tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(cost, "noise", None)  # any work would fail
     out = tmp_path / "cost.csv"
     out.mkdir() if content is None else out.write_text(content)
-    assert cost.main(["--size", "small", "--device", "cpu", "--out", str(out)]) == 1
+    assert main(["cost", "--size", "small", "--device", "cpu", "--out", str(out)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "cost.csv" in said and said.count("\n") == 1
 
@@ -201,7 +202,7 @@ def test_another_table_is_refused_before_the_work(tmp_path, monkeypatch, capsys,
     "arguments, said",
     [
         (["--size", "huge"], "--size"),
-        (["--steps", "4"], "at least 5"),
+        (["--steps", str(cost.ROUNDS - 1)], f"wanted {cost.ROUNDS} "),
         (["--steps", "many"], "--steps"),
         (["--device", "tpu"], "--device"),
         (["--device", "cuda"], "take --device cpu"),
@@ -210,7 +211,7 @@ def test_another_table_is_refused_before_the_work(tmp_path, monkeypatch, capsys,
 def test_misuse_is_one_message(arguments, said, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stopped:
-        cost.main(arguments)
+        main(["cost", *arguments])
     error = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and "error: " in error and said in error
 
@@ -230,7 +231,7 @@ def test_defaults_follow_the_device(arguments, gpu, size, forced, monkeypatch, h
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     asked = []
     monkeypatch.setattr(cost, "cost", lambda *given: asked.append(given))
-    assert cost.main([*arguments, "--steps", "7"]) == 0
+    assert main(["cost", *arguments, "--steps", "7"]) == 0
     assert asked == [(size, cost.SIZES[size], home / "results" / "cost.csv", 7)]
     assert (os.environ["ACCELERATE_USE_CPU"] == "true") == forced
 

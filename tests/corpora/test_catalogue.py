@@ -18,14 +18,19 @@ import numpy as np
 import pytest
 from helpers import DATA
 
-from ssb import load_corpus
+from ssb import CorpusError, load_corpus
+from ssb.__main__ import main
 from ssb.corpora import catalogue, download
-from ssb.corpora import official as official_module
 from ssb.corpora.howto100m import index
+from ssb.corpora.load import CORPORA
 
 CONTENT = np.random.default_rng(0).bytes(700_000)  # of several chunks
-ANNOTATED = {name: (reader.dataset, reader.annotation) for name, reader in official_module.READERS.items()}
-ANNOTATED |= {name: (name, annotation) for name, annotation in catalogue.LABELLED.items()}
+FILED = {name: record for name, record in CORPORA.items() if record.dataset}  # read from files
+ANNOTATED = {
+    name: (record.dataset, record.labels or record.read.annotation)
+    for name, record in FILED.items()
+    if name != "howto100m"
+}
 
 
 def sha256(content: bytes) -> str:
@@ -36,8 +41,10 @@ def sha256(content: bytes) -> str:
 
 
 def test_every_corpus_is_listed():
-    assert set(catalogue.ABOUT) == set(ANNOTATED) | {"howto100m"}
-    assert {name for file in download.sources() for name in file.corpora} == set(catalogue.ABOUT)
+    assert {name for file in download.sources() for name in file.corpora} == set(FILED)
+    assert {(name, file.dataset) for file in download.sources() for name in file.corpora} == {
+        (name, record.dataset) for name, record in FILED.items()
+    }
     for file in download.sources():
         assert file.target in file.names and file.what
         assert len(file.sha256) in (0, len(file.names)) and all(len(x) == 64 for x in file.sha256)
@@ -96,7 +103,7 @@ def test_the_sum_of_an_unpacked_annotation(part, packed, msrvtt):
 
 
 def asked(*arguments: str) -> int:
-    return catalogue.main(list(arguments))
+    return main(["data", *arguments])
 
 
 @pytest.fixture
@@ -142,7 +149,7 @@ def test_no_features(msvd, capsys):
     for path in msvd.glob("features/*"):
         path.rename(msvd / path.name)
     assert asked("msvd") == 1
-    assert "no features, which are yours: python -m ssb.video.extract CLIPS --stream" in capsys.readouterr().out
+    assert "no features, which are yours: `ssb extract CLIPS --stream" in capsys.readouterr().out
 
 
 def test_a_missing_file(msvd, capsys):
@@ -150,7 +157,7 @@ def test_a_missing_file(msvd, capsys):
     assert asked("msvd") == 1
     said = capsys.readouterr().out
     assert "msvd: not complete\n  missing: val_list.txt\n" in said
-    assert "to fetch val_list.txt:\n  python -m ssb.corpora.official msvd --download\n" in said
+    assert "to fetch val_list.txt:\n  `ssb data msvd --download`\n" in said
     assert [line.split()[1] for line in said.splitlines() if "msvd/val_list.txt" in line] == ["missing"]
 
 
@@ -201,7 +208,7 @@ def test_howto100m_is_complete_where_it_loads(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SSB_DATA", str(tmp_path))
     home, command = (
         tmp_path / "howto100m",
-        f"index it: python -m ssb.corpora.howto100m.index {tmp_path / 'howto100m'}\n",
+        f"index it: `ssb index {tmp_path / 'howto100m'}`\n",
     )
     assert asked("howto100m") == 1
     said = capsys.readouterr().out
@@ -283,7 +290,7 @@ def test_a_family(tmp_path, monkeypatch, capsys):
     (home / "features" / "look.ids.txt").write_text("\n".join(clips[:6]))
     assert asked("msrvtt") == 1
     said = capsys.readouterr().out
-    for name in official_module.READERS:
+    for name in FILED:
         assert (f"\n{name}: " in said) == name.startswith("msrvtt")
     assert said.count("msrvtt/train_val_videodatainfo.json ") == 1
     assert (
@@ -297,14 +304,52 @@ def test_a_family(tmp_path, monkeypatch, capsys):
     assert "msrvtt_1ka_7k: not complete\n  missing: MSRVTT_train.7k.csv\n" in said
 
 
-def test_names(capsys):
+def test_the_list_says_how_much_is_there(msvd, monkeypatch, capsys):
+    """Of each corpus a line, and no file is opened for it."""
+    (msvd.parent / "vatex").mkdir()
+    (msvd.parent / "vatex" / "train_list.txt").touch()
+    (msvd.parent / "youcook2").mkdir()
+    (msvd.parent / "youcook2" / "captions.csv").touch()
+    (msvd.parent / "howto100m" / "index" / "found").mkdir(parents=True)
+    (msvd.parent / "howto100m" / "index" / "found" / "found.json").touch()
+    monkeypatch.setattr(sys.modules[__name__], "OPENED", [])
     assert asked() == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(catalogue.ABOUT)
+    assert not [path for path in OPENED if msvd.parent in path.parents]
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert list(lines) == list(CORPORA)
+    states = {"shapes": "drawn by the library", "events": "drawn by the library", "msvd": "files complete"}
+    states |= {"vatex": "4 of 5 files missing", "youcook2": "a folder of your own", "howto100m": "indexed"}
+    for name, line in lines.items():
+        assert line.split("  ")[0] == name and line.endswith(f"  {CORPORA[name].about}")
+        assert f"  {states.get(name, 'not there')}  " in line
+
+
+def test_complete_files_without_features(msvd, capsys):
+    for path in msvd.glob("features/*"):
+        path.rename(msvd / path.name)
+    assert asked() == 0
+    assert re.search("^msvd +files complete, no features +MSVD", capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize("name", ["shapes", "events"])
+def test_what_the_library_draws_is_complete(name, home, capsys):
+    assert asked(name) == asked(name, "--download") == 0
+    assert capsys.readouterr().out == 2 * f"{name}: complete\n  it is drawn by the library and needs no files\n"
+    assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize("name", ["msrvtt1k", "msvd", "activitynet", "youcook2", "vatex", "vidvrd"])
+def test_a_corpus_that_is_not_there_names_the_command_that_reports_it(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSB_DATA", str(tmp_path))
+    with pytest.raises(CorpusError, match="no such file") as caught:
+        load_corpus(name)
+    (command,) = re.findall(r"`ssb data (\w+)`", str(caught.value))
+    assert name in catalogue.members(command)
 
 
 @pytest.mark.parametrize(
-    "arguments, words", [(["msvt"], "no corpus 'msvt'; there are msrvtt1k"), (["--download"], "of what?")]
+    "arguments, words",
+    [(["msvt"], "no corpus 'msvt'; there are shapes, events, msrvtt1k"), (["--download"], "of what?")],
 )
 def test_misuse(arguments, words, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -530,11 +575,11 @@ def test_every_link_of_the_list(site, tmp_path, monkeypatch, capsys):
     site.pages |= {path: (zipped if path.endswith(".zip") else tarred)(held) for path, held in packs.items()}
     monkeypatch.setattr(download, "sources", lambda: rows)
     monkeypatch.setenv("SSB_DATA", str(tmp_path))
-    assert download.download(list(catalogue.ABOUT)) == [] and len(site.asked) == len(site.pages)
+    assert download.download(list(FILED)) == [] and len(site.asked) == len(site.pages)
     for (dataset, name), wanted in content.items():
         assert (tmp_path / dataset / name).read_bytes() == wanted
     assert all(file.found(tmp_path / file.dataset) == file.target for file in rows)
-    assert download.download(list(catalogue.ABOUT)) == [] and len(site.asked) == len(site.pages)  # nothing again
+    assert download.download(list(FILED)) == [] and len(site.asked) == len(site.pages)  # nothing again
 
 
 def test_another_sum(place, site, wanted, capsys):
@@ -571,7 +616,7 @@ def test_stopped_by_hand(place, site, wanted, monkeypatch, capsys):
     wanted(("a.txt", "/a.txt", CONTENT))
     monkeypatch.setattr(download.requests, "get", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert asked("msvd", "--download") == 130
-    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+    assert "stopped; the same command continues from here" in capsys.readouterr().err
 
 
 # Archives

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from ssb import Corpus, CorpusError, load_corpus
-from ssb.corpora import corpus as corpus_module
 from ssb.corpora.corpus import Stream
 
 
@@ -212,7 +211,7 @@ def test_describe_tells_the_false_negatives_where_they_are_known():
     assert lines[0] == f"shapes ({corpus.fingerprint}): 60 clips (train 40, val 5, test 15), 300 captions"
     assert lines[1:3] == [f"stream {name}: (60 clips, 8 steps, {dim} dims)"
                           for name, dim in (("appearance", 128), ("motion", 64))]  # fmt: skip
-    rate = 100 * corpus_module.false_negative_rate(corpus)
+    rate = 100 * corpus.false_negative_rate()
     assert lines[3] == f"false negatives: a caption is also true of {rate:.2f} % of the other clips"
     assert 4.5 < rate < 5.5
 

@@ -224,7 +224,7 @@ def test_what_is_no_archive(archive):
         with pytest.raises(CorpusError, match=r"features\.npz: not a complete \.npz archive"):
             features_module.read_archive(archive, CLIPS, NAMES)
     archive.unlink()
-    with pytest.raises(CorpusError, match=r"features\.npz: no such file; see README\.md"):
+    with pytest.raises(CorpusError, match=r"features\.npz: no such file; `ssb data` lists"):
         features_module.read_archive(archive, CLIPS, NAMES)
     with zipfile.ZipFile(archive, "w") as other:
         other.writestr("README.txt", "no arrays")
@@ -271,7 +271,7 @@ def test_lists_of_ids(tmp_path):
         with pytest.raises(CorpusError, match=message):
             reading.read_ids(path)
     path.unlink()
-    with pytest.raises(CorpusError, match=r"list\.txt: no such file; see README\.md"):
+    with pytest.raises(CorpusError, match=r"list\.txt: no such file; `ssb data` lists"):
         reading.read_ids(path)
 
 

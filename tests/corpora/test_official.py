@@ -18,6 +18,7 @@ import ssb
 from ssb import CorpusError, load_corpus
 from ssb.corpora import labels
 from ssb.corpora import official as official_module
+from ssb.corpora.load import CORPORA
 
 
 def test_msrvtt1k(msrvtt):
@@ -118,7 +119,10 @@ def test_msrvtt_full(real):
     assert list(splits.values()) == [numbered[:6513], numbered[6513:7010], numbered[7010:]]
 
 
-@pytest.mark.parametrize("reader, train", [(official_module.msrvtt_1ka, 8503), (official_module.msrvtt_1ka_7k, 6513)])
+@pytest.mark.parametrize(
+    "reader, train",
+    [(CORPORA[name].read.annotation, train) for name, train in (("msrvtt_1ka", 8503), ("msrvtt_1ka_7k", 6513))],
+)
 def test_msrvtt_1ka(real, reader, train):
     home = real("msrvtt", "MSRVTT_JSFUSION_test.csv")
     annotation = captions, splits = reader(home)
@@ -163,7 +167,7 @@ def test_msvd(real):
 @pytest.mark.parametrize("name, test", [("val_1", 4917), ("val_2", 4885)])
 def test_activitynet(real, name, test):
     home = real("activitynet", "train.json")
-    reader = official_module.activitynet if name == "val_1" else official_module.activitynet_val2
+    reader = CORPORA["activitynet" if name == "val_1" else "activitynet_val2"].read.annotation
     annotation = captions, splits = reader(home)
     wanted = {"train": 9509, "val": 500, "test": test}
     assert sizes(annotation) == (wanted, wanted)
@@ -390,7 +394,7 @@ def test_the_annotation_needs_no_features(official):
 MSVD = {
     "youtube_video_to_id_mapping.txt": [
         (" vid9", "", "not the MSVD id map: wanted a clip and its number a line"),
-        (None, None, "no such file; see README.md"),
+        (None, None, "no such file; `ssb data msvd` lists what msvd needs"),
     ],
     "sents_val_lc_nopunc.txt": [
         ("vid5\t", "vid5 ", "not the MSVD captions: wanted a number of the id map, a tab"),
@@ -457,7 +461,7 @@ def test_a_half_needs_the_category_of_every_clip(msrvtt, tmp_path):
         with pytest.raises(
             CorpusError, match="videodatainfo.json: not the MSR-VTT annotation: wanted videos with video_id"
         ):
-            official_module.READERS["msrvtt1k_odd"].annotation(tmp_path)
+            CORPORA["msrvtt1k_odd"].read.annotation(tmp_path)
 
 
 def test_files_of_an_older_reader_keep_their_name(msrvtt):

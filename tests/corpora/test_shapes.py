@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 
-from ssb.corpora import corpus as corpus_module
 from ssb.corpora import pixels, shapes
 from ssb.corpora.load import load_corpus
 from ssb.corpora.reading import CorpusError
@@ -96,17 +95,17 @@ def test_dial_hits_and_measures_as_a_double_loop(dial):
                 pairs += 1
                 hits += all(rows[clip][name] == rows[other][name] for name in says)
     assert hits / pairs == pytest.approx(dial, rel=0.05)
-    assert corpus_module.false_negative_rate(corpus) == pytest.approx(hits / pairs, rel=1e-12)
+    assert corpus.false_negative_rate() == pytest.approx(hits / pairs, rel=1e-12)
 
 
 def test_rate_of_a_split_counts_that_split_alone(small):
     clips = small.splits["test"]
     captions = np.flatnonzero(small.captions["clip"].isin(clips))
-    true = corpus_module.truth(small, captions, clips)
+    true = small.truth(captions, clips)
     assert true.shape == (250, 50)
     own = small.captions["clip"].to_numpy()[captions][:, None] == clips[None, :]
     assert true[own].all()
-    assert corpus_module.false_negative_rate(small, "test") == pytest.approx(true[~own].mean())
+    assert small.false_negative_rate("test") == pytest.approx(true[~own].mean())
 
 
 def test_less_is_said_as_the_dial_rises(home):
@@ -261,6 +260,6 @@ def test_bad_arguments(option, message):
 
 def test_truth_needs_meaning(small):
     with pytest.raises(CorpusError, match="not known"):
-        corpus_module.truth(dataclasses.replace(small, meaning=None), [0], [0])
+        dataclasses.replace(small, meaning=None).truth([0], [0])
     with pytest.raises(CorpusError, match="no split 'dev'"):
-        corpus_module.false_negative_rate(small, "dev")
+        small.false_negative_rate("dev")

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssb import Corpus, CorpusError, load_corpus
-from ssb.corpora import corpus as corpus_module
 from ssb.corpora import events as events_module
 from ssb.corpora import features, official, shapes
 from ssb.corpora.corpus import Stream
@@ -129,7 +128,7 @@ def test_a_dial_changes_nothing_but_the_stories(small, name, value):
 @given(st.integers(0, 8), st.integers(0, 7), st.integers(0, 8), st.integers(0, 3))
 def test_dials_are_exact(long, disorder, missing, irrelevant, seed):
     stories = told(long, disorder=disorder / 8, missing=missing / 8, irrelevant=irrelevant / 8, seed=seed)
-    stories.check(long)
+    stories.check(long.clips, long.captions["clip"].to_numpy(), long.splits)
     assert stories.captions.shape == stories.truth.shape == (45, 8 - missing + irrelevant)
     for truth in stories.truth:
         kept = [clip for clip in truth if clip >= 0]
@@ -185,7 +184,7 @@ def test_order_is_what_tells_takes_apart():
     """With similarities from the truth, and vague captions: to heed their order finds more than not to."""
     vague = load_corpus("events", videos=45, takes=5, false_negatives=0.1)
     stories, rows = vague.stories, np.arange(45)
-    true = corpus_module.truth(vague, stories.captions.ravel(), stories.clips.ravel()).reshape(45, 8, 45, 8)
+    true = vague.truth(stories.captions.ravel(), stories.clips.ravel()).reshape(45, 8, 45, 8)
     true = torch.tensor(true.transpose(0, 2, 3, 1), dtype=torch.float64)  # (texts, videos, clips, captions)
     found = {
         "aligned": retrieval.ranks(-s2dtw(-true), rows),

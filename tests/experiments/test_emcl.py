@@ -16,7 +16,7 @@ from ssb import emcl
 from ssb.experiments import emcl_figures, emcl_inference, emcl_layer, overview
 from ssb.experiments.emcl_inference import MODULE, Embedded
 from ssb.experiments.emcl_layer import Constants
-from ssb.metrics import retrieval, statistics
+from ssb.metrics import retrieval
 
 SMALL = Constants(3, 2, 0.3, 0.5)
 
@@ -234,20 +234,6 @@ def test_claims_stand_beside_what_the_paper_gains(few, home):
     written = overview.claims(home / "results", "shapes-smoke")
     assert written["claim"].tolist() == [*emcl_inference.CLAIMS] and set(written["table"]) == {"emcl_inference"}
     assert written["delta"][0] < -10 and written["verdict"][0] == "contradicted"
-
-
-def test_the_interaction_is_a_difference_of_differences():
-    rng = np.random.default_rng(0)
-    cells, clips = rng.integers(1, 4, size=(4, 3, 200)).astype(float), np.arange(200) // 4
-    found = statistics.interaction(*cells, clips)
-    none, none_with, cross, cross_with = (100 * (cell == 1).mean(axis=1) for cell in cells)
-    each = (cross_with - cross) - (none_with - none)
-    assert found["delta"] == pytest.approx(each.mean())
-    assert found["seeds_high"] - found["delta"] == pytest.approx(4.302653 * each.std(ddof=1) / 3**0.5)
-    assert found["delta_low"] < found["delta"] < found["delta_high"]
-    # where only one pair differs it is the difference of that pair
-    alone = statistics.interaction(cells[0], cells[0], cells[2], cells[3], clips)
-    assert alone == pytest.approx(statistics.against(cells[3], cells[2], clips))
 
 
 def test_claims_of_the_layer(hand, home):

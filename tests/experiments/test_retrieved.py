@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 import ssb
 from ssb import figures
-from ssb.corpora import corpus as corpus_module
 from ssb.experiments import retrieved
 from ssb.metrics import meaning, retrieval
 
@@ -134,7 +133,7 @@ def test_what_is_found_is_what_the_run_found(trained):
         captions = corpus.captions_of(corpus.split("test"))
         assert each.texts == captions["text"].tolist()
         assert [each.clips[column] for column in each.own] == captions["clip"].tolist()
-        assert np.array_equal(each.fits, corpus_module.truth(corpus, captions["caption"], corpus.split("test")))
+        assert np.array_equal(each.fits, corpus.truth(captions["caption"], corpus.split("test")))
     shares = retrieved.shares(found)
     assert list(shares.columns) == ["what", "none", "cross"] and list(shares.index) == ["good", "tied", "bad"]
     for name, each in found.items():

@@ -19,7 +19,7 @@ from ssb.metrics import retrieval
 from ssb.study import Study
 from ssb.training.data import Data
 from ssb.training.loop import Training, fit
-from ssb.training.runs import build, source
+from ssb.training.runs import build, configure, source
 
 OPTIONS = {"clips": 120, "captions": 2, "false_negatives": 0.05}
 HERE, THERE = {"corpus_options": OPTIONS | {"seed": 3}}, {"corpus_options": OPTIONS}
@@ -243,13 +243,10 @@ def test_figures_of_a_run_that_ranks_by_more_are_refused(home):
 
 
 def test_the_papers_settings_of_a_benchmark():
-    config = Config.preset("paper", corpus="activitynet")
+    config = configure("paper", "activitynet")
     assert (config.max_steps, config.max_tokens, config.epochs, config.dropout) == (512, 256, 28, 0.0)
-    assert (
-        Config.preset("paper", corpus="vatex", epochs=3).epochs == 3
-        and Config.preset("paper", corpus="vatex").epochs == 30
-    )
-    assert Config.preset("laptop", corpus="activitynet").max_steps == Config.preset("laptop").max_steps
+    assert configure("paper", "vatex", epochs=3).epochs == 3 and configure("paper", "vatex").epochs == 30
+    assert configure("laptop", "activitynet").max_steps == Config.preset("laptop").max_steps
 
 
 def test_what_the_layer_has_learnt(home):

@@ -13,9 +13,9 @@ from matplotlib.collections import PathCollection
 import ssb
 from ssb import paper as paper_module
 from ssb import study
-from ssb.corpora import official
+from ssb.corpora.load import CORPORA
 from ssb.experiments import transfer
-from ssb.metrics import statistics
+from ssb.metrics import retrieval
 
 PRINTED = list(csv.DictReader((Path(ssb.__file__).parent / "paper.csv").read_text().splitlines()))
 SURE = ("R@1", "R@1 sd", "R@1 low", "R@1 high")
@@ -66,12 +66,13 @@ def test_baselines_of_the_tables_by_hand():
 
 
 def test_every_corpus_has_a_table():
-    wanted = {name: "3" for name in (*official.READERS, "shapes", "my/folder")}
+    wanted = {name: "3" for name in (*CORPORA, "my/folder")}
     wanted |= {"vatex": "4", "activitynet": "5", "activitynet_val2": "5", "msvd": "6"}
-    assert {name: paper_module.table_of(name) for name in wanted} == wanted
-    assert set(paper_module.DATASETS) <= set(official.READERS)
-    for corpus, dataset in paper_module.DATASETS.items():
-        assert set(paper_module.baselines(paper_module.table_of(corpus))["dataset"]) == {dataset}
+    assert {name: paper_module.record(name).retrieval_table for name in wanted} == wanted
+    tested = [record for record in CORPORA.values() if record.published]
+    assert [record.name for record in tested] == ["msrvtt_1ka", "msvd", "activitynet", "vatex"]
+    for record in tested:
+        assert set(paper_module.baselines(record.retrieval_table)["dataset"]) == {record.published}
 
 
 @pytest.fixture
@@ -114,12 +115,10 @@ def test_intervals_are_bootstraps_over_clips(uneven):
     for setting, members in uneven.items():
         found = np.stack([run.ranks["t2v"] for run in members])
         interval = tuple(frame.loc[setting, ["t2v R@1 low", "t2v R@1 high"]])
-        assert interval == statistics.bootstrap(found, "R@1", clip) != statistics.bootstrap(found, "R@1")
+        assert interval == retrieval.bootstrap(found, "R@1", clip) != retrieval.bootstrap(found, "R@1")
         for way, protocol in (("v2t", "v2t best-caption"), ("v2t max-per-video", "v2t max-per-video")):
             found = np.stack([run.ranks[protocol] for run in members])
-            assert tuple(frame.loc[setting, [f"{way} R@1 low", f"{way} R@1 high"]]) == statistics.bootstrap(
-                found, "R@1"
-            )
+            assert tuple(frame.loc[setting, [f"{way} R@1 low", f"{way} R@1 high"]]) == retrieval.bootstrap(found, "R@1")
 
 
 def test_one_seed_has_no_deviation(uneven):

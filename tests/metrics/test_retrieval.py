@@ -12,8 +12,17 @@ from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
 from ssb.metrics import statistics
-from ssb.metrics.retrieval import matrix_ranks, metrics, ranks, search, unit, video_to_text
-from ssb.metrics.statistics import bootstrap, paired_bootstrap
+from ssb.metrics.retrieval import (
+    bootstrap,
+    matrix_ranks,
+    metrics,
+    paired_bootstrap,
+    points,
+    ranks,
+    search,
+    unit,
+    video_to_text,
+)
 
 PROTOCOLS = ("best-caption", "max-per-video")
 
@@ -328,6 +337,18 @@ def test_ranks_that_cannot_be_are_refused(wrong, words):
     for use in (metrics, bootstrap, lambda r: paired_bootstrap(r, r)):
         with pytest.raises(ValueError, match=words):
             use(wrong)
+
+
+def test_points_are_the_values_of_which_a_metric_is_the_mean():
+    r = [[1, 1.5, 5, 6], [2, 1, 1, 10]]
+    assert points(r, "R@1").tolist() == [[100, 0, 0, 0], [0, 100, 100, 0]]
+    assert points(r[0], "MnR").tolist() == [r[0]]
+    for metric in ("R@1", "R@5", "R@10", "MnR"):
+        assert points(r, metric).mean() == pytest.approx(metrics(r)[metric])
+    with pytest.raises(ValueError, match="MdR, a median, is no mean of values: use `bootstrap`"):
+        points(r, "MdR")
+    with pytest.raises(ValueError, match="a rank is 0.5"):
+        points([0.5], "R@1")
 
 
 # bootstrap

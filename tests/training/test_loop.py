@@ -22,7 +22,7 @@ from ssb.corpora.load import load_corpus
 from ssb.corpora.reading import CorpusError
 from ssb.metrics import retrieval
 from ssb.study import Study
-from ssb.training import loop
+from ssb.training import collapse, loop
 from ssb.training import runs as runs_module
 from ssb.training.data import Data
 from ssb.training.loop import fit
@@ -232,7 +232,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(home):
 @pytest.fixture
 def one_point(monkeypatch):
     """Heads without weights hold runs of margin 0.2 where all embeddings are one point."""
-    monkeypatch.setattr(loop, "STUCK_STEPS", 5)
+    monkeypatch.setattr(collapse, "STUCK_STEPS", 5)
     build = runs_module.build
 
     def held(data):
@@ -325,7 +325,7 @@ def test_a_loss_that_is_not_a_number_is_named(home, tmp_path, monkeypatch):
 
 
 def test_a_run_that_learns_is_not_called_collapsed(home, monkeypatch):
-    monkeypatch.setattr(loop, "STUCK_STEPS", 5)
+    monkeypatch.setattr(collapse, "STUCK_STEPS", 5)
     fit(small(contrast="triplet", negatives="mean", objective="none", epochs=4), quiet=True)
 
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ssb import ModelError, load_corpus
+from ssb.__main__ import main
 from ssb.video import backbones, decode, extract, r2plus1d
 
 av = pytest.importorskip("av")
@@ -731,17 +732,17 @@ def test_the_command(tmp_path, clips, resnet, capfd):
     (tmp_path / "bad.mp4").write_text("not found")
     out, given = tmp_path / "features", [str(clips / "clip2.mp4"), str(tmp_path / "bad.mp4")]
     options = ["--stream", "resnet", "--out", str(out), "--workers", "1", "--device", "cpu"]
-    assert extract.main([*given, "--model", resnet, *options]) == 1
+    assert main(["extract", *given, "--model", resnet, *options]) == 1
     said = capfd.readouterr()
     assert "2/2 clips" in said.out and "1 clips could not be read" in said.err
     assert said.err.splitlines()[-1].startswith("  bad: not readable as video")
     assert read(out, "resnet")["clip2"].shape == (3, 16) and len(read(out, "resnet")) == 1
-    assert extract.main([given[0], "--model", resnet, *options]) == 0
-    assert extract.main([given[0], "--model", str(tmp_path), *options]) == 1
+    assert main(["extract", given[0], "--model", resnet, *options]) == 0
+    assert main(["extract", given[0], "--model", str(tmp_path), *options]) == 1
     assert capfd.readouterr().err.startswith("error: cannot load")
     for option in (["--batch", "0"], ["--rate", "nan"], ["--workers", "-1"]):
         with pytest.raises(SystemExit) as stop:
-            extract.main([*given, "--model", resnet, *options, *option])
+            main(["extract", *given, "--model", resnet, *options, *option])
         assert stop.value.code == 2
 
 
@@ -751,5 +752,5 @@ def test_stopping_is_said(tmp_path, clips, resnet, monkeypatch, capsys):
 
     monkeypatch.setattr(extract, "windows", stop)
     options = ["--stream", "a", "--out", str(tmp_path), "--workers", "0", "--device", "cpu"]
-    assert extract.main([str(clips), "--model", resnet, *options]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert main(["extract", str(clips), "--model", resnet, *options]) == 130
+    assert "stopped; the same command continues from here\n" == capsys.readouterr().err

@@ -39,13 +39,13 @@ class Features:
         if rows.shape[-1] != self.dim or known < end or len(rows.shape) != 2 + len(within):
             raise CorpusError(
                 f"{path}: shape {rows.shape}; wanted {self.dim} wide and at least {end} steps, as it was when it was "
-                f"indexed; copy it again or run python -m ssb.corpora.howto100m.index again"
+                f"indexed; copy it again or run `ssb index` again"
             )
         values = rows.read(begin, end, *within).astype(np.float32)
         if not np.isfinite(values).all():
             raise CorpusError(
                 f"{path}: NaN or infinity in video {name!r}, steps {begin} to {end}; extract it again or delete it and "
-                f"run python -m ssb.corpora.howto100m.index again"
+                f"run `ssb index` again"
             )
         return values
 
@@ -60,7 +60,7 @@ class HowTo100M:
         self.folder = Path(folder)
         found = self.folder / "index" / "found"
         if not (found / "found.json").is_file():
-            raise CorpusError(f"{found.parent}: no index; run python -m ssb.corpora.howto100m.index {self.folder}")
+            raise CorpusError(f"{found.parent}: no index; run `ssb index {self.folder}`")
         self.name = self.folder.resolve().name
         self.facts = read_json(found / "found.json")
         self.rows, self.steps = read_array(found / "rows.npy"), read_array(found / "steps.npy")

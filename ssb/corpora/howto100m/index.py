@@ -1,6 +1,6 @@
 """HowTo100M (Miech et al., 2019), 1.2 million videos and 136 million narrations, as a corpus that stays on disk.
 
-    python -m ssb.corpora.howto100m.index [FOLDER] [--held-out 1000]        FOLDER: $SSB_DATA/howto100m
+    ssb index [FOLDER] [--held-out 1000]        FOLDER: $SSB_DATA/howto100m
 
 indexes FOLDER/caption.json or FOLDER/captions/ (see `ssb.narrations`) once, shard by shard: a killed one goes on. Then,
 anew each time, it looks which videos have features, for a part of HowTo100M is always gone, and what more features are
@@ -12,19 +12,16 @@ Official are the narrations. The features are yours, one step a second, in any o
     features/<stream>/<video>.npy           (steps, dim) float16 or float32
     features/<stream>/<ab>/<video>.npy      the same in folders named by the first two characters of the ids
     features/<stream>/<shard>.npy           (videos, steps, dim), with <shard>.ids.txt and perhaps <shard>.lengths.txt,
-                                            as in `ssb.readers.packed_stream`; any number of shards
+                                            as in `ssb.corpora.features.packed_stream`; any number of shards
 
 Held out for `val` and `test` are 1,000 videos each, or 5 % of a small corpus, by a hash of the id: our choice, there is
 no official split. So are the windows of a video that make its pairs (`HowTo100M.window`).
 """
 
-import argparse
-import functools
 import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,20 +227,3 @@ def is_here(folder: Path) -> bool:
     """Whether a folder is meant to hold HowTo100M, and no corpus of one's own."""
     inside = any((folder / name).exists() for name in ("index", "caption.json", "captions"))
     return folder.is_dir() and (inside or folder.name == "howto100m") and not (folder / "captions.csv").is_file()
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ssb.corpora.howto100m.index", description="Index HowTo100M.")
-    parser.add_argument("folder", type=Path, nargs="?", default=files.data() / "howto100m")
-    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="videos of val and of test, at most 5 %% each")
-    asked = parser.parse_args(arguments)
-    try:
-        index(asked.folder, asked.held_out, functools.partial(print, flush=True))
-    except CorpusError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -24,17 +24,9 @@ from ssb import files
 from ssb.corpora.reading import CorpusError
 
 BLOCK = 1 << 22  # bytes read at a time
-
-
 LONGEST = 1 << 26  # characters of one video; what is longer is no list of narrations
-
-
 NAME = re.compile(r"[^\s/\\\0\ud800-\udfff]{1,60}")  # of a video: a file name and a word, in UTF-8
-
-
 BLANK = re.compile(r"[ \t\n\r]*")
-
-
 DECODER = json.JSONDecoder(strict=False)  # a line break inside a text is no matter
 
 

@@ -157,7 +157,5 @@ class Shard:
         except UnicodeDecodeError:
             texts = []
         if len(content) != edges[-1] or not all(texts):
-            raise CorpusError(
-                f"{self.path}: damaged; delete the folder index/ and run python -m ssb.corpora.howto100m.index again"
-            )
+            raise CorpusError(f"{self.path}: damaged; delete the folder index/ and run `ssb index` again")
         return texts

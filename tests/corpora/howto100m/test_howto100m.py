@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from ssb import Config, ConfigError, CorpusError, files, fit, load_corpus, text
+from ssb.__main__ import main
 from ssb.bench import howto100m as howto100m_module
 from ssb.corpora.howto100m import corpus as corpus_module
 from ssb.corpora.howto100m import index as index_module
@@ -318,23 +319,21 @@ def test_a_file_that_is_none_is_one_error(folder, case, capsys):
     (folder / "caption.json").write_bytes(raw)
     with pytest.raises(CorpusError, match=message):
         index(folder)
-    assert index_module.main([str(folder)]) == 1
+    assert main(["index", str(folder)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
-    with pytest.raises(CorpusError, match="index: no index; run python -m ssb.corpora.howto100m.index"):
+    with pytest.raises(CorpusError, match="index: no index; run `ssb index /.*`"):
         load_corpus(folder)
 
 
 def test_no_folder_is_named_with_the_command(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("SSB_DATA", str(tmp_path / "none"))
-    with pytest.raises(
-        CorpusError, match=r"none/howto100m: no such folder; .* and run python -m ssb\.corpora\.howto100m\.index$"
-    ):
+    with pytest.raises(CorpusError, match=r"none/howto100m: no such folder; .* and run `ssb index`$"):
         load_corpus("howto100m")
 
 
 def test_what_is_missing_is_said(folder, monkeypatch):
     monkeypatch.setenv("SSB_DATA", str(folder.parent))
-    with pytest.raises(CorpusError, match="no index; run python -m ssb.corpora.howto100m.index"):
+    with pytest.raises(CorpusError, match="no index; run `ssb index /.*`"):
         load_corpus("howto100m")
     (folder / "caption.json").unlink()
     with pytest.raises(CorpusError, match="neither caption.json nor captions/"):

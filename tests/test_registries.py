@@ -1,0 +1,96 @@
+"""A pooling head, a contrastive loss and a corpus are added from outside, without editing the library, and trained."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ssb
+from ssb import Config, ConfigError, losses, model
+from ssb.corpora import load, shapes
+from ssb.corpora.record import Record
+from ssb.training.runs import check
+
+
+class LastStep(nn.Module):
+    """A head: a linear layer of the last real step."""
+
+    def __init__(self, pre_encoder, width, config):
+        super().__init__()
+        self.linear = nn.Linear(width, config.dim)
+
+    def forward(self, e, mask):
+        last = mask.sum(dim=1) - 1
+        return self.linear(e[torch.arange(len(e)), last])
+
+
+class Distance(losses.Contrast):
+    """A contrastive loss: of each pair's distance, less that of the next pair's clip."""
+
+    def __call__(self, text, video, batch, progress=1.0, other=None):
+        return ((text - video) ** 2).mean() - 0.1 * ((text - video.roll(1, 0)) ** 2).tanh().mean()
+
+
+def tiny_shapes(clips: int = 60):
+    return shapes.corpus(clips=clips, false_negatives=0.05)
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    monkeypatch.setitem(model.HEADS, "last", LastStep)
+    monkeypatch.setitem(losses.CONTRASTS, "distance", Distance)
+    record = Record("tiny", "sixty clips", tiny_shapes, settings={"smoke": {"epochs": 1, "batch": 16}})
+    monkeypatch.setitem(load.CORPORA, "tiny", record)
+
+
+@pytest.mark.parametrize("objective", ["none", "cross"])
+def test_all_three_are_trained_together(registered, objective):
+    config = ssb.configure("smoke", "tiny", contrast="distance", video_pooling="last", objective=objective)
+    assert (config.epochs, config.batch) == (1, 16)  # of the record
+    assert ssb.configure("smoke", "tiny", epochs=2).epochs == 2  # what is asked for goes first
+    run = ssb.fit(config, quiet=True)
+    network, data = run.load()
+    assert isinstance(network.video_head, LastStep) and data.corpus.fingerprint == tiny_shapes().fingerprint
+    values, mask = torch.randn(2, 3, data.video_width), torch.tensor([[True, True, False], [True, True, True]])
+    ends = network.normalise(values, mask)[[0, 1], [1, 2]]
+    assert torch.allclose(network.embed_video(values, mask), network.video_head.linear(ends))
+    assert np.isfinite(run.log["contrast"]).all()
+
+
+def test_a_study_trains_them_and_takes_the_settings_of_the_corpus(registered):
+    study = ssb.Study("mine", "tiny", "smoke", seeds=[0], jobs=1)
+    runs = study.run({"last": {"video_pooling": "last", "objective": "none"}, "mean": {"objective": "none"}})
+    assert study.base.epochs == 1 and len({members[0].name for members in runs.values()}) == 2
+
+
+def test_a_loss_with_a_floor_is_watched(registered, monkeypatch):
+    """Collapse is looked for by what a loss says of itself, not by its name."""
+    monkeypatch.setattr(Distance, "floor", 0.4, raising=False)
+    from ssb.training.collapse import STUCK_STEPS, Watch
+
+    watch = Watch(Config(), Distance(Config()))
+    assert not any(watch.after_step(0.4, 0.0) for _ in range(STUCK_STEPS - 1)) and watch.after_step(0.4, 0.0)
+    assert Watch(Config(), losses.InfoNCE(Config())).after_step(0.4, 0.0) is None
+
+
+@pytest.mark.parametrize("setting", ["video_pooling", "text_pooling"])
+def test_an_unknown_head_is_refused_before_training(setting, home):
+    with pytest.raises(ConfigError, match=f"{setting} = 'avg': wanted one of 'mean', 'max', 'conv', 'transformer'"):
+        ssb.configure("smoke", **{setting: "avg"})
+    with pytest.raises(ConfigError, match=f"{setting} = 'avg'"):
+        ssb.fit(Config.preset("smoke", **{setting: "avg"}))
+    with pytest.raises(ConfigError, match=f"{setting} = 'avg'"):
+        ssb.Study("t", preset="smoke", seeds=[0]).run({"wrong": {setting: "avg"}})
+    assert not (home / "results" / "runs").exists()
+
+
+def test_an_unknown_loss_and_one_that_does_not_fit_are_refused_before_training():
+    with pytest.raises(ConfigError, match="contrast = 'tripelt': wanted 'triplet', 'info_nce', 's2dtw' or"):
+        check(Config(contrast="tripelt"))
+    with pytest.raises(ConfigError, match="set sequences = True"):
+        check(Config(contrast="s2dtw"))
+
+
+def test_a_name_that_is_no_corpus_lists_those_there_are(registered):
+    with pytest.raises(ssb.CorpusError, match="no corpus 'shpes': neither 'shapes', 'events', .*'tiny' nor a folder"):
+        ssb.load_corpus("shpes")
