@@ -1,4 +1,4 @@
-"""Support-Set Bottlenecks for Video-Text Representation Learning (Patrick et al., ICLR 2021), in the open.
+"""Support-Set Bottlenecks for Video-Text Representation Learning (Patrick et al., ICLR 2021): a reproducible study.
 
 Everything named here is imported when it is first used, so that `import ssb` costs next to nothing.
 """
@@ -6,7 +6,7 @@ Everything named here is imported when it is first used, so that `import ssb` co
 import importlib
 import warnings
 
-# we draw no widgets, so that a saved notebook stays readable
+# progress is plain text, which a saved notebook keeps; tqdm need not advise to install widgets
 warnings.filterwarnings("ignore", "IProgress not found")
 
 NAMES = {  # public name → the module that defines it

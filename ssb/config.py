@@ -1,5 +1,6 @@
 """Config: every setting of one run. The defaults are the paper's; each preset states what it changes and why."""
 
+import difflib
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,9 +12,9 @@ VERSION = 1
 Objective = Literal["none", "identity", "full", "hybrid", "cross"]
 OBJECTIVES: tuple[str, ...] = Objective.__args__
 
-# Settings that mean nothing without captioning.
+# Settings that have no effect without captioning, and without the EMCL layer.
 CAPTIONING = "captioning temperature support_set decoder_warmup decoder decoder_lr decoder_dropout".split()
-EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()  # ... without the layer
+EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()
 
 
 class ConfigError(ValueError):
@@ -27,40 +28,21 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
     # data
-    corpus: str = Field(
-        "shapes", description="name of a corpus (`ssb data` lists them), or the path of a folder of your own"
-    )
-    corpus_options: dict[str, int | float | str] = Field(
-        {}, description='arguments of the corpus, such as {"false_negatives": 0.05} of shapes'
-    )
-    streams: tuple[str, ...] = Field(
-        (), description="feature streams to concatenate (early fusion, section 4.1); none: all that the corpus has"
-    )
-    standardise: bool = Field(
-        False, description="each feature to mean 0 and deviation 1 over the training clips; the paper does not say"
-    )
+    corpus: str = Field("shapes", description="a corpus that `ssb data` lists, or the path of a folder of your own")
+    corpus_options: dict[str, int | float | str] = Field({}, description='arguments of the corpus, as {"clips": 60}')
+    streams: tuple[str, ...] = Field((), description="feature streams to concatenate (section 4.1); (): all of them")
+    standardise: bool = Field(False, description="features to mean 0, deviation 1 on the training clips (our addition)")
     max_steps: int = Field(32, ge=1, description="M, time steps of a clip; MSR-VTT: at most 32 seconds")
     max_tokens: int = Field(100, ge=2, description="tokens of a caption, the end mark included")
-    epoch: Literal["pairs", "clips"] = Field(
-        "pairs", description='"pairs": every caption once; "clips": every clip once, with a random caption of its own'
-    )
-    sequences: bool = Field(
-        False, description="train on long videos and their caption sequences, `batch` of them at a time"
-    )
+    epoch: Literal["pairs", "clips"] = Field("pairs", description="every caption once, or every clip with a random one")
+    sequences: bool = Field(False, description="train on long videos and their caption sequences, `batch` at a time")
+    pretrained: str = Field("", description="a finished run, results/runs/<name>, whose weights this one starts from")
 
-    pretrained: str = Field(
-        "", description="name of a finished run, results/runs/<name>, with whose weights this one begins"
-    )
-
-    # text encoder Φ' and decoder: "scratch" or anything transformers loads, by hub name or folder
-    text_encoder: str = Field(
-        "t5-base", description='Φ\': "scratch", or anything transformers loads, by hub name or folder'
-    )
+    # text encoder Φ' and decoder; "scratch": a small T5, its tokenizer fitted on the training captions
+    text_encoder: str = Field("t5-base", description='Φ\': "scratch", or a hub name or folder that transformers loads')
     freeze_text: bool = Field(False, description="True: states of the text encoder are computed once and kept on disk")
     decoder: str = Field("t5-base", description='"scratch", or a T5 by hub name or folder')
-    vocabulary: int = Field(
-        4000, ge=64, description='of a tokenizer fitted on the training captions, where a model is "scratch"'
-    )
+    vocabulary: int = Field(4000, ge=64, description='tokens of the tokenizer of a "scratch" model')
     scratch_width: int = Field(128, ge=8, description='d_model of a "scratch" decoder')
     scratch_layers: int = Field(2, ge=1, description='layers of a "scratch" decoder')
     scratch_text_width: int = Field(128, ge=8, description='d_model of a "scratch" text encoder')
@@ -73,77 +55,56 @@ class Config(BaseModel):
     text_pooling: str = Field("transformer", description="head Φ'' of the text, a name of `ssb.model.HEADS`")
     pool_layers: int = Field(2, ge=1, description="layers of a transformer head")
     pool_heads: int = Field(4, ge=1, description="attention heads of a transformer head")
-    pool_ffn: int = Field(2048, ge=1, description="width of its feed-forward part")
-    pool_query: Literal["first", "cls"] = Field(
-        "first", description="its output that is the embedding: of the first vector, or of a learned [CLS] vector"
-    )
-    pre_encoder: bool = Field(True, description="its f: 1-D convolutions on video, a bidirectional GRU on text")
+    pool_ffn: int = Field(2048, ge=1, description="width of the feed-forward part of a transformer head")
+    pool_query: Literal["first", "cls"] = Field("first", description="output of the first step, or of a learned [CLS]")
+    pre_encoder: bool = Field(True, description="f of a transformer head: convolutions on video, a GRU on text")
     dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the heads")
     decoder_dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the decoder")
 
     # L = L_contrast + λ L_cross
-    contrast: str = Field(
-        "triplet",
-        description='L_contrast: a name of `ssb.losses.CONTRASTS`, or a loss of your own as "package.module:function"',
-    )
+    contrast: str = Field("triplet", description='a name of `ssb.losses.CONTRASTS`, or "package.module:function"')
     margin: float = Field(0.2, gt=0, description="α of the triplet loss")
     negatives: Literal["hardest", "mean", "scheduled"] = Field(
         "hardest", description='of the triplet loss; "scheduled": from the mean over the violating ones to the hardest'
     )
-    schedule: tuple[float, float] = Field(
-        (0.2, 0.8), description="shares of the training at which the scheduled change begins and ends"
-    )
+    schedule: tuple[float, float] = Field((0.2, 0.8), description="shares of training where the change begins and ends")
     intra: bool = Field(False, description="the triplet loss within each modality too")
     info_nce_temperature: float = Field(0.05, gt=0, description="temperature of InfoNCE")
-    emcl: bool = Field(
-        False, description="both embeddings of a batch pass through EMCL (Jin et al., 2022) before all losses"
-    )
+    emcl: bool = Field(False, description="embeddings pass through EMCL (Jin et al., 2022) before all losses")
     emcl_bases: int = Field(32, ge=1, description="K of EMCL; this and the next three are EMCL-Net's")
     emcl_stages: int = Field(9, ge=1, description="EM steps of EMCL")
     emcl_temperature: float = Field(1.0, gt=0, description="λ of the EMCL paper")
     emcl_beta: float = Field(3.0, ge=0, description="β of EMCL, weight of the rebuilt embeddings")
     emcl_released: bool = Field(False, description="EMCL step for step as in its released code")
-    s2dtw_gamma: float = Field(
-        0.1, gt=0, description="γ of VT-TWINS (Ko et al., 2022); long videos are ranked with it whatever the contrast"
-    )
+    s2dtw_gamma: float = Field(0.1, gt=0, description="γ of S2DTW (Ko et al., 2022), which always ranks long videos")
     s2dtw_dummy: float | None = Field(0.5, description="cost of a dummy cell; None: no weak alignment")
     s2dtw_smooth: bool = Field(True, description="local neighbourhood smoothing")
     s2dtw_shifted: bool = Field(True, description="cost -cos; False: 1 - cos")
     s2dtw_contrastive: bool = Field(True, description="False: the S2DTW loss without negatives")
-    s2dtw_symmetric: bool = Field(
-        False, description="the S2DTW loss in both directions; the released loss is text → video alone"
-    )
+    s2dtw_symmetric: bool = Field(False, description="S2DTW loss in both directions; the released loss: text → video")
     s2dtw_temperature: float = Field(1.0, gt=0, description="τ of the S2DTW loss; the released loss has none")
     objective: Objective = Field("cross", description="support set of the captioning loss (section 3.2)")
     captioning: float = Field(10.0, ge=0, description="λ, weight of the captioning loss")
     temperature: float = Field(0.1, gt=0, description="T of the support-set weights")
-    support_set: int | None = Field(
-        None, ge=2, description="None: the batch; n: as if the batch were of n, see `SupportSetModel.candidates`"
-    )
+    support_set: int | None = Field(None, ge=2, description="size; None: the batch; see `SupportSetModel.candidates`")
     decoder_warmup: float = Field(
-        0.0, ge=0, lt=1, description="share of the steps in which captioning trains the decoder alone"
+        0.0, ge=0, lt=1, description="share of the steps, at first, in which captioning trains the decoder alone"
     )
 
     # optimisation
-    batch: int = Field(64, ge=2, description="B, pairs of a batch")
+    batch: int = Field(64, ge=2, description="B, pairs of a batch; with `sequences`, long videos of a batch")
     epochs: int = Field(20, ge=1, description="passes over the training clips or pairs")
     lr: float = Field(5e-5, gt=0, description="learning rate of the heads (Adam)")
-    text_lr: float = Field(5e-5, gt=0, description="of the text encoder Φ', where it is not frozen")
-    decoder_lr: float = Field(5e-5, gt=0, description="of the decoder and the layer before it")
+    text_lr: float = Field(5e-5, gt=0, description="learning rate of the text encoder Φ', where it is not frozen")
+    decoder_lr: float = Field(5e-5, gt=0, description="learning rate of the decoder and the layer before it")
     lr_schedule: Literal["decay", "constant", "cosine"] = Field(
         "decay", description='"decay": ×0.95 each epoch, as MMT does (the paper is silent); "cosine": to 0 at the end'
     )
     clip: float = Field(0.2, gt=0, description="largest norm of the gradient")
-    clip_apart: bool = Field(
-        False, description="clip the gradients of the decoder and of all other weights separately; False: together"
-    )
-    validate_every: int = Field(
-        1, ge=1, description="epochs between validations; the best of the validated epochs is the result"
-    )
+    clip_apart: bool = Field(False, description="clip the decoder's gradient and that of all other weights separately")
+    validate_every: int = Field(1, ge=1, description="epochs between validations; the best of them is the result")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
-    threads: int = Field(
-        1, ge=1, description="threads of one run on a CPU; sums depend on it, so it belongs to the run"
-    )
+    threads: int = Field(1, ge=1, description="CPU threads of a run; a setting, for sums depend on it")
     seed: int = Field(0, ge=0, description="everything random in a run follows from it")
 
     def __init__(self, **settings):
@@ -155,7 +116,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, settings):
-        # JSON and notebooks have lists where a frozen setting is a tuple; equal options in another order are one run
+        # JSON and notebooks have lists where a frozen setting is a tuple; the order of options must not name a new run
         settings = {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
         if isinstance(options := settings.get("corpus_options"), dict):
             settings["corpus_options"] = dict(sorted(options.items(), key=str))
@@ -169,37 +130,36 @@ class Config(BaseModel):
             if getattr(self, name) % self.scratch_heads:
                 raise ValueError(f"{name} {getattr(self, name)} must be divisible by scratch_heads")
         if self.intra and self.emcl:
-            raise ValueError("intra = True and emcl = True: there is no third embedding in EMCL; take one of them")
+            raise ValueError("intra = True and emcl = True: EMCL takes no third embedding; take one of them")
         if self.sequences and (self.intra or self.support_set):
-            raise ValueError("sequences = True: there is no intra-modal loss and no support_set on long videos")
+            raise ValueError("sequences = True: no intra and no support_set on long videos; leave both unset")
         if self.freeze_text and self.text_encoder == "scratch":
-            raise ValueError("freeze_text needs a pretrained text_encoder; one from scratch has nothing worth freezing")
+            raise ValueError("freeze_text needs a pretrained text_encoder; take one or set freeze_text = False")
         if not 0 <= self.schedule[0] <= self.schedule[1] <= 1:
             raise ValueError(f"schedule {self.schedule} must be two shares of the epochs, ascending, from 0 to 1")
         return self
 
     @classmethod
     def preset(cls, name: str, /, **changes) -> "Config":
-        """A preset with some settings changed: `Config.preset("laptop", objective="none", seed=3)`. What a corpus
-        changes in a preset is known to `ssb.configure`, not here."""
+        """A preset with some settings changed: `Config.preset("laptop", objective="none", seed=3)`. Settings that a
+        corpus changes in a preset are applied by `ssb.configure`. ConfigError for an unknown preset or setting."""
         if name not in PRESETS:
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
     def replace(self, **changes) -> "Config":
+        """A copy with some settings changed, checked again; ConfigError where one is unknown or out of range."""
         return type(self)(**{**self.model_dump(), **changes})
 
     def effective(self) -> "Config":
         """The same run with the settings that it does not use at their defaults, so that tables that vary them share
-        one run: without captioning nothing of the decoder matters, without EMCL none of its constants."""
+        one run: the decoder's without captioning, the constants of EMCL without its layer."""
         unused = CAPTIONING * (self.objective == "none") + EMCL * (not self.emcl)
-        if not unused:
-            return self
         return self.replace(**{name: type(self).model_fields[name].default for name in unused})
 
     @property
     def key(self) -> str:
-        """All that differs from the defaults, as JSON: a setting that the library gains later leaves it as it is."""
+        """What differs from the defaults, as JSON: a setting added to the library later leaves it unchanged."""
         return self.model_dump_json(exclude_defaults=True)
 
     @property
@@ -209,20 +169,17 @@ class Config(BaseModel):
 
 
 def explain(error: ValidationError, fields) -> str:
-    """One line for each wrong setting; an unknown one gets the nearest name."""
-    import difflib
-
+    """One line for each wrong setting; an unknown one gets the nearest of the names in `fields`."""
     lines = []
     for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"])
+        name, message = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(fields)}"
-            lines.append(f"unknown setting {name!r}{hint}")
-        elif not name:
-            lines.append(item["msg"].removeprefix("Value error, "))
-        else:
-            lines.append(f"{name} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
+            message = f"unknown setting {name!r}; {hint}"
+        elif name:
+            message = f"{name} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+        lines.append(message)
     return "\n".join(lines)
 
 
@@ -237,7 +194,7 @@ PRESETS: dict[str, dict] = {
         vocabulary=1500,
         scratch_width=96,
         scratch_layers=1,
-        decoder_dropout=0.0,  # a decoder of 0.3 M weights has minutes to learn a language in
+        decoder_dropout=0.0,  # a decoder of 0.3 M weights trained for minutes underfits as it is
         decoder_lr=5e-3,
         standardise=True,
         max_steps=16,
@@ -252,7 +209,7 @@ PRESETS: dict[str, dict] = {
         lr=1e-3,
         lr_schedule="cosine",
         clip=1.0,
-        clip_apart=True,  # or the decoder's large gradient shrinks the heads' steps, captioning's effect or not
+        clip_apart=True,  # clipped together, the decoder's large gradient would shrink the steps of the heads
         validate_every=4,
     ),
     # Seconds: does everything run?

@@ -1,7 +1,7 @@
 """Expectation-maximisation contrastive learning of Jin et al. (EMCL, NeurIPS 2022): embeddings rebuilt from few bases.
 
 E (b, n): all text and video embeddings of a call, one per row, n channels. The data points of the EM algorithm are the
-n channels, each a vector of b numbers, so a result depends on which other embeddings were in the call.
+n channels, each a vector of b numbers, so a result depends on the other embeddings of the call.
 """
 
 import math
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TINY = 1e-6  # of the paper's code
-TOGETHER = 128  # blocks of captions that `similarity` computes at once: as many separate calls, but faster
+TINY = 1e-6  # ε of the paper's code
+TOGETHER = 128  # blocks of captions that `similarity` computes at once: the same numbers as one by one, but faster
 
 
 class EMCL(nn.Module):
@@ -23,14 +23,14 @@ class EMCL(nn.Module):
         unit rows and λ = 1 the responsibilities are nearly uniform, and all bases become one whatever the start.
     momentum m: in training mode the start of the next call is m × start + (1 - m) × mean over rows of the bases.
     released: step for step as the public code, which differs from the paper. Its responsibilities are normalised over
-        the channels and reused so for Ê, which makes Ê smaller by about n / K: a β for one form is none for the other.
-        Its start is a row of ±1 but for 1e-6, so that K bases are two, until at low temperatures many stages let
-        rounding tell them apart. Its start is not saved.
+        the channels before they rebuild Ê, which makes Ê smaller by about n / K, so the two forms need different β.
+        Its start is ±1 up to 1e-6, so the K bases are only two, unless many stages at a low temperature amplify the
+        difference.
 
-    Ours starts from K different numbers and keeps them in state_dict. The update draws them all to one number, for the
-    means of a call's bases are nearly equal; so they are moved and stretched back to mean 0 and the deviation they were
-    drawn with, which keeps them apart. Both starts are constant over the rows, hence a permutation of the rows of E
-    permutes those of the result, and likewise for channels.
+    Ours starts from K different numbers. The means of a call's bases are nearly equal, so the momentum update alone
+    would pull all starts to one number; they are scaled back to mean 0 and the deviation that they were drawn with.
+    Both starts are constant over the rows, hence a permutation of the rows of E permutes those of the result, and
+    likewise for channels. Both are saved in state_dict, so that a run can be read back; the public code saves none.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class EMCL(nn.Module):
         start = torch.randn(1, bases) * math.sqrt(2 / bases)
         if released:
             start = start / (TINY + start.norm(dim=0))  # the norm of a column of one number: its absolute value
-        self.register_buffer("start", start, persistent=not released)
+        self.register_buffer("start", start)  # (1, K)
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """EM on the channels of x (b, n) → bases (b, K) of unit length, responsibilities (n, K) of the last E-step.
-        Further dimensions in front are separate calls."""
+        Leading dimensions are separate calls."""
         bases = self.start.to(x.dtype).expand(*x.shape[:-1], -1)
         for _ in range(self.stages):
-            z = (bases.mT @ x / self.temperature).softmax(dim=-2)  # (K, n): in this layout few bases are fast
+            z = (bases.mT @ x / self.temperature).softmax(dim=-2)  # (K, n), a fast layout where K is small
             total = TINY + z.sum(dim=-1, keepdim=True)
             if self.released:
                 z = z / total
@@ -72,10 +72,10 @@ class EMCL(nn.Module):
         return bases, z.mT
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(b, n) → (b, n). The gradient is that of the summand E alone: EM is a constant to it."""
+        """(b, n) → (b, n). The gradient is that of the summand E alone: the EM result counts as constant."""
         if embeddings.dim() != 2 or not embeddings.numel():
-            raise ValueError(f"EMCL wants embeddings of shape (rows, channels), got {tuple(embeddings.shape)}")
-        rebuilt, bases = self.rebuilt(embeddings)
+            raise ValueError(f"EMCL takes embeddings of shape (rows, channels), got {tuple(embeddings.shape)}")
+        rebuilt, bases = self.reconstruct(embeddings)
         if self.training:
             mean = bases.mean(dim=0, keepdim=True).to(self.start.dtype)
             start = self.momentum * self.start + (1 - self.momentum) * mean
@@ -85,8 +85,8 @@ class EMCL(nn.Module):
             self.start.copy_(start)
         return self.beta * rebuilt + embeddings
 
-    def rebuilt(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Ê (..., b, n) and its bases (..., b, K), without gradient; further dimensions in front are separate calls."""
+    def reconstruct(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Ê (..., b, n) and its bases (..., b, K), without gradient; leading dimensions are separate calls."""
         with torch.autocast(embeddings.device.type, enabled=False):
             x = embeddings.detach()
             bases, z = self.fit(x if x.dtype == torch.float64 else x.float())
@@ -103,26 +103,26 @@ def similarity(
     score: str = "cosine",
     seed: int | None = None,
 ) -> Tensor:
-    """Scores of text (Q, n) and video (C, n) after EMCL → (Q, C). The module's start is left as it is.
+    """Scores of text (Q, n) and video (C, n) after EMCL → (Q, C). The module's start does not change.
 
-    block: captions and clips that meet in one call. The scores of block × block pairs come from one call on those
-        embeddings alone, as in the public code (32), so a score depends on the block and on the order of the rows; name
-        it with the result. None: one call on everything, which depends on neither.
-    unit: rows to unit length first, as the public inference module. False: as they are, for a model that was trained
-        with the layer.
-    score: of the results; "dot" is that of the public inference module, where long rows win.
-    seed: rows are dealt into blocks at random by it. None: as they come; where captions of a clip come one after the
-        other they share blocks, and their scores tell that they belong together, which no query may know.
+    block: number of captions and of clips in one call. The scores of block × block pairs come from one call on those
+        embeddings alone, as in the public code (32), so a score depends on the block and on the order of the rows;
+        report it with the result. None: one call on everything, which depends on neither.
+    unit: normalise rows to unit length first, as the public inference module does. False: as they are, for a model that
+        was trained with the layer.
+    score: "cosine", or "dot" as in the public inference module, which favours long rows.
+    seed: shuffles the rows before they are cut into blocks. None: in the order given; captions of one clip that follow
+        each other then share blocks, which reveals that they belong together: information a real query lacks.
     """
-    if seed is not None:
-        generator = torch.Generator().manual_seed(seed)
-        t, v = (torch.randperm(len(x), generator=generator).to(x.device) for x in (text, video))
-        dealt = similarity(text[t], video[v], module, block, unit, score)
-        return torch.empty_like(dealt).index_put_((t[:, None], v), dealt)
     if score not in ("cosine", "dot"):
         raise ValueError(f"score={score!r}; wanted 'cosine' or 'dot'")
     if block is not None and block < 1:
         raise ValueError(f"block={block}; wanted at least 1, or None for all at once")
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        t, v = (torch.randperm(len(x), generator=generator).to(x.device) for x in (text, video))
+        shuffled = similarity(text[t], video[v], module, block, unit, score)
+        return torch.empty_like(shuffled).index_put_((t[:, None], v), shuffled)
     if unit:
         text, video = F.normalize(text, dim=1), F.normalize(video, dim=1)
     block = block or max(len(text), len(video), 1)
@@ -131,7 +131,7 @@ def similarity(
         columns = []
         for v in video.split(block):
             rows = torch.cat([v.expand(len(t), -1, -1), t], dim=1)
-            rows = module.beta * module.rebuilt(rows)[0] + rows
+            rows = module.beta * module.reconstruct(rows)[0] + rows
             if score == "cosine":
                 rows = F.normalize(rows, dim=-1)
             columns.append((rows[:, len(v) :] @ rows[:, : len(v)].mT).flatten(0, 1))
@@ -148,7 +148,8 @@ def _blocks(text: Tensor, block: int) -> list[Tensor]:
 
 def effective_rank(x: Tensor) -> float:
     """exp of the entropy of the singular values of x (rows, columns), normalised to sum 1 (Roy & Vetterli, EUSIPCO
-    2007): from 1 for equal directions to min(rows, columns) for equal singular values."""
+    2007): from 1 for parallel rows to min(rows, columns) for equal singular values. ValueError for a matrix that is
+    zero, empty or not finite."""
     if not x.any() or not x.isfinite().all():
         raise ValueError("effective_rank of a matrix that is zero, empty or not finite")
     values = torch.linalg.svdvals(x.detach().double())

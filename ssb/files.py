@@ -1,4 +1,4 @@
-"""Where things are kept, and how a file is written so that a killed process never leaves half of one."""
+"""Where things are stored, and how a file is written so that a killed process never leaves half of one."""
 
 import contextlib
 import hashlib
@@ -31,17 +31,19 @@ def data() -> Path:
 
 
 def runs() -> Path:
+    """The folder of all runs, results/runs/<name>."""
     return root() / "results" / "runs"
 
 
 def cache() -> Path:
+    """The folder of what can be computed again: drawn corpora, text states, captions."""
     return root() / "results" / "cache"
 
 
 @contextlib.contextmanager
 def written(path):
-    """Yield a path beside `path` to write a file or fill a folder at; rename it to `path` once the block has ended
-    well. On an error the unfinished one is removed and what stood at `path` stays as it was."""
+    """Yield a path next to `path` to write a file or a folder to; it is renamed to `path` when the block ends without
+    error. On an error the draft is removed and `path` stays as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(3)}{path.suffix}")
@@ -50,7 +52,7 @@ def written(path):
         try:
             os.replace(draft, path)
         except OSError:
-            if not (draft.is_dir() and path.is_dir()):  # another process has finished the same folder: it is as good
+            if not (draft.is_dir() and path.is_dir()):  # another process has finished the same folder: keep that one
                 raise
     finally:
         if draft.is_dir():
@@ -60,7 +62,7 @@ def written(path):
 
 
 def short(path: Path) -> str:
-    """A path as it is printed: from the root where it is under it."""
+    """A path as it is printed: relative to the root where it lies under it."""
     path = Path(path).resolve()
     return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
 
@@ -77,7 +79,7 @@ def digest(*parts: str | bytes) -> str:
 
 
 def label(corpus: str, preset: str) -> str:
-    """Its folders' name, for corpora and presets are never mixed in one table: "shapes", or "shapes-smoke"."""
+    """Name of the folders of a corpus and preset, which are never mixed in one table: "shapes", or "shapes-smoke"."""
     return corpus if preset == "laptop" else f"{corpus}-{preset}"
 
 

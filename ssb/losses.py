@@ -1,13 +1,12 @@
 """The objectives of Patrick et al. (2021): contrastive losses, support-set weights, cross-captioning.
 
 text and video are the joint embeddings c_t and c_v, (B, d), row i of both from pair i. They need not be normalised:
-s(a, b) is the cosine similarity throughout.
+s(a, b) is always the cosine similarity.
 """
 
 import importlib
 import inspect
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,28 +22,22 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def triplet(
-    text: Tensor,
-    video: Tensor,
-    margin: float = 0.2,
-    negatives: str | float = "hardest",
-    intra: Tensor | None = None,
+    text: Tensor, video: Tensor, margin: float = 0.2, negatives: str | float = "hardest", intra: Tensor | None = None
 ) -> Tensor:
     """Hinge loss in both directions, mean over the batch (eq. 1).
 
     negatives: "hardest": the hardest other clip (caption) of the batch, as the paper; "mean": the mean over all of
-        them; a number h in [0, 1]: (1 - h) × the mean over the violating ones + h × the hardest, the way of a schedule
-        that begins where gradients are many and ends at eq. 1.
+        them; a number h in [0, 1]: (1 - h) × the mean over the violating ones + h × the hardest. A schedule of h from 0
+        to 1 begins with many gradients and ends at eq. 1.
     intra: (B, d) embeddings of another caption of each clip; adds the hinge within each modality (Table 2e, "inter and
-        intra"): caption against the other captions with this one as the positive, clip against the other clips with
-        itself as the positive, for a clip has no second video.
-    Returns a scalar; at exactly 2 × margin (4 × with intra) all embeddings have become one point (collapse).
+        intra"): each caption against the other captions, with this one as the positive; each clip against the other
+        clips, with itself as the positive because a clip has no second video.
+    Returns a scalar; exactly 2 × margin (4 × with intra) means that all embeddings are one point (collapse).
     """
     if len(text) < 2:
         raise ValueError(f"triplet needs at least 2 pairs in a batch, got {len(text)}")
-    if isinstance(negatives, str) and negatives not in ("hardest", "mean"):
+    if negatives not in ("hardest", "mean") and (isinstance(negatives, str) or not 0 <= negatives <= 1):
         raise ValueError(f"negatives={negatives!r}; wanted 'hardest', 'mean' or a number from 0 to 1")
-    if not isinstance(negatives, str) and not 0 <= negatives <= 1:
-        raise ValueError(f"negatives={negatives!r}; a number must be from 0 (violating mean) to 1 (hardest)")
     s = cosine(text, video)  # (B, B)
     own = torch.eye(len(s), dtype=torch.bool, device=s.device)
     # similarity to the positive, and to all: each caption against other clips, each clip against other captions
@@ -74,20 +67,17 @@ def info_nce(text: Tensor, video: Tensor, temperature: float = 0.05) -> Tensor:
 
 
 def support_set_weights(
-    text: Tensor,
-    video: Tensor,
-    objective: str = "cross",
-    temperature: float = 0.1,
-    candidates: Tensor | None = None,
+    text: Tensor, video: Tensor, objective: str = "cross", temperature: float = 0.1, candidates: Tensor | None = None
 ) -> Tensor:
     """w_ij = softmax over j in S_i of s(c_t^i, c_v^j) / T (eq. 3): how much of clip j goes into captioning i.
 
     text (B, d); video (S, d), S ≥ B: first the B clips of the batch, then, if any, clips of earlier batches.
     objective: "identity" S_i = {i}; "full" S_i = {1..S}; "hybrid" the mean of the two; "cross" all j ≠ i.
-    candidates: (B, S) bool, false where clip j may not be in S_i; None: every clip may. The own clip of "identity" and
-        "hybrid" is not asked.
-    Returns (B, S), each row non-negative with sum 1. Gradient flows to both embeddings (but for "identity", a
-    constant): since Ψ' is frozen, this is the only way the captioning loss reaches the pooling heads.
+    candidates: (B, S) bool, False where clip j may not be in S_i; None: every clip may. The own clip of "identity" and
+        "hybrid" is always in.
+    Returns (B, S), each row non-negative with sum 1. Gradient flows to both embeddings, except for "identity", which is
+    constant: since Ψ' is frozen, this is the only way the captioning loss reaches the pooling heads.
+    ValueError for another objective and for an empty support set.
     """
     if objective not in OBJECTIVES[1:]:
         raise ValueError(f"objective={objective!r}; wanted one of {', '.join(OBJECTIVES[1:])}")
@@ -99,8 +89,7 @@ def support_set_weights(
         out = out | own
     if out.all(dim=1).any():
         raise ValueError(
-            f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs in a batch, "
-            f"because no clip is in its own support set"
+            f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs in a batch"
         )
     w = (cosine(text, video) / temperature).masked_fill(out, -math.inf).softmax(dim=1)
     return (w + own) / 2 if objective == "hybrid" else w
@@ -109,23 +98,22 @@ def support_set_weights(
 def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """ē_v^i = Σ_j w_ij e_v^j (eq. 3) of sequences of different lengths.
 
-    weights (B, S), sequences (S, M, D), mask (S, M) true at real steps. The mean at a step is over the members that
+    weights (B, S), sequences (S, M, D), mask (S, M) True at real steps. The mean at a step is over the members that
     have that step, their weights renormalised; a step that no member of positive weight has is masked.
     Returns (B, M, D) and its mask (B, M).
     """
     present = weights @ mask.to(weights.dtype)  # (B, M): the weight of the members that have the step
-    filled = sequences.masked_fill(~mask[..., None], 0)
-    total = torch.einsum("bs,smd->bmd", weights, filled)
+    total = torch.einsum("bs,smd->bmd", weights, sequences.masked_fill(~mask[..., None], 0))
     some = present > torch.finfo(present.dtype).tiny ** 0.5  # below it the gradient of the division overflows
     return total / present.where(some, torch.ones_like(present))[..., None], some
 
 
 class Contrast:
-    """L_contrast of a Config, called with the embeddings of a batch: a row of `CONTRASTS`.
+    """L_contrast of a Config, a class of `CONTRASTS`, called with the embeddings of a batch.
 
-    paired: row i of text and video is a pair, by which captioning knows each caption's own clip. False: only the video
-        of a caption is known, so captioning takes clips of other videos.
-    intra: takes the embeddings of another caption of each clip, of Config.intra.
+    paired: row i of text and video is a pair, so captioning knows each caption's own clip. False: only the video of a
+        caption is known, so captioning takes clips of other videos.
+    intra: accepts the embeddings of another caption of each clip (Config.intra).
     floor: its value when all embeddings are one point, where it has no gradient; None where it has no such value.
     """
 
@@ -142,18 +130,18 @@ class Contrast:
     def __call__(
         self, text: Tensor, video: Tensor, batch, progress: float = 1.0, other: Tensor | None = None
     ) -> Tensor:
-        """text, video (B, d), and other (B, d) where `intra`; batch: what they are made of, an `ssb.model.Batch`;
-        progress: share of the training steps done. Returns a scalar."""
+        """text, video (B, d), and other (B, d) where `intra`; batch: the `ssb.model.Batch` that they embed; progress:
+        share of the training steps done. Returns a scalar."""
         raise NotImplementedError
 
     @property
     def module(self):
-        """Where it is defined."""
+        """The module that defines the loss; its source is part of a run's name where it is your own."""
         return inspect.getmodule(type(self))
 
 
 class Triplet(Contrast):
-    """`triplet` (eq. 1), with the negatives of the Config, scheduled ones by `progress`."""
+    """`triplet` (eq. 1) with the negatives of the Config; scheduled ones follow `progress`."""
 
     intra = True
 
@@ -186,23 +174,33 @@ class S2DTW(Contrast):
             raise ConfigError("contrast = 's2dtw' aligns caption sequences with long videos; set sequences = True")
         if config.objective not in ("none", "full", "cross"):
             raise ConfigError(
-                f"objective = {config.objective!r}: with contrast = 's2dtw' no clip is known to be a caption's own; "
-                f"take 'none', 'cross' (clips of other videos) or 'full'"
+                f"objective = {config.objective!r}: with contrast = 's2dtw' a caption's own clip is not known; "
+                "take 'none', 'cross' (clips of other videos) or 'full'"
             )
 
     def __call__(self, text, video, batch, progress=1.0, other=None):
         config = self.config
         text, video = (x.unflatten(0, (batch.stories, -1)) for x in (text, video))  # (videos, of each, d)
         options = {name: getattr(config, f"s2dtw_{name}") for name in ("contrastive", "symmetric", "temperature")}
-        return s2dtw.loss(video, text, **options, **aligning(config))
+        return s2dtw.loss(video, text, **options, **alignment_options(config))
 
 
-class Own(Contrast):
-    """A loss of the reader's, a function of (text, video), named "package.module:function"."""
+class Custom(Contrast):
+    """A loss of your own, a function of (text, video) named "package.module:function"."""
 
     def __init__(self, config: Config):
+        name = config.contrast
+        wanted = f"contrast = {name!r}: wanted {', '.join(map(repr, CONTRASTS))} or 'package.module:function'"
+        if ":" not in name:
+            raise ConfigError(wanted)
         super().__init__(config)
-        self.function = imported(config.contrast)
+        module, _, function = name.partition(":")
+        try:
+            self.function = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(f"{wanted} ({error})") from None
+        if not callable(self.function):
+            raise ConfigError(f"{wanted} ({name} is a {type(self.function).__name__})")
 
     def __call__(self, text, video, batch, progress=1.0, other=None):
         loss = self.function(text, video)
@@ -212,6 +210,7 @@ class Own(Contrast):
 
     @property
     def module(self):
+        """The module of the function."""
         return inspect.getmodule(self.function)
 
 
@@ -219,26 +218,10 @@ CONTRASTS: dict[str, type[Contrast]] = {"triplet": Triplet, "info_nce": InfoNCE,
 
 
 def contrast(config: Config) -> Contrast:
-    """L_contrast of a Config; ConfigError where there is none of its name, or it does not fit the other settings."""
-    if config.contrast in CONTRASTS or ":" in config.contrast:
-        return CONTRASTS.get(config.contrast, Own)(config)
-    names = ", ".join(map(repr, CONTRASTS))
-    raise ConfigError(f"contrast = {config.contrast!r}: wanted {names} or 'package.module:function'")
+    """L_contrast of a Config; ConfigError where its name is unknown or it does not fit the other settings."""
+    return CONTRASTS.get(config.contrast, Custom)(config)
 
 
-def aligning(config: Config) -> dict:
-    """How a Config's S2DTW aligns: arguments of `s2dtw.loss` and `s2dtw.distances`."""
+def alignment_options(config: Config) -> dict:
+    """The arguments of `s2dtw.loss` and `s2dtw.distances` that say how sequences are aligned."""
     return {name: getattr(config, f"s2dtw_{name}") for name in ("gamma", "dummy", "smooth", "shifted")}
-
-
-def imported(name: str) -> Callable:
-    """The function that "package.module:function" names; ConfigError where there is none."""
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-        if not callable(found):
-            raise TypeError(f"{name} is a {type(found).__name__}")
-        return found
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        names = ", ".join(map(repr, CONTRASTS))
-        raise ConfigError(f"contrast = {name!r}: wanted {names} or 'package.module:function' ({error})") from None

@@ -14,7 +14,7 @@ import torch
 
 @contextlib.contextmanager
 def threads(count: int):
-    """Compute with so many threads: floating-point sums depend on it, and the same Config is to give the same bits."""
+    """Compute with this many threads: floating-point sums depend on it, and equal Configs must give equal bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -24,23 +24,23 @@ def threads(count: int):
 
 
 def machine() -> dict:
-    """What measured: commit of the library and whether it was changed since, torch, processor, cores and threads."""
+    """Where a measurement was made: `provenance` without the device, then processor, cores and threads."""
     info = Path("/proc/cpuinfo")
     cpu = info.read_text().partition("model name\t: ")[2].partition("\n")[0] if info.exists() else platform.processor()
     origin = provenance()
-    origin = {name: origin[name] for name in ("commit", "dirty", "torch")}
+    del origin["device"]
     return origin | {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
 
-def peak() -> float:
-    """MB of memory that this process has held at most; the pages of memory maps count."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held at once; the pages of memory maps count."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def provenance() -> dict:
-    """Where a number came from: commit of the library, whether it had uncommitted changes, torch, device."""
-    home = Path(__file__).parent
-    git = functools.partial(subprocess.run, cwd=home, capture_output=True, text=True)
+    """Where a number comes from: commit of the library, whether it had uncommitted changes ("" for both without git),
+    torch, device."""
+    git = functools.partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
     commit = dirty = ""
     with contextlib.suppress(FileNotFoundError):  # no git here
         commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()

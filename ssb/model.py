@@ -12,7 +12,7 @@ from ssb import losses, text
 from ssb.config import Config
 from ssb.emcl import EMCL
 
-DECODER = ("decoder.", "to_decoder.")  # how the names of what captioning alone trains begin
+DECODER = ("decoder.", "to_decoder.")  # prefixes of the parameters that only captioning trains
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
@@ -28,20 +28,21 @@ class Convolutions(nn.Module):
     """f on video (section 4.1): a linear layer to d, then 1-D convolutions over time with kernels 2, 3, 4 and 6 side by
     side, d / 4 channels each. (B, M, D) → (B, M, d)."""
 
+    kernels = (2, 3, 4, 6)
+
     def __init__(self, width: int, dim: int):
         super().__init__()
         self.linear = nn.Linear(width, dim)
-        self.convs = nn.ModuleList(nn.Conv1d(dim, dim // 4, k) for k in (2, 3, 4, 6))
+        self.convs = nn.ModuleList(nn.Conv1d(dim, dim // 4, k) for k in self.kernels)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.linear(x).masked_fill(~mask[..., None], 0).transpose(1, 2)
-        sizes = [conv.kernel_size[0] for conv in self.convs]  # as many steps out as in
-        padded = [F.pad(x, ((k - 1) // 2, k // 2)) for k in sizes]
-        return torch.cat([conv(x) for conv, x in zip(self.convs, padded)], dim=1).transpose(1, 2)
+        x = self.linear(x).masked_fill(~mask[..., None], 0).transpose(1, 2)  # (B, d, M)
+        parts = [conv(F.pad(x, ((k - 1) // 2, k // 2))) for k, conv in zip(self.kernels, self.convs)]  # (B, d / 4, M)
+        return torch.cat(parts, dim=1).transpose(1, 2)
 
 
 class Recurrence(nn.Module):
-    """f on text: a bidirectional GRU, d / 2 each way. (B, L, D) → (B, L, d)."""
+    """f on text: a bidirectional GRU, d / 2 channels in each direction. (B, L, D) → (B, L, d)."""
 
     def __init__(self, width: int, dim: int):
         super().__init__()
@@ -53,7 +54,7 @@ class Recurrence(nn.Module):
 
 
 class Linear(nn.Linear):
-    """f without a pre-encoder, and of the mean and max heads."""
+    """f without a pre-encoder, and of the mean and max heads. (B, M, D) → (B, M, d)."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return super().forward(x)
@@ -79,9 +80,9 @@ class TransformerLayer(nn.Module):
 
 
 class MeanHead(nn.Module):
-    """The mean over time of a linear layer. A head Ψ'' or Φ'': a sequence e (B, M, D) with its mask (B, M) → (B, d).
+    """The mean over time of a linear layer. A head Ψ'' or Φ'': a sequence e (B, M, D) and its mask (B, M) → (B, d).
 
-    pre_encoder: the f of its modality, for heads that use it; width: D.
+    pre_encoder: f of the modality, for heads that use it. width: D.
     """
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
@@ -90,7 +91,7 @@ class MeanHead(nn.Module):
         self.f = Linear(width, config.dim)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
-        return self.f(self.dropout(masked_mean(e, mask)), mask)  # the mean first: it commutes with the linear layer
+        return self.f(self.dropout(masked_mean(e, mask)), mask)  # the mean first: cheaper, and it commutes with f
 
 
 class MaxHead(MeanHead):
@@ -113,17 +114,15 @@ class ConvHead(nn.Module):
 
 
 class TransformerHead(nn.Module):
-    """The paper's: transformer layers, of which the embedding is the first output vector, that of the first step or of
-    a learned [CLS] vector put before it. (B, M, D), (B, M) → (B, d)."""
+    """The paper's: transformer layers, whose first output vector is the embedding: that of the first step, or of a
+    learned [CLS] vector put before it. (B, M, D), (B, M) → (B, d)."""
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
         self.dropout = nn.Dropout(config.dropout)
-        f, dim = pre_encoder if config.pre_encoder else Linear, config.dim
-        widths = [width] + [dim] * (config.pool_layers - 1)
-        self.layers = nn.ModuleList(
-            TransformerLayer(f(w, dim), dim, config.pool_heads, config.pool_ffn, config.dropout) for w in widths
-        )
+        f, sizes = pre_encoder if config.pre_encoder else Linear, (config.pool_heads, config.pool_ffn, config.dropout)
+        widths = [width] + [config.dim] * (config.pool_layers - 1)
+        self.layers = nn.ModuleList(TransformerLayer(f(w, config.dim), config.dim, *sizes) for w in widths)
         self.cls = nn.Parameter(torch.randn(width)) if config.pool_query == "cls" else None
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
@@ -136,12 +135,8 @@ class TransformerHead(nn.Module):
         return e[:, 0]
 
 
-HEADS: dict[str, type[nn.Module]] = {  # of Config.video_pooling and text_pooling
-    "mean": MeanHead,
-    "max": MaxHead,
-    "conv": ConvHead,
-    "transformer": TransformerHead,
-}
+# the heads that Config.video_pooling and text_pooling name
+HEADS: dict[str, type[nn.Module]] = {"mean": MeanHead, "max": MaxHead, "conv": ConvHead, "transformer": TransformerHead}
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -151,9 +146,9 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass
 class Past:
-    """Clips of earlier batches: c_v as it was then; e_v is frozen and never out of date."""
+    """P clips of earlier batches: c_v as it was then; e_v is frozen and so never out of date."""
 
-    clips: Tensor  # (P,)
+    clips: Tensor  # (P,) rows of the corpus
     c_v: Tensor  # (P, d), no gradient
     video: Tensor  # (P, M, D)
     video_mask: Tensor  # (P, M)
@@ -161,26 +156,26 @@ class Past:
 
 @dataclass
 class Batch:
-    """Pairs (t_i, v_i): captions for the text encoder and for the decoder, and the clips' features."""
+    """B pairs (t_i, v_i): captions for the text encoder and for the decoder, and the clips' features."""
 
     text: Tensor  # (B, L) ids, or (B, L, W) states of a frozen encoder
     text_mask: Tensor  # (B, L)
     video: Tensor  # (B, M, D) e_v
     video_mask: Tensor  # (B, M)
     labels: Tensor | None = None  # (B, L') ids for the decoder, -100 at padding; None without captioning
-    clips: Tensor | None = None  # (B,) which clip of the corpus each is; wanted with `past`
+    clips: Tensor | None = None  # (B,) which clip of the corpus each is; needed with `past`
     other: Tensor | None = None  # another caption of each clip, as `text`, and its mask; for the intra-modal loss
     other_mask: Tensor | None = None
     past: Past | None = None  # more clips to reconstruct captions from
-    support: Tensor | None = None  # (captions, clips) bool, which clips may support which; None: the objective says it
-    stories: int = 0  # how many long videos the clips are of, as many of each, and the captions likewise; 0: of none
+    support: Tensor | None = None  # (captions, clips) bool, the clips in each support set; None: by Config.objective
+    stories: int = 0  # number of long videos, each with equally many of the clips and of the captions; 0: single clips
 
 
 class SupportSetModel(nn.Module):
     """c_t = Φ''(Φ'(t)), c_v = Ψ''(e_v), and p(t | ē_v).
 
-    video_width: D, of the early-fused frozen features. text_width: of the text encoder's states.
-    encoder: Φ', or None where its states are given. vocabulary: of the decoder's tokenizer, unused without captioning.
+    video_width: D of the early-fused frozen features. text_width: W of the text encoder's states. vocabulary: size of
+    the decoder's tokenizer, unused without captioning. encoder: Φ', or None where batches hold its states.
     """
 
     def __init__(
@@ -192,30 +187,29 @@ class SupportSetModel(nn.Module):
         self.contrast = losses.contrast(config)
         self.text_head = HEADS[config.text_pooling](Recurrence, text_width, config)
         self.video_head = HEADS[config.video_pooling](Convolutions, video_width, config)
-        # The features' mean and deviation over the training clips; `train` fills them in where Config asks for it.
+        # mean and deviation of the features over the training clips, where Config.standardise is set
         self.register_buffer("shift", torch.zeros(video_width))
         self.register_buffer("scale", torch.ones(video_width))
-        # Built last, so that all objectives of one seed begin with the same heads.
+        # built last, so that all objectives of one seed begin with the same heads
         if config.objective != "none":
             self.decoder = text.build_decoder(config, vocabulary)
             width = self.decoder.config.d_model
             self.to_decoder = nn.Sequential(nn.Linear(video_width, width), nn.LayerNorm(width))
         self.emcl = None
         if config.emcl:
-            sizes = config.emcl_bases, config.emcl_stages, config.emcl_temperature, config.emcl_beta
-            self.emcl = EMCL(*sizes, released=config.emcl_released)
-            self.emcl.register_buffer("start", self.emcl.start)  # saved in both variants so that runs reload
+            constants = config.emcl_bases, config.emcl_stages, config.emcl_temperature, config.emcl_beta
+            self.emcl = EMCL(*constants, released=config.emcl_released)
 
     def decoder_parameters(self) -> list[nn.Parameter]:
-        """What captioning alone trains: the decoder and the layer before it."""
+        """The parameters that only captioning trains: the decoder and the layer before it."""
         return [p for name, p in self.named_parameters() if name.startswith(DECODER)]
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """The text encoder's, where it is trained."""
+        """The parameters of the text encoder, where it is trained."""
         return [] if self.encoder is None else list(self.encoder.parameters())
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """The rest: both pooling heads."""
+        """The other parameters: both pooling heads."""
         return [p for name, p in self.named_parameters() if not name.startswith((*DECODER, "encoder."))]
 
     def embed_text(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -225,6 +219,7 @@ class SupportSetModel(nn.Module):
         return self.text_head(values.float(), mask)
 
     def normalise(self, values: Tensor, mask: Tensor) -> Tensor:
+        """e_v (B, M, D) by the mean and deviation of the training clips; 0 at padding."""
         return ((values - self.shift) / self.scale).masked_fill(~mask[..., None], 0)
 
     def embed_video(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -234,8 +229,8 @@ class SupportSetModel(nn.Module):
     def candidates(self, batch: Batch) -> Tensor | None:
         """Which clips may be in each caption's support set, (B, S) bool; None: all of the batch.
 
-        support_set = n below B: the own clip and n - 1 others, drawn anew in every step, as if the batch were of n.
-        Above B: the batch and those past clips that are not the caption's own, seen in an earlier epoch.
+        support_set = n below B: the own clip and n - 1 others, drawn at random in each step, as if the batch were of n.
+        Above B: the batch and the past clips, without an entry of the caption's own clip from an earlier epoch.
         """
         if batch.support is not None:
             return batch.support
@@ -248,20 +243,19 @@ class SupportSetModel(nn.Module):
         return F.pad(batch.clips[:, None] != batch.past.clips, (size, 0), value=True)
 
     def support(self, weights: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoder sees of each support set: ē_v at the decoder's width, (B, M, W), and its mask (B, M).
+        """The decoder's input for each support set: ē_v at the decoder's width, (B, M, W), and its mask (B, M).
 
-        weights (B, S), values (S, M, D), mask (S, M). The layer to the decoder's width is applied before the mean, to
-        S sequences.
+        weights (B, S), values (S, M, D), mask (S, M). The layer to the decoder's width comes before the mean, so it is
+        applied to S sequences.
         """
         steps = self.to_decoder(self.normalise(values, mask))
         with torch.autocast(steps.device.type, enabled=False):
             return losses.weighted_mean(weights, steps.float(), mask)
 
     def caption_loss(self, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-        """-log p(t | ē_v) (eq. 2), mean over the tokens that are not -100. labels (B, L).
-
-        The decoder's own loss, but that the vocabulary is scored at real tokens only: half the work at a caption's
-        usual length.
+        """-log p(t | ē_v) (eq. 2), mean over tokens that are not -100. support (B, M, W), mask (B, M), labels (B, L).
+        The loss of T5 itself, except that the vocabulary is scored at real tokens only, which halves the work at the
+        usual length of a caption.
         """
         states = self.decoder.decoder(
             input_ids=self.decoder.prepare_decoder_input_ids_from_labels(labels),
@@ -276,7 +270,7 @@ class SupportSetModel(nn.Module):
         return F.cross_entropy(self.decoder.lm_head(states).float(), labels[real])
 
     def forward(self, batch: Batch, progress: float = 1.0) -> dict[str, Tensor]:
-        """The terms of L = L_contrast + λ L_cross (eq. 3); the cosine similarities (B, B) behind them, and c_v (B, d).
+        """The terms of L = L_contrast + λ L_cross (eq. 3), the cosine similarities (B, B), and c_v (B, d).
 
         progress: share of the training steps done (see `losses.Contrast`).
         """
@@ -298,42 +292,37 @@ class SupportSetModel(nn.Module):
         return terms
 
     def captioning(self, c_t: Tensor, c_v: Tensor, batch: Batch, learn_weights: bool = True) -> Tensor:
-        """L_cross (eq. 2-3) of a batch. learn_weights: False keeps its gradient from the embeddings (B, d)."""
+        """L_cross (eq. 2-3) of a batch, a scalar. learn_weights: False stops its gradient to the embeddings (B, d)."""
         video, mask = batch.video, batch.video_mask
         if batch.past is not None:
             c_v = torch.cat([c_v, batch.past.c_v])
             video, mask = torch.cat([video, batch.past.video]), torch.cat([mask, batch.past.video_mask])
-        objective = self.config.objective if batch.support is None else "full"  # of the clips that may support it
+        objective = self.config.objective if batch.support is None else "full"  # over the clips of batch.support
         with torch.autocast(c_t.device.type, enabled=False):
             candidates = self.candidates(batch)
             weights = losses.support_set_weights(c_t, c_v, objective, self.config.temperature, candidates)
-        return self.caption_loss(
-            *self.support(weights if learn_weights else weights.detach(), video, mask), batch.labels
+        weights = weights if learn_weights else weights.detach()
+        return self.caption_loss(*self.support(weights, video, mask), batch.labels)
+
+    def generate(self, support: Tensor, mask: Tensor, beams: int, max_tokens: int) -> Tensor:
+        """Captions of the decoder as token ids (B, L), each beginning with T5's start mark; after its end mark follow
+        only padding or more end marks. support (B, M, W), mask (B, M): as `support` returns them."""
+        t5 = self.decoder.config
+        settings = GenerationConfig(  # every setting that matters, as a pretrained model may bring its own
+            num_beams=beams,
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            length_penalty=1.0,
+            early_stopping=False,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            min_length=0,
+            pad_token_id=t5.pad_token_id,
+            eos_token_id=t5.eos_token_id,
+            decoder_start_token_id=t5.decoder_start_token_id,
         )
-
-
-def generated(model: SupportSetModel, support: Tensor, mask: Tensor, beams: int, max_tokens: int) -> Tensor:
-    """Token ids (B, L) of the decoder's captions, each beginning with T5's start mark; after its end mark there
-    is nothing but padding or more end marks.
-
-    support (B, M, W), mask (B, M): as `SupportSetModel.support` gives them.
-    """
-    known = model.decoder.config
-    settings = GenerationConfig(  # all that decides: a pretrained model may bring settings of its own
-        num_beams=beams,
-        max_new_tokens=max_tokens,
-        do_sample=False,
-        length_penalty=1.0,
-        early_stopping=False,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        min_length=0,
-        pad_token_id=known.pad_token_id,
-        eos_token_id=known.eos_token_id,
-        decoder_start_token_id=known.decoder_start_token_id,
-    )
-    return model.decoder.generate(
-        encoder_outputs=BaseModelOutput(last_hidden_state=support),
-        attention_mask=mask.long(),
-        generation_config=settings,
-    )
+        return self.decoder.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=support),
+            attention_mask=mask.long(),
+            generation_config=settings,
+        )

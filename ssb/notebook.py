@@ -24,28 +24,27 @@ class Parameters(SimpleNamespace):
 
 
 class Declared(NamedTuple):
-    wanted: str  # the annotation as written
-    comment: str  # what stands behind the line
+    """A line of the parameters cell."""
+
+    annotation: str
+    comment: str
 
 
 def parameters() -> Parameters:
-    """Read the parameters cell: the last cell run that holds nothing but lines such as
+    """Read the parameters cell: the last cell run that holds only lines such as
     `seeds: list[int] = [0, 1]  # one run each`. Call it in the next cell.
 
-    papermill puts a cell of plain assignments between the two. It lets a misspelt name pass with a warning, and lists,
+    papermill inserts a cell of plain assignments between the two. It accepts a misspelt name with a warning, and lists,
     "false" and what follows `-r` arrive as strings. Here a string is read as a number, bool or list where one is
-    wanted; then every value must be of its annotated type (an int may be a float, nothing else is converted).
+    declared; then every value must be of its annotated type (an int may be a float, nothing else is converted).
 
-    Raises ValueError for a name that is not declared, with the parameters there are, and for a value of another type;
+    Raises ValueError for a name that is not declared, with the list of parameters, and for a value of another type;
     RuntimeError outside a notebook.
     """
     ipython = sys.modules.get("IPython")  # loaded in every notebook; elsewhere there is no need to load it
     shell = ipython.get_ipython() if ipython else None
     if shell is None:
-        raise RuntimeError(
-            "parameters() reads the cells of a running notebook, and this is none; in a script make an "
-            "ssb.Config instead"
-        )
+        raise RuntimeError("parameters() reads the cells of a running notebook, and this is none; use ssb.Config")
     space, declared, given = shell.user_ns, {}, set()
     for cell in space["In"]:
         body = _statements(cell)
@@ -61,16 +60,9 @@ def parameters() -> Parameters:
     if not declared:
         raise ValueError("no parameters cell was run: one of nothing but `name: type = value  # meaning` lines")
     if unknown := sorted(given - set(declared)):
-        raise ValueError(
-            "\n".join(
-                [
-                    *(_unknown(name, declared) for name in unknown),
-                    "The parameters are:",
-                    *(f"  {name}: {d.wanted}  # {d.comment}" for name, d in declared.items()),
-                ]
-            )
-        )
-    values = {name: _checked(name, d, space) for name, d in declared.items()}
+        lines = [f"  {name}: {line.annotation}  # {line.comment}" for name, line in declared.items()]
+        raise ValueError("\n".join([*(_unknown(name, declared) for name in unknown), "The parameters are:", *lines]))
+    values = {name: _checked(name, line, space) for name, line in declared.items()}
     space.update(values)  # later cells may use the bare names too
     return Parameters(**values)
 
@@ -93,18 +85,18 @@ def _unknown(name: str, declared: dict[str, Declared]) -> str:
     return f"{name} is not a parameter of this notebook." + "".join(f" Did you mean {n}?" for n in near)
 
 
-def _checked(name: str, declared: Declared, space: dict):
-    kind = TypeAdapter(eval(declared.wanted, {**vars(typing), **space}))
+def _checked(name: str, line: Declared, space: dict):
+    adapter = TypeAdapter(eval(line.annotation, {**vars(typing), **space}))
     for value in (space[name], _parsed(space[name])):
         try:
-            return kind.validate_python(value, strict=True)
+            return adapter.validate_python(value, strict=True)
         except ValidationError:
             continue
-    raise ValueError(f"{name} = {space[name]!r} is not of type {declared.wanted}  # {declared.comment}")
+    raise ValueError(f"{name} = {space[name]!r} is not of type {line.annotation}  # {line.comment}")
 
 
 def _parsed(value):
-    """What a string spells in JSON or Python, such as false, True, 3e-5 or [0, 1]; anything else as it is."""
+    """The value that a string spells in JSON or Python, such as false, True, 3e-5 or [0, 1]; else the value itself."""
     for read in (json.loads, ast.literal_eval) if isinstance(value, str) else ():
         try:
             return read(value)

@@ -1,12 +1,19 @@
 """Tables as they are read: in a notebook, in words, in the README."""
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
+from ssb import figures
 from ssb.config import PRESETS, Config
 from ssb.metrics import retrieval
-from ssb.study import WAYS
+from ssb.paper import Claim
+from ssb.study import EMPTY, PROTOCOLS, Ranks, Runs, Study
 from ssb.training.runs import Run
+
+METRICS = ("R@1", "R@5", "R@10", "MdR")  # of the tables in notebooks and README
 
 
 def signed(x: float) -> str:
@@ -14,74 +21,80 @@ def signed(x: float) -> str:
     return f"{round(x, 1) + 0.0:+.1f}"
 
 
-def reading(summary: pd.DataFrame, baseline: str, metric: str = "R@1") -> str:
+def cells(values: Iterable[float], form: Callable[[float], str] = "{:.1f}".format) -> list[str]:
+    """Numbers as text, blank where one is NaN."""
+    return ["" if np.isnan(value) else form(value) for value in values]
+
+
+def intervals(low: Iterable[float], high: Iterable[float]) -> list[str]:
+    """[low, high] as text, blank where low is NaN."""
+    return ["" if np.isnan(a) else f"[{a:.1f}, {b:.1f}]" for a, b in zip(low, high)]
+
+
+def reading(summary: pd.DataFrame, baseline: str) -> str:
     """The table in words: what differs from the baseline beyond the noise, by how much, and what the paper found."""
     base = summary.loc[baseline]
-    lines = [f"{baseline}: {metric} {base[metric]:.1f}"]
-    if base["seeds"] > 1:
-        lines[0] += f" (deviation over {base['seeds']:.0f} seeds {base[f'{metric} sd']:.1f})"
+    sd = f" (deviation over {base['seeds']:.0f} seeds {base['R@1 sd']:.1f})" if base["seeds"] > 1 else ""
+    lines, resolved = [f"{baseline}: R@1 {base['R@1']:.1f}{sd}"], []
     for setting, row in summary.drop(index=baseline).iterrows():
         delta, low, high = (signed(row[name]) for name in ("delta", "delta_low", "delta_high"))
-        lines.append(f"{setting} against {baseline}: {delta} [{low}, {high}], p = {row['p']:.3f}: {row['verdict']}")
-        theirs = row[f"paper {metric}"] - base[f"paper {metric}"]
-        if not np.isnan(theirs):
-            lines[-1] += f" (paper {signed(theirs)})"
-    resolved = [f"{s} ({row['verdict']})" for s, row in summary.iterrows() if row["verdict"] in ("higher", "lower")]
-    lines.append(
-        f"Beyond the noise of queries and seeds: {', '.join(resolved)}."
-        if resolved
-        else f"No setting differs from {baseline} beyond the noise of queries and seeds."
-    )
+        difference = row["paper R@1"] - base["paper R@1"]
+        paper = "" if np.isnan(difference) else f" (paper {signed(difference)})"
+        test = f"[{low}, {high}], p = {row['p']:.3f}: {row['verdict']}"
+        lines.append(f"{setting} against {baseline}: {delta} {test}{paper}")
+        if row["verdict"] in ("higher", "lower"):
+            resolved.append(f"{setting} ({row['verdict']})")
+    if resolved:
+        lines.append(f"Beyond the noise of queries and seeds: {', '.join(resolved)}.")
+    else:
+        lines.append(f"No setting differs from {baseline} beyond the noise of queries and seeds.")
     return "\n".join(lines)
 
 
 def metrics_table(run: Run) -> pd.DataFrame:
     """The test metrics of one run, a row for each protocol."""
-    table = pd.DataFrame({way: retrieval.metrics(run.ranks[way]) for way in WAYS}).T
-    return table.assign(queries=[len(run.ranks[way]) for way in WAYS]).round(2)
+    ranks = {protocol: run.ranks[protocol] for protocol in PROTOCOLS}
+    rows = {protocol: retrieval.metrics(r) | {"queries": len(r)} for protocol, r in ranks.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").round(2)
 
 
 def printed(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary as it is shown, every cell a string; what is not known is blank."""
-
-    def text(column: str, form: str) -> list[str]:
-        return ["" if np.isnan(x) else form.format(x) for x in summary[column]]
-
-    def interval(low: str, high: str) -> list[str]:
-        return ["" if np.isnan(a) else f"[{a:.1f}, {b:.1f}]" for a, b in zip(summary[low], summary[high])]
-
-    columns = {metric: text(metric, "{:.1f}") for metric in ("R@1", "R@5", "R@10", "MdR")}
-    columns |= {"R@1 sd": text("R@1 sd", "{:.1f}"), "R@1 95 %": interval("R@1 low", "R@1 high")}
-    columns |= {
-        "delta": ["" if np.isnan(x) else signed(x) for x in summary["delta"]],
-        "over queries": interval("delta_low", "delta_high"),
-    }
-    columns |= {"over seeds": interval("seeds_low", "seeds_high"), "p": text("p", "{:.3f}")}
-    columns |= {"verdict": summary["verdict"].fillna("").tolist()}
-    columns |= {name: text(name, "{:.1f}") for name in ("paper R@1", "paper R@5")}
+    """A `Study.summary` as text; a number that is not available is blank."""
+    columns = {name: cells(summary[name]) for name in (*METRICS, "R@1 sd")}
+    columns["R@1 95 %"] = intervals(summary["R@1 low"], summary["R@1 high"])
+    columns["delta"] = cells(summary["delta"], signed)
+    columns["over queries"] = intervals(summary["delta_low"], summary["delta_high"])
+    columns["over seeds"] = intervals(summary["seeds_low"], summary["seeds_high"])
+    columns["p"] = cells(summary["p"], "{:.3f}".format)
+    columns["verdict"] = summary["verdict"].fillna("").tolist()
+    columns |= {name: cells(summary[name]) for name in ("paper R@1", "paper R@5")}
     return pd.DataFrame(columns, index=summary.index)
 
 
-def best(summary: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
-    """True at the best setting of each metric."""
-    marks = pd.DataFrame(False, shown.index, shown.columns)
-    for metric in ("R@1", "R@5", "R@10"):
-        marks[metric] = summary[metric] == summary[metric].max()
-    marks["MdR"] = summary["MdR"] == summary["MdR"].min()
-    return marks
+def best(numbers: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
+    """True in the cells of `text` with the best number of a column: the least MdR, the greatest recall. numbers: the
+    numeric columns to compare, with the labels that they have in `text`, of all its rows or of some."""
+    marks = {name: column == (column.min() if "MdR" in name else column.max()) for name, column in numbers.items()}
+    return pd.DataFrame(marks).reindex(index=text.index, columns=text.columns, fill_value=False)
 
 
-def show(summary: pd.DataFrame, caption: str):
-    """The table as a notebook shows it, the best of each metric in bold."""
-    shown = printed(summary)
-    bold = best(summary, shown).map(lambda x: "font-weight: bold" if x else "")
-    return shown.style.set_caption(caption).apply(lambda _: bold, axis=None).set_properties(**{"white-space": "nowrap"})
+def styled(text: pd.DataFrame, bold: pd.DataFrame, caption: str, grey: Iterable = ()) -> Styler:
+    """A table as a notebook shows it. bold: of the cells, as `best` gives it; grey: labels of rows."""
+    css = bold.map(lambda mark: "font-weight: bold" if mark else "")
+    css.loc[list(grey)] = "color: #777777"
+    return text.style.set_caption(caption).apply(lambda _: css, axis=None).set_properties(**{"white-space": "nowrap"})
+
+
+def show(summary: pd.DataFrame, caption: str) -> Styler:
+    """A `Study.summary` as a notebook shows it, the best of each metric in bold."""
+    text = printed(summary)
+    return styled(text, best(summary[[*METRICS]], text), caption)
 
 
 def verdicts(claims: pd.DataFrame) -> str:
     """`Study.claims` in words, a line for each."""
     if claims.empty:
-        return "The paper claims nothing of these settings."
+        return "The paper claims nothing about these settings."
     lines = []
     for row in claims.itertuples():
         paper = "" if np.isnan(row.paper) else f", paper {signed(row.paper)}"
@@ -102,5 +115,60 @@ def settings() -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
+    """A frame of text as a Markdown table, without its index."""
     lines = [frame.columns, ["---"] * frame.shape[1], *frame.to_numpy()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+class Comparison:
+    """The runs of one table compared with a baseline: what the notebooks of the tables show, one method for each of
+    their cells. Making one writes the rows and the summary to results/<corpus>/.
+
+    runs: setting → its runs, as `Study.run` returns them. title: of the table and of the figure. also: further columns
+    of the rows, as in `Study.rows`. fixed, ranks: as in `Study.summary`. ConfigError for an unknown baseline.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        runs: Runs,
+        title: str,
+        baseline: str,
+        also: pd.DataFrame | None = None,
+        fixed: Ranks = EMPTY,
+        ranks: Ranks | None = None,
+    ):
+        self.study, self.runs, self.title, self.baseline, self.ranks = study, runs, title, baseline, ranks
+        self.rows = study.rows(runs, also)
+        self.summary = study.summary(runs, baseline, fixed=fixed, ranks=ranks)
+
+    def table(self, caption: str = ""):
+        """The summary, with the best setting of each metric in bold. caption: in place of the title."""
+        return show(self.summary, f"{caption or self.title}: text→video, delta to {self.baseline}")
+
+    def figure(self, alt: str):
+        """Recall of each setting and its difference to the baseline, written to figures/<corpus>/<table>.png and .pdf.
+        alt: one sentence for those who cannot see it."""
+        figure = figures.settings(self.rows, self.summary, self.title, baseline=self.baseline)
+        return figures.save(figure, self.study.figures, self.study.table, alt)
+
+    def training(self) -> pd.DataFrame:
+        """`Study.training`: how each setting was trained."""
+        return self.study.training(self.runs)
+
+    def claims(self, claims: Iterable[Claim]):
+        """Test the paper's claims, write them to results/<corpus>/<table>_claims.csv and print the verdicts."""
+        print(verdicts(self.study.claims(self.runs, claims, self.ranks)))
+
+    def reading(self):
+        """Print what the table resolves, how far the set-up is from the paper's, and the files that were written."""
+        print(reading(self.summary, self.baseline))
+        print(setup(self.study))
+        print(self.study.written())
+
+
+def setup(study: Study) -> str:
+    """How a study differs from the paper's set-up, in words."""
+    changed = len(PRESETS[study.preset])
+    preset = f"changes {changed} of the paper's settings, which ssb.settings() lists" if changed else "is the paper's"
+    return f"Corpus {study.corpus.name}; the {study.preset} preset {preset}."

@@ -1,6 +1,6 @@
-"""The public name of `ssb.metrics.retrieval`."""
+"""`ssb.retrieval`: the public name of `ssb.metrics.retrieval`."""
 
-from ssb.metrics.retrieval import (
+from ssb.metrics.retrieval import (  # noqa: F401
     Paired,
     bootstrap,
     matrix_ranks,
@@ -12,16 +12,3 @@ from ssb.metrics.retrieval import (
     unit,
     video_to_text,
 )
-
-__all__ = [
-    "Paired",
-    "bootstrap",
-    "matrix_ranks",
-    "metrics",
-    "paired_bootstrap",
-    "points",
-    "ranks",
-    "search",
-    "unit",
-    "video_to_text",
-]

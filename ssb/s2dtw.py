@@ -4,10 +4,10 @@ cost (…, n, m): δ_ij of clip i and caption j. softmin_γ(a) = -γ log Σ exp(
 one by steps down, right or both; soft-DTW is the softmin over all paths of the sum of their cells (Cuturi & Blondel,
 ICML 2017), and its gradient is the expected path.
 
-All pairs of a batch go through together, one anti-diagonal after the other. Cells are kept skewed, (diagonal, row,
-pair): a diagonal is one slice, and so are the three predecessors of its cells. The forward pass keeps the softmax over
-the predecessors of each cell, which sums to 1 whatever the rounding; the backward pass only multiplies and adds these,
-so float32 serves at γ = 0.01.
+All pairs of a batch are computed together, one anti-diagonal after the other. Cells are stored skewed, (diagonal, row,
+pair): a diagonal is one slice, and so are the three predecessors of its cells. The forward pass stores the softmax over
+the predecessors of each cell, which sums to 1 despite rounding; the backward pass only multiplies and adds these, so
+float32 is accurate enough at γ = 0.01.
 """
 
 import math
@@ -18,11 +18,11 @@ from torch import Tensor
 
 
 def s2dtw(cost: Tensor, gamma: float = 0.1, dummy: float | None = 0.5, smooth: bool = True) -> Tensor:
-    """Cost of aligning each pair, (…, n, m) → (…), differentiable once.
+    """Cost of aligning each pair, (…, n, m) → (…), differentiable once. ValueError for costs or a γ that do not fit.
 
-    smooth: local neighbourhood smoothing, D_ij = δ_ij + softmin_γ(δ_i,j-1, δ_i-1,j, δ_i-1,j-1), outside ∞, and
-        D_00 = δ_00 - γ log 3. False: D = δ.
-    dummy: cost of the other cells of a (2n+1) × (2m+1) grid with D at its odd cells, through which a path may pass by
+    smooth: local neighbourhood smoothing, D_ij = δ_ij + softmin_γ(δ_i,j-1, δ_i-1,j, δ_i-1,j-1), ∞ outside the grid,
+        and D_00 = δ_00 - γ log 3. False: D = δ.
+    dummy: cost of the other cells of a (2n+1) × (2m+1) grid with D at its odd cells, through which a path may bypass
         clips and captions that match nothing. None: paths on D itself; with smooth = False this is plain soft-DTW.
     """
     return _S2DTW.apply(_checked(cost, gamma), gamma, dummy, smooth)
@@ -32,10 +32,10 @@ def s2dtw(cost: Tensor, gamma: float = 0.1, dummy: float | None = 0.5, smooth: b
 def alignment(
     cost: Tensor, gamma: float = 0.1, dummy: float | None = 0.5, smooth: bool = True, grid: bool = False
 ) -> Tensor:
-    """The expected path: how likely it passes each cell, paths being drawn in proportion to exp(-their cost / γ).
-    (…, n, m) → (…, n, m), each in [0, 1], the gradient of S2DTW by D. A constant: no gradient flows back from it.
+    """The expected path: the probability that a path passes each cell, where paths have a probability in proportion to
+    exp(-cost / γ). (…, n, m) → (…, n, m), each in [0, 1], the gradient of S2DTW by D. No gradient flows through it.
 
-    grid: the whole (…, 2n+1, 2m+1) grid, dummies included; where dummy is None there is no other.
+    grid: return the whole (…, 2n+1, 2m+1) grid with its dummy cells; without dummies (None) it is (…, n, m) as well.
     """
     cells, _ = _grid(_checked(cost, gamma), gamma, dummy, smooth)
     _, weights = _forward(cells, gamma)
@@ -45,18 +45,18 @@ def alignment(
 
 def cosine_cost(video: Tensor, text: Tensor, shifted: bool = True) -> Tensor:
     """δ of clips (…, n, d) and captions (…, m, d) → (…, n, m): -cos, in [-1, 1]; 1 - cos if not shifted."""
-    cosine = F.normalize(video, dim=-1) @ F.normalize(text, dim=-1).transpose(-1, -2)
+    cosine = F.normalize(video, dim=-1) @ F.normalize(text, dim=-1).mT
     return -cosine if shifted else 1 - cosine
 
 
 def distances(video: Tensor, text: Tensor, *, shifted: bool = True, block: int = 64, **options) -> Tensor:
     """S2DTW of all pairs of sequences: video (C, n, d), text (Q, m, d) → (Q, C).
 
-    block: texts at a time, to bound the memory; it changes nothing else. options: gamma, dummy and smooth of `s2dtw`.
+    block: texts at a time, to bound the memory; the result is the same. options: gamma, dummy and smooth of `s2dtw`.
     """
     cost = cosine_cost(video.flatten(0, 1), text.flatten(0, 1), shifted)  # (C n, Q m): no copy of a video per text
     cost = cost.unflatten(1, text.shape[:2]).unflatten(0, video.shape[:2]).permute(2, 0, 1, 3)  # (Q, C, n, m)
-    return torch.cat([s2dtw(some, **options) for some in cost.split(block)])
+    return torch.cat([s2dtw(part, **options) for part in cost.split(block)])
 
 
 def loss(
@@ -72,7 +72,8 @@ def loss(
     """mean_i [ logsumexp_j(-S2DTW(V_j, T_i) / τ) + S2DTW(V_i, T_i) / τ ], j over the batch: a scalar.
 
     video (B, n, d) and text (B, m, d), item i of both from one video. The defaults are the released loss: each text
-    against all videos, no temperature.
+    against all videos, no temperature. ValueError for unpaired inputs or a temperature that is not positive.
+
     symmetric: the mean of that and of each video against all texts.
     contrastive: False: mean_i S2DTW(V_i, T_i), without negatives, under which embeddings collapse.
     options: gamma, dummy and smooth of `s2dtw`.
@@ -85,14 +86,13 @@ def loss(
         return s2dtw(cosine_cost(video, text, shifted), **options).mean()
     scores = -distances(video, text, shifted=shifted, **options) / temperature  # (texts, videos)
     own = torch.arange(len(scores), device=scores.device)
-    if not symmetric:
-        return F.cross_entropy(scores, own)
-    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+    text_to_video = F.cross_entropy(scores, own)
+    return (text_to_video + F.cross_entropy(scores.T, own)) / 2 if symmetric else text_to_video
 
 
 def _checked(cost: Tensor, gamma: float) -> Tensor:
     if cost.dim() < 2 or not all(cost.shape[-2:]):
-        raise ValueError(f"S2DTW wants costs of shape (…, clips, captions), got {tuple(cost.shape)}")
+        raise ValueError(f"S2DTW takes costs of shape (…, clips, captions), got {tuple(cost.shape)}")
     if not cost.isfinite().all():
         raise ValueError("S2DTW got a cost that is not finite")
     if not 0 < gamma < math.inf:
@@ -111,7 +111,7 @@ class _S2DTW(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
-        if torch.is_grad_enabled():  # create_graph: a gradient that counts as constant would be wrong without a word
+        if torch.is_grad_enabled():  # create_graph: a second derivative of 0 would be silently wrong
             raise RuntimeError("S2DTW has no second derivative: call it on detached costs, or without create_graph")
         near, *weights = ctx.saved_tensors
         grad = _backward(weights, ctx.shape) * upstream[..., None, None]
@@ -131,7 +131,7 @@ def _grid(cost: Tensor, gamma: float, dummy: float | None, smooth: bool) -> tupl
     if smooth:
         padded = F.pad(cost, (1, 0, 1, 0), value=math.inf)
         three = torch.stack([padded[..., 1:, :-1], padded[..., :-1, 1:], padded[..., :-1, :-1]]).div_(-gamma)
-        three[..., 0, 0] = 0  # which has no neighbours
+        three[..., 0, 0] = 0  # cell (0, 0) has no neighbours
         total, near = _log_sum_exp(three)
         cost = cost - gamma * total
     if dummy is None:
@@ -155,20 +155,20 @@ def _diagonals(n: int, m: int):
 
 def _skewed(n: int, m: int, pairs: int, fill: float, like: Tensor) -> tuple[Tensor, Tensor]:
     """Storage of (n + m + 1, n + 1, pairs), and the view (n, m, pairs) of it whose cell (i, j) lies at diagonal
-    i + j + 2, row i + 1. What is before the first row and column is a border of `fill`."""
+    i + j + 2, row i + 1. The border before the first row and column is `fill`."""
     x = like.new_full((n + m + 1, n + 1, pairs), fill)
     row, diagonal = pairs, (n + 1) * pairs
     return x, x.as_strided((n, m, pairs), (diagonal + row, diagonal, 1), 2 * diagonal + row)
 
 
 def _forward(cells: Tensor, gamma: float, keep: bool = True) -> tuple[Tensor, list[Tensor]]:
-    """(…, n, m) → soft-DTW (…), and per diagonal the weights (3, cells, pairs) of the left, upper and diagonal
+    """(…, n, m) → soft-DTW (…), and for each diagonal the weights (3, cells, pairs) of the left, upper and diagonal
     predecessors, which sum to 1; no weights unless `keep`."""
     *batch, n, m = cells.shape
     pairs, weights = math.prod(batch), []
     x, view = _skewed(n, m, pairs, -math.inf, cells)  # -1/γ × the cost of the cell, then of the paths that end there
     view.copy_(cells.reshape(pairs, n, m).permute(1, 2, 0)).div_(-gamma)
-    x[0, 0] = 0  # where all paths begin
+    x[0, 0] = 0  # the start of all paths
     for d, lo, hi in _diagonals(n, m):
         before = torch.stack([x[d + 1, lo + 1 : hi + 1], x[d + 1, lo:hi], x[d, lo:hi]])
         total, w = _log_sum_exp(before)
@@ -179,7 +179,7 @@ def _forward(cells: Tensor, gamma: float, keep: bool = True) -> tuple[Tensor, li
 
 
 def _backward(weights: list[Tensor], shape: torch.Size) -> Tensor:
-    """Weights of `_forward` → expected passes of each cell (…, n, m): each hands its own on to its predecessors."""
+    """Weights of `_forward` → expected passes of each cell (…, n, m), passed back from cell to predecessors."""
     *batch, n, m = shape
     e, view = _skewed(n, m, math.prod(batch), 0.0, weights[0])
     e[-1, -1] = 1

@@ -1,9 +1,10 @@
-"""A table of the paper as a grid of runs: each run trained once, then rows, intervals and tests beside the paper's."""
+"""A table of the paper as a grid of runs: each run trained once, then rows, intervals and tests next to the paper's."""
 
 import contextlib
 import io
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,18 +19,21 @@ from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import load_corpus
 from ssb.corpora.reading import listed
-from ssb.files import folder, label
 from ssb.metrics import retrieval
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import DELTA, interval, paired, settled
 from ssb.paper import Claim, paper_difference, paper_numbers
 from ssb.progress import minutes
 from ssb.training.loop import fit
-from ssb.training.runs import Collapsed, Run, TrainingError, check, configure, load, run_name, told
+from ssb.training.runs import Collapsed, Run, TrainingError, check, configure, corpus_label, load, run_name
 
-WAYS = ("t2v", "v2t best-caption", "v2t max-per-video")
-METRICS = tuple(retrieval.metrics(np.ones(1)))
+PROTOCOLS = ("t2v", "v2t best-caption", "v2t max-per-video")
+COUNTS = ("best_epoch", "n_queries")  # of Run.metrics, whole numbers
+Runs = Mapping[str, list[Run]]  # setting → its runs, one for each seed
+Ranks = Mapping[str, np.ndarray]  # setting → ranks, (seeds, Q), or (Q,) without seeds
+EMPTY: Mapping = MappingProxyType({})
 VERDICTS = {"higher": "held", "lower": "contradicted", "not resolved": "not resolved"}  # of a claim
+SMOKE = "SMOKE PRESET: seconds of training that test whether everything runs. Its numbers and figures mean nothing."
 
 
 class Study:
@@ -47,106 +51,98 @@ class Study:
         preset: str = "laptop",
         seeds: Iterable[int] = (0, 1, 2),
         jobs: int = -1,
-        changes: Mapping = MappingProxyType({}),
+        changes: Mapping = EMPTY,
     ):
         self.table, self.preset, self.seeds = table, preset, list(seeds)
         self.jobs = 1 if jobs == -1 and torch.cuda.is_available() else jobs
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds = {self.seeds}: wanted one or more different whole numbers")
+        if preset == "smoke":
+            print(SMOKE)
         self.base = configure(preset, **{"corpus": corpus, **changes})
         self.corpus: Corpus = load_corpus(self.base.corpus, **self.base.corpus_options)
-        self.label = label(self.corpus.name, preset)
-        self.data = told(self.base)  # the corpus with its options
+        self.label = files.label(self.corpus.name, preset)
+        self.corpus_label = corpus_label(self.base)
         changed = {**changes, **self.base.corpus_options}
-        changed.pop("corpus_options", None)
-        said = [f"{name} = {value}" for name, value in changed.items()]
-        self.where = ", ".join([self.corpus.name, f"{preset} preset", *said])  # for titles
-        self.results, self.figures = folder("results", self.label), folder("figures", self.label)
+        parts = [f"{name} = {value}" for name, value in changed.items() if name != "corpus_options"]
+        self.where = ", ".join([self.corpus.name, f"{preset} preset", *parts])  # for titles
+        self.results, self.figures = files.folder("results", self.label), files.folder("figures", self.label)
         self.tables: list[Path] = []  # written so far
         self.collapsed: dict[str, int] = {}  # settings left out → how many of their runs collapsed
 
-    def run(
-        self,
-        grid: Mapping[str, Mapping],
-        may_collapse: bool = False,
-        begin: Mapping[str, list[Run]] = MappingProxyType({}),
-    ) -> dict[str, list[Run]]:
+    def grid(self, grid: Mapping[str, Mapping]) -> pd.DataFrame:
+        """What each setting changes, to be read before anything is trained: one row for each setting, one column for
+        each setting of `ssb.Config` that differs, "" where a row keeps the value of the last row, "otherwise".
+        ConfigError for a setting that does not exist or is out of range."""
+        base = self.base.model_dump()
+        full = [Config(**{**base, **changes}).model_dump() for changes in grid.values()]
+        columns = [name for name in base if any(config[name] != base[name] for config in full)]
+        rows = {name: [_cell(changes[c]) if c in changes else "" for c in columns] for name, changes in grid.items()}
+        rows["otherwise"] = [_cell(base[column]) for column in columns]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
+
+    def run(self, grid: Mapping[str, Mapping], may_collapse: bool = False, begin: Runs = EMPTY) -> dict[str, list[Run]]:
         """Train what is not trained yet; returns setting → its runs, one for each seed.
 
         grid: setting → what it changes in the preset. A run that fails does not stop the others: they are finished and
         kept, and TrainingError then says which failed and why.
-        may_collapse: settings of which a run collapses are left out, said so, and counted in `self.collapsed`, for the
-        other seeds of such a setting alone would flatter it.
+        may_collapse: leave out the settings of which a run collapses, because their other seeds alone would flatter
+        them; each is printed and counted in `self.collapsed`.
         begin: settings that begin with the weights of other runs, setting → a run for each seed (`Config.pretrained`).
+        ConfigError for a setting that changes the corpus, and for `begin` that does not fit the grid and the seeds.
         """
-        base = self.base.model_dump()
         if unknown := sorted(begin.keys() - grid.keys()):
             raise ConfigError(f"begin names {listed(unknown)}; there are the settings {listed(grid)}")
-        first = {name: [{"pretrained": run.name} for run in begin[name]] for name in begin}
-        first |= {name: [{}] * len(self.seeds) for name in grid if name not in begin}
-        if wrong := [name for name, runs in first.items() if len(runs) != len(self.seeds)]:
-            raise ConfigError(f"{wrong[0]!r}: {len(first[wrong[0]])} runs to begin with for {len(self.seeds)} seeds")
-        grid = {
-            name: [
-                check(Config(**{**base, **changes, "seed": seed, **before}).effective())
-                for seed, before in zip(self.seeds, first[name])
-            ]
-            for name, changes in grid.items()
-        }
-        todo, folders = {}, {}
-        for name, configs in grid.items():
-            folders[name] = [files.runs() / run_name(config, self.corpus) for config in configs]
-            for config, path in zip(configs, folders[name]):
+        folders, todo = {}, {}  # setting → folders of its runs; run that is not trained yet → its title and Config
+        for setting, changes in grid.items():
+            first = [{"pretrained": run.name} for run in begin[setting]] if setting in begin else [{}] * len(self.seeds)
+            if len(first) != len(self.seeds):
+                raise ConfigError(f"{setting!r}: {len(first)} runs to begin with for {len(self.seeds)} seeds")
+            folders[setting] = []
+            for seed, before in zip(self.seeds, first):
+                config = check(self.base.replace(**{**changes, "seed": seed, **before}).effective())
                 if (config.corpus, config.corpus_options) != (self.base.corpus, self.base.corpus_options):
-                    raise ConfigError(f"{name!r} changes the corpus; make another Study, for a table is of one corpus")
-                if not (path / "metrics.json").exists():
-                    todo.setdefault(path.name, (f"{name}, seed {config.seed}", config))
-        self._prepare([config for _, config in todo.values()])
-        failed = self._train(list(todo.values()))
+                    raise ConfigError(f"{setting!r} changes the corpus; a table is of one corpus: make another Study")
+                folders[setting].append(files.runs() / run_name(config, self.corpus))
+                if not (folders[setting][-1] / "metrics.json").exists():
+                    todo.setdefault(folders[setting][-1].name, (f"{setting}, seed {seed}", config))
+        failed = self._train(todo)
         if may_collapse:
-            gone = {title: error for title, error in failed.items() if isinstance(error, Collapsed)}
-            failed = {title: error for title, error in failed.items() if title not in gone}
-            lost = {name for name, (title, _) in todo.items() if title in gone}
-            counts = {name: sum(folder.name in lost for folder in found) for name, found in folders.items()}
-            self.collapsed = {name: n for name, n in counts.items() if n}
-            for name, n in self.collapsed.items():
-                print(f"left out: {name}, of which {n} of {len(self.seeds)} runs collapsed")
-            folders = {name: found for name, found in folders.items() if name not in self.collapsed}
+            lost = {name for name, error in failed.items() if isinstance(error, Collapsed)}
+            failed = {name: error for name, error in failed.items() if name not in lost}
+            collapsed = [setting for setting, paths in folders.items() for path in paths if path.name in lost]
+            self.collapsed = dict(Counter(collapsed))
+            for setting, count in self.collapsed.items():
+                print(f"left out: {setting}, of which {count} of {len(self.seeds)} runs collapsed")
+                del folders[setting]
         if failed:
-            lines = "\n".join(f"{title}: {error}" for title, error in failed.items())
+            lines = "\n".join(f"{todo[name][0]}: {error}" for name, error in failed.items())
             raise TrainingError(f"{len(failed)} of {len(todo)} runs failed; the others are kept.\n{lines}")
-        missing = [str(f) for found in folders.values() for f in found if not (f / "metrics.json").exists()]
-        if missing:
-            raise TrainingError(
-                f"the workers wrote elsewhere than {missing[0]}; give them the same SSB_HOME and SSB_DATA"
-            )
-        return {name: [Run(folder) for folder in found] for name, found in folders.items()}
+        for path in (path for paths in folders.values() for path in paths):
+            if not (path / "metrics.json").exists():
+                raise TrainingError(f"workers wrote elsewhere than {path}; give them the same SSB_HOME and SSB_DATA")
+        return {setting: [Run(path) for path in paths] for setting, paths in folders.items()}
 
-    def _prepare(self, configs: list[Config]):
-        """Compute the states of each frozen text encoder once, before several processes want them at once."""
-        for config in {(c.text_encoder, c.max_tokens): c for c in configs if c.freeze_text}.values():
-            load(config, self.corpus)
-
-    def _train(self, todo: list[tuple[str, Config]]) -> dict[str, Exception]:
-        """Train in parallel; one line as each run ends. Returns the failed ones, title → why."""
-        failed, begun = {}, time.perf_counter()
-        work = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")
-        places = {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}  # a worker may be elsewhere
-        results = work(joblib.delayed(attempt)(title, config, places) for title, config in todo)
-        for done, (title, run, error) in enumerate(results, 1):
-            if error:
-                failed[title] = error
-            left = (time.perf_counter() - begun) / done * (len(todo) - done)
-            said = (
-                f"failed: {error}"
-                if error
-                else f"t2v R@1 {run.metrics['t2v R@1']:5.1f}, {run.provenance['seconds']:.0f} s"
-            )
+    def _train(self, todo: Mapping[str, tuple[str, Config]]) -> dict[str, Exception]:
+        """Train in parallel, run → its title and Config; one line as each run ends. Returns failed run → why."""
+        frozen = {(config.text_encoder, config.max_tokens): config for _, config in todo.values() if config.freeze_text}
+        for config in frozen.values():
+            load(config, self.corpus)  # compute text states once, before several processes need them at the same time
+        failed, start = {}, time.perf_counter()
+        environment = {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}  # workers may run elsewhere
+        jobs = (joblib.delayed(attempt)(name, config, environment) for name, (_, config) in todo.items())
+        results = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")(jobs)
+        for done, (name, result) in enumerate(results, 1):
+            if isinstance(result, Run):
+                outcome = f"t2v R@1 {result.metrics['t2v R@1']:5.1f}, {result.provenance['seconds']:.0f} s"
+            else:
+                failed[name], outcome = result, f"failed: {result}"
+            left = minutes((time.perf_counter() - start) / done * (len(todo) - done))
             bar = "█" * round(20 * done / len(todo))
-            print(f"{bar:·<20} {done}/{len(todo)}  {title}: {said}; about {minutes(left)} left", flush=True)
+            print(f"{bar:·<20} {done}/{len(todo)}  {todo[name][0]}: {outcome}; about {left} left", flush=True)
         return failed
 
-    def rows(self, runs: Mapping[str, list[Run]], also: pd.DataFrame | None = None) -> pd.DataFrame:
+    def rows(self, runs: Runs, also: pd.DataFrame | None = None) -> pd.DataFrame:
         """One row for each run, with its provenance; written to results/<corpus>/<table>.csv. also: further columns, by
         setting and seed."""
         frame = self.frame(runs)
@@ -156,34 +152,24 @@ class Study:
         self.write(frame, f"{self.table}.csv")
         return frame
 
-    def frame(self, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
-        """`rows`, not written."""
-        rows, began = [], any(run.trained_on for members in runs.values() for run in members)
+    def frame(self, runs: Runs) -> pd.DataFrame:
+        """`rows` without writing them; `trained_on` is a column where runs began with the weights of others."""
+        rows = []
         for setting, members in runs.items():
             for run in members:
-                metrics = {key: value for key, value in run.metrics.items() if key not in ("n_queries", "best_epoch")}
-                rows.append(
-                    {"table": self.table, "corpus": self.corpus.name, "setting": setting, "seed": run.config.seed}
-                    | {key: f"{value:.2f}" for key, value in metrics.items()}
-                    | {"best_epoch": run.metrics["best_epoch"], "n_queries": run.metrics["n_queries"]}
-                    | ({"trained_on": run.trained_on} if began else {})
-                    | {"preset": self.preset, "run": run.name, "config_sha": run.config.sha}
-                    | run.provenance
-                )
-        return pd.DataFrame(rows).sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
+                row = {"table": self.table, "corpus": self.corpus.name, "setting": setting, "seed": run.config.seed}
+                row |= {name: f"{value:.2f}" for name, value in run.metrics.items() if name not in COUNTS}
+                row |= {name: run.metrics[name] for name in COUNTS} | {"trained_on": run.trained_on}
+                row |= {"preset": self.preset, "run": run.name, "config_sha": run.config.sha}
+                rows.append(row | run.provenance)
+        frame = pd.DataFrame(rows).sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
+        return frame if any(frame["trained_on"]) else frame.drop(columns="trained_on")
 
-    def summary(
-        self,
-        runs: Mapping[str, list[Run]],
-        baseline: str,
-        way: str = "t2v",
-        fixed: Mapping[str, np.ndarray] = MappingProxyType({}),
-        ranks: Mapping[str, np.ndarray] | None = None,
-    ) -> pd.DataFrame:
+    def summary(self, runs: Runs, baseline: str, fixed: Ranks = EMPTY, ranks: Ranks | None = None) -> pd.DataFrame:
         """One row for each setting; written to results/<corpus>/<table>_summary.csv.
 
         For each metric the mean over seeds; for R@1 also its deviation over seeds and its 95 % interval over queries
-        (resampling clips, since captions of one clip are not independent), the paper's number where it is known, and
+        (resampling clips, since captions of one clip are not independent), the paper's number where it prints one, and
         the difference to the baseline:
           delta, delta_low, delta_high   of the seed means, 95 % by paired bootstrap over clips
           p                              of that bootstrap, adjusted by Holm for the number of settings compared
@@ -191,26 +177,25 @@ class Study:
           verdict                        "higher" or "lower" where p < 0.05 and the seeds' interval agrees, else
                                          "not resolved"
         fixed: further settings that have no seeds, name → ranks (Q,) of the same queries; one may be the baseline.
-        ranks: setting → other ranks (seeds, Q) of the runs than those of `way`, such as semantic ones.
+        ranks: setting → ranks (seeds, Q) in place of the runs' own from text to video, such as semantic ones.
+        ConfigError for an unknown baseline.
         """
-        frame = self.compare(runs, baseline, way, fixed, ranks)
-        frame = settled(frame).round(3)
+        frame = settled(self.compare(runs, baseline, fixed, ranks)).round(3)
         self.write(frame.reset_index(), f"{self.table}_summary.csv")
         return frame
 
-    def compare(self, runs, baseline, way="t2v", fixed=MappingProxyType({}), ranks=None) -> pd.DataFrame:
+    def compare(self, runs: Runs, baseline: str, fixed: Ranks = EMPTY, ranks: Ranks | None = None) -> pd.DataFrame:
         """`summary` before p is adjusted and judged, not written."""
         if baseline not in [*runs, *fixed]:
             raise ConfigError(f"baseline = {baseline!r}: the settings are {', '.join([*fixed, *runs])}")
-        paper = paper_numbers(self.table.removeprefix("table").partition("_")[0], way)
-        ranks = {name: given[None] for name, given in fixed.items()} | (ranks or stacked(runs, way))
-        clips = next(iter(runs.values()))[0].ranks["clip"] if way == "t2v" else None
-        rows = {}
-        for setting, found in ranks.items():
-            each = pd.DataFrame([retrieval.metrics(r) for r in found])
-            hits = points(found, "R@1")
+        paper = paper_numbers(self.table.removeprefix("table").partition("_")[0])
+        ranks = {name: given[None] for name, given in fixed.items()} | (ranks or stacked(runs))
+        clips, rows = next(iter(runs.values()))[0].ranks["clip"], {}
+        for setting, members in ranks.items():
+            each = pd.DataFrame([retrieval.metrics(r) for r in members])
+            hits = points(members, "R@1")
             low, high = interval(hits, clips)
-            row = {"seeds": len(found), **each.mean().round(2)}
+            row = {"seeds": len(members), **each.mean().round(2)}
             row |= {"R@1 sd": each["R@1"].std(ddof=1), "R@1 low": low, "R@1 high": high}
             row |= {f"paper {metric}": paper.get((setting, metric), np.nan) for metric in ("R@1", "R@5")}
             if setting != baseline:
@@ -220,7 +205,7 @@ class Study:
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
         return frame.reindex(columns=frame.columns.union([*DELTA], sort=False))  # missing in a table of one setting
 
-    def training(self, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
+    def training(self, runs: Runs) -> pd.DataFrame:
         """How each setting trained, means over seeds: its weights without the decoder's, the epoch kept, the
         contrastive loss at the first validated epoch, at the kept one and the last, and the last captioning loss (nats
         per token). Written to results/<corpus>/<table>_training.csv."""
@@ -228,27 +213,19 @@ class Study:
         for setting, members in runs.items():
             each = []
             for run in members:
-                log, kept = run.log.set_index("epoch"), run.metrics["best_epoch"]
-                contrast = log["contrast"]
-                each.append({"epoch kept": kept, "contrast, first": contrast.iloc[0], "kept": contrast[kept]})
-                each[-1] |= {
-                    "last": contrast.iloc[-1],
-                    "captioning, last": log.get("captioning", contrast * np.nan).iloc[-1],
-                }
+                contrast, kept = run.log.set_index("epoch")["contrast"], run.metrics["best_epoch"]
+                row = {"epoch kept": kept, "contrast, first": contrast.iloc[0], "kept": contrast[kept]}
+                captioning = run.log.get("captioning", contrast * np.nan)
+                each.append(row | {"last": contrast.iloc[-1], "captioning, last": captioning.iloc[-1]})
             rows[setting] = {"weights": members[0].weights, **pd.DataFrame(each).mean().round(3)}
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
         self.write(frame.reset_index(), f"{self.table}_training.csv")
         return frame
 
-    def claims(
-        self,
-        runs: Mapping[str, list[Run]],
-        claims: Iterable[Claim],
-        ranks: Mapping[str, np.ndarray] | None = None,
-    ) -> pd.DataFrame:
-        """What a paper claims of the settings, tested as `summary` tests: one row for each claim whose two settings are
+    def claims(self, runs: Runs, claims: Iterable[Claim], ranks: Ranks | None = None) -> pd.DataFrame:
+        """A paper's claims about the settings, tested as `summary` tests: one row for each claim whose two settings are
         here. Written to results/<corpus>/<table>_claims.csv. ranks: as in `summary`."""
-        ranks = ranks or stacked(runs, "t2v")
+        ranks = ranks or stacked(runs)
         clips = next(iter(runs.values()))[0].ranks["clip"]
         rows = []
         for claim in claims:
@@ -262,24 +239,21 @@ class Study:
     def judged(self, rows: list[dict]) -> pd.DataFrame:
         """Claims with their differences → with p adjusted and verdicts, written."""
         frame = pd.DataFrame(rows, columns=["claim", "setting", "baseline", "seeds", "paper", *DELTA])
-        frame = settled(frame).round(3)
-        frame["verdict"] = [VERDICTS[found] for found in frame["verdict"]]
+        frame = settled(frame).round(3).replace({"verdict": VERDICTS})
         self.write(frame, f"{self.table}_claims.csv")
         return frame
 
     def traces(self, grid: Mapping[str, Mapping]) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-        """How the steps of each setting went with the first seed, collapsed or not: setting → `Run.trace`; and how they
-        ended, written to results/<corpus>/<table>_traces.csv."""
+        """Every step of each setting with the first seed, collapsed or not: setting → `Run.trace`; and the means of
+        the last ten steps, written to results/<corpus>/<table>_traces.csv."""
         traces, ends = {}, []
         for setting, changes in grid.items():
-            config = Config(**{**self.base.model_dump(), **changes, "seed": self.seeds[0]})
             try:
-                run = fit(config, self.corpus, quiet=True)
+                run = fit(self.base.replace(**{**changes, "seed": self.seeds[0]}), self.corpus, quiet=True)
                 end = {"collapsed": False, "t2v R@1": round(run.metrics["t2v R@1"], 2)}
-                traces[setting] = run.trace
-            except Collapsed as collapsed:
-                end = {"collapsed": True}
-                traces[setting] = collapsed.trace
+            except Collapsed as error:
+                run, end = error, {"collapsed": True}
+            traces[setting] = run.trace
             last = traces[setting].tail(10).drop(columns="step").mean()
             ends.append({"setting": setting, "steps": len(traces[setting]), **end, **last.round(5)})
         frame = pd.DataFrame(ends)
@@ -299,16 +273,21 @@ class Study:
         print(f"wrote {files.short(self.results / name)}")
 
 
-def attempt(title: str, config: Config, places: dict[str, str]) -> tuple[str, Run | None, Exception | None]:
-    """`fit` in a worker: whatever goes wrong is returned, so that the other runs go on."""
+def attempt(name: str, config: Config, environment: dict[str, str]) -> tuple[str, Run | Exception]:
+    """`fit` in a worker; returns the run's name with it, or with whatever went wrong, so that the other runs go on."""
     try:
-        os.environ.update(places)
-        with contextlib.redirect_stdout(io.StringIO()):  # what a reader says of its corpus has been said once
-            return title, fit(config, quiet=True), None
+        os.environ.update(environment)
+        with contextlib.redirect_stdout(io.StringIO()):  # a corpus prints its remarks when the study loads it
+            return name, fit(config, quiet=True)
     except Exception as error:
-        return title, None, error
+        return name, error
 
 
-def stacked(runs: Mapping[str, list[Run]], way: str) -> dict[str, np.ndarray]:
+def _cell(value) -> str:
+    """A value of `ssb.Config` as text, a list without its brackets."""
+    return " ".join(map(str, value)) if value and isinstance(value, list | tuple) else str(value)
+
+
+def stacked(runs: Runs, protocol: str = "t2v") -> dict[str, np.ndarray]:
     """Setting → the ranks of its runs, (seeds, Q)."""
-    return {setting: np.stack([run.ranks[way] for run in members]) for setting, members in runs.items()}
+    return {setting: np.stack([run.ranks[protocol] for run in members]) for setting, members in runs.items()}

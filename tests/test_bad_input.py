@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: an error of the library's own that names the file or setting and the mend."""
+"""Whatever is wrong with the input: an error of the library's own that names the file or setting and how to fix it."""
 
 import json
 import os
@@ -133,7 +133,7 @@ FOLDER = {
         split(val=clips(6, *range(20, 28))),
         r"look.npy: no features for 8 of 18 clips \(44.4 %\): 'clip20', .*'clip24' and 3 more; extract them or leave",
     ),
-    "no ids": (gone("features/look.ids.txt"), "look.ids.txt: no such file; write the clip id of each row of look.npy"),
+    "no ids": (gone("features/look.ids.txt"), "look.ids.txt: no such file; wanted the clip id of each row of look.npy"),
     "too few ids": (text("features/look.ids.txt", "clip11", ""), "look.ids.txt: 11 ids for the 12 rows of look.npy"),
     "an id twice": (
         text("features/look.ids.txt", "clip11", "clip03"),
@@ -153,12 +153,12 @@ FOLDER = {
     "whole numbers": (array(lambda x: x.astype(np.int16)), "look.npy: holds int16; save it as float16 or float32"),
     "a length of 0": (whole("features/look.lengths.txt", "0 " * 12), "look.*: lengths must be 12 numbers from 1"),
     "a length too long": (whole("features/look.lengths.txt", "6 " * 12), "look.*: lengths must be 12 numbers from 1"),
-    "too few lengths": (whole("features/look.lengths.txt", "5 " * 11), "look.lengths.txt: wanted 12 whole numbers"),
-    "too many lengths": (whole("features/look.lengths.txt", "5 " * 13), "look.lengths.txt: wanted 12 whole numbers"),
-    "half a step": (whole("features/look.lengths.txt", "4.5 " * 12), "look.lengths.txt: wanted 12 whole numbers"),
+    "too few lengths": (whole("features/look.lengths.txt", "5 " * 11), "look.lengths.txt: not 12 whole numbers"),
+    "too many lengths": (whole("features/look.lengths.txt", "5 " * 13), "look.lengths.txt: not 12 whole numbers"),
+    "half a step": (whole("features/look.lengths.txt", "4.5 " * 12), "look.lengths.txt: not 12 whole numbers"),
     "streams of other lengths": (
         array(lambda x: x.repeat(3, 1), "features/move.npy"),
-        r"streams of clip 'clip00' differ in steps \(.*look.npy: 5, .*move.npy: 3\)",
+        r"clip 'clip00': the streams differ in steps \(.*look.npy: 5, .*move.npy: 3\)",
     ),
     "a file missing": (
         apart(lambda x: None),
@@ -378,8 +378,8 @@ def test_the_command_line_refuses_a_setting_in_one_line(results):
 def test_the_command_line_says_how_it_is_used(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["train", *arguments])
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and said.startswith("usage: ssb train [-h] PRESET [SETTING=VALUE ...]\n")
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.startswith("usage: ssb train [-h] PRESET [SETTING=VALUE ...]\n")
 
 
 SIXTY = 'corpus_options={"clips": 60, "false_negatives": 0.05}'
@@ -405,8 +405,9 @@ SIXTY = 'corpus_options={"clips": 60, "false_negatives": 0.05}'
 )
 def test_the_command_line_names_the_mistake(arguments, words, capsys):
     assert main(["train", *arguments]) == 1
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("error: ") and words in said.err and len(said.err.splitlines()) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and words in printed.err
+    assert len(printed.err.splitlines()) == 1
 
 
 def test_a_run_that_fails_touches_no_result(tiny, results):

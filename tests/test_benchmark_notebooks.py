@@ -1,4 +1,4 @@
-"""Tables 3 to 6 and 10 by papermill, on small folders in the form of the official files."""
+"""Tables 3 to 6 and 10 by papermill, on small folders with files like the official ones."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def sentence(rng) -> str:
 
 
 def features(home: Path, clips: list[str], rng):
-    """Two streams, of the networks of the paper in small: (clips, steps, dim)."""
+    """Small versions of the paper's two streams: (clips, steps, dim)."""
     (home / "features").mkdir(parents=True)
     for stream, width in (("resnet152", 12), ("r2plus1d", 4)):
         np.save(home / "features" / f"{stream}.npy", rng.normal(size=(len(clips), 5, width)).astype(np.float16))
@@ -32,16 +32,16 @@ def vatex(home: Path, rng):
     for split, ids in clips.items():
         (home / f"{split}_list.txt").write_text("\n".join(ids))
     for part, ids in (("training", clips["train"]), ("validation", clips["val"] + clips["test"])):
-        told = [{"videoID": clip, "enCap": [sentence(rng) for _ in range(3)], "chCap": []} for clip in ids]
-        (home / f"vatex_{part}_v1.0.json").write_text(json.dumps(told))
+        captions = [{"videoID": clip, "enCap": [sentence(rng) for _ in range(3)], "chCap": []} for clip in ids]
+        (home / f"vatex_{part}_v1.0.json").write_text(json.dumps(captions))
     features(home, sum(clips.values(), []), rng)
 
 
 def activitynet(home: Path, rng):
     parts = {"train": [f"v_t{i}" for i in range(60)], "val_1": [f"v_v{i}" for i in range(12)]}
     for part, ids in parts.items():
-        told = {clip: {"duration": 9.0, "sentences": [sentence(rng), sentence(rng)]} for clip in ids}
-        (home / f"{part}.json").write_text(json.dumps(told))
+        captions = {clip: {"duration": 9.0, "sentences": [sentence(rng), sentence(rng)]} for clip in ids}
+        (home / f"{part}.json").write_text(json.dumps(captions))
     features(home, sum(parts.values(), []), rng)
 
 
@@ -65,9 +65,9 @@ def msvd(home: Path, rng):
 def msrvtt(home: Path, rng):
     """The 1k-A split: one list of training clips, one of test clips with a query each, the official annotation."""
     clips = [f"video{i}" for i in range(70)]
-    told = [{"video_id": clip, "caption": sentence(rng)} for clip in clips for _ in range(2)]
+    captions = [{"video_id": clip, "caption": sentence(rng)} for clip in clips for _ in range(2)]
     for part, ids in (("train_val", clips[:50]), ("test", clips[50:])):
-        rows = [row for row in told if row["video_id"] in ids]
+        rows = [row for row in captions if row["video_id"] in ids]
         (home / f"{part}_videodatainfo.json").write_text(json.dumps({"sentences": rows}))
     (home / "val_list_full.txt").write_text("\n".join(clips[40:50]))
     (home / "MSRVTT_train.9k.csv").write_text("\n".join(["video_id", *clips[:58]]))
@@ -78,8 +78,9 @@ def msrvtt(home: Path, rng):
 
 def howto100m(home: Path, rng):
     videos = [f"h{i:03d}" for i in range(80)]
-    told = {v: {"start": [0, 2, 4], "end": [2, 4, 6], "text": [sentence(rng) for _ in range(3)]} for v in videos}
-    (home / "caption.json").write_text(json.dumps(told))
+    times = {"start": [0, 2, 4], "end": [2, 4, 6]}
+    narrations = {video: times | {"text": [sentence(rng) for _ in range(3)]} for video in videos}
+    (home / "caption.json").write_text(json.dumps(narrations))
     for stream, width in (("resnet152", 12), ("r2plus1d", 4)):
         (home / "features" / stream).mkdir(parents=True)
         for video in videos:

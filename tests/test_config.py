@@ -1,4 +1,4 @@
-"""Config: the paper's numbers, refusals that help, and a name that changes with every setting."""
+"""Config: the paper's numbers, errors that help, and a name that changes with every setting."""
 
 import json
 import math
@@ -156,13 +156,13 @@ def test_a_setting_that_is_added_later_renames_no_run(preset):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_key_is_what_differs_from_the_defaults(preset):
-    config = Config.preset(preset, seed=3, streams=["motion"], margin=0.2)  # the last of them as it is anyway
+    config = Config.preset(preset, seed=3, streams=["motion"], margin=0.2)  # margin has its default
     key = json.loads(config.key)
     assert key == {"seed": 3, "streams": ["motion"]} | PRESETS[preset]
     assert Config(**key) == config and json.loads(Config().key) == {}
 
 
-def test_without_captioning_its_settings_are_nobodys():
+def test_without_captioning_its_settings_have_no_effect():
     captioning = {"captioning", "temperature", "support_set", "decoder_warmup"}
     captioning |= {"decoder", "decoder_lr", "decoder_dropout"}
     constants = {"emcl_bases", "emcl_stages", "emcl_temperature", "emcl_beta", "emcl_released"}  # without the layer
@@ -174,7 +174,7 @@ def test_without_captioning_its_settings_are_nobodys():
         effective = Config(objective="none", **changed).effective()
         assert (effective.key == bare.key) == (name in captioning or name in constants), name
         matters = Config(**changed if name == "intra" else {"emcl": True} | changed)
-        assert matters.effective() == matters  # with captioning and EMCL each matters
+        assert matters.effective() == matters  # with captioning and EMCL each has an effect
 
 
 def test_sequences_are_checked():
@@ -209,13 +209,15 @@ def test_a_config_does_not_change():
     [("objectiv", "objective"), ("lrr", "lr"), ("batch_size", "batch"), ("Seed", "seed"), ("epoch_", "epoch")],
 )
 def test_an_unknown_setting_gets_the_nearest_name(given, near):
-    said = refusal(**{given: 1})
-    assert said.startswith(f"unknown setting {given!r}; did you mean ") and f"{near!r}?" in said
+    message = refusal(**{given: 1})
+    assert message.startswith(f"unknown setting {given!r}; did you mean ") and f"{near!r}?" in message
 
 
 def test_an_unknown_setting_like_no_other_gets_the_list():
-    said = refusal(zzzz=1)
-    assert said.startswith("unknown setting 'zzzz'; there are ") and all(name in said for name in Config.model_fields)
+    message = refusal(zzzz=1)
+    assert message.startswith("unknown setting 'zzzz'; there are ") and all(
+        name in message for name in Config.model_fields
+    )
 
 
 def test_an_unknown_preset_gets_the_list():
@@ -306,16 +308,16 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
     ],
 )
 def test_a_bad_value_is_named(name, value, words):
-    said = refusal(**{name: value})
-    assert said.startswith((f"{name} = ", f"{name}.", words)) and words in said
+    message = refusal(**{name: value})
+    assert message.startswith((f"{name} = ", f"{name}.", words)) and words in message
 
 
 def test_freezing_what_is_not_pretrained_is_refused():
     assert "freeze_text needs a pretrained text_encoder" in refusal(freeze_text=True, text_encoder="scratch")
 
 
-def test_every_setting_says_what_it_is():
-    """`ssb.settings`: a row for each field of Config, with what each preset makes of it."""
+def test_every_setting_is_described():
+    """`ssb.settings`: a row for each field of Config, with its value in each preset."""
     table = ssb.settings()
     assert table.index.tolist() == list(Config.model_fields) and table["what it is"].str.len().ge(10).all()
     assert table.loc["epochs", ["paper", "laptop", "smoke"]].tolist() == ["20", "40", "2"]

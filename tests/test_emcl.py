@@ -155,18 +155,20 @@ def test_released_reconstruction_is_the_smaller_one():
     assert sizes[False] / sizes[True] == pytest.approx(512 / 32, rel=1e-2)  # n / K, while the bases are one
 
 
-def test_state_is_saved_and_read():
-    x, module = embeddings(5, 6), made(0, bases=3)
+@WAYS
+def test_state_is_saved_and_read(released):
+    x, module = embeddings(5, 6), made(0, bases=3, released=released)
     module(x)
-    other = made(1, bases=3)
+    other = made(1, bases=3, released=released)
     assert not torch.allclose(other.eval()(x), module.eval()(x), atol=1e-3)
     other.load_state_dict(module.state_dict())
     assert torch.equal(other(x), module(x))
 
 
-def test_released_state_is_not_saved_but_moves_with_the_module():
-    module = made(bases=3, released=True, dtype=torch.float32)
-    assert not module.state_dict() and module.to(torch.float64).start.dtype == torch.float64
+@WAYS
+def test_the_start_is_the_only_state_and_moves_with_the_module(released):
+    module = made(bases=3, released=released, dtype=torch.float32)
+    assert [*module.state_dict()] == ["start"] and module.to(torch.float64).start.dtype == torch.float64
 
 
 def test_no_weight_of_the_bases_leaves_the_embeddings():
@@ -188,7 +190,7 @@ def test_autocast_does_not_coarsen_it():
 @pytest.mark.parametrize("block", [1, 3, 4, 50, None])
 def test_similarity_is_that_of_each_block_alone(released, unit, score, block):
     text, video, module = embeddings(7, 6, 1), embeddings(5, 6, 2), made(bases=3, temperature=0.3, released=released)
-    found = similarity(text, video, module, block, unit, score)
+    scores = similarity(text, video, module, block, unit, score)
     size = block or 99
     for q in range(7):
         for c in range(5):
@@ -197,7 +199,7 @@ def test_similarity_is_that_of_each_block_alone(released, unit, score, block):
             out, _ = naive(torch.stack(rows), module.start[0].tolist(), 9, 0.3, 3.0, released)
             a, b = out[q % size], out[len(t) + c % size]
             wanted = a @ b / (a.norm() * b.norm() if score == "cosine" else 1)
-            assert found[q, c].item() == pytest.approx(wanted.item(), abs=1e-8)
+            assert scores[q, c].item() == pytest.approx(wanted.item(), abs=1e-8)
 
 
 def test_similarity_depends_on_block_and_order_unless_all_go_at_once():
@@ -238,8 +240,6 @@ def test_similarity_leaves_the_module_as_it_was():
 
 def test_as_a_layer_it_trains_and_its_start_follows():
     """Both embeddings stacked pass through before the loss; the gradient reaches both."""
-    pass
-
     text, video = (embeddings(6, 8, seed).requires_grad_() for seed in (1, 2))
     module = made(bases=4, temperature=0.5)
     before = module.start.clone()

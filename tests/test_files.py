@@ -1,4 +1,4 @@
-"""Files: whole or untouched, and found from wherever a notebook is run."""
+"""Files: whole or untouched, and located from wherever a notebook is run."""
 
 import hashlib
 import signal
@@ -93,7 +93,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
         assert any(other.read_text() == "half" for other in tmp_path.iterdir())
         writer.send_signal(signal.SIGKILL)
     assert writer.returncode == -signal.SIGKILL and path.read_text() == "old"
-    with files.written(path) as draft:  # what it left is in nobody's way
+    with files.written(path) as draft:  # its remains do not get in the way
         draft.write_text("new")
     assert path.read_text() == "new"
 
@@ -110,7 +110,7 @@ def test_digest_keeps_parts_apart(other):
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A checkout with notebooks, beside it a folder of data; $SSB_HOME is not set."""
+    """A checkout with notebooks, next to a folder of data; $SSB_HOME is not set."""
     monkeypatch.delenv("SSB_HOME")
     monkeypatch.delenv("SSB_DATA", raising=False)  # which a study of an earlier test may have set
     checkout = (tmp_path / "study").resolve()
@@ -132,7 +132,7 @@ def test_root_is_found_from_any_folder_of_the_study(study, here, monkeypatch):
 def test_root_elsewhere_is_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("SSB_HOME")
     monkeypatch.delenv("SSB_DATA", raising=False)  # which a study of an earlier test may have set
-    (tmp_path / "notebooks").mkdir()  # without a pyproject.toml it is anybody's
+    (tmp_path / "notebooks").mkdir()  # without a pyproject.toml it is not of the study
     monkeypatch.chdir(tmp_path / "notebooks")
     assert files.root() == (tmp_path / "notebooks").resolve()
 

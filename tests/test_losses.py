@@ -160,8 +160,8 @@ def test_intra_of_collapsed_embeddings_is_four_times_the_margin(negatives, margi
 def test_intra_does_not_see_the_length_of_an_embedding(negatives):
     triple = triples(5)
     scaled = [x * torch.rand(5, 1, dtype=torch.float64).add(0.1).mul(30) for x in triple]
-    found = [losses.triplet(text, video, 0.9, negatives, intra=other) for text, video, other in (triple, scaled)]
-    torch.testing.assert_close(*found)
+    values = [losses.triplet(text, video, 0.9, negatives, intra=other) for text, video, other in (triple, scaled)]
+    torch.testing.assert_close(*values)
 
 
 @pytest.mark.parametrize("negatives", ["hardest", "mean", 0.4])
@@ -358,7 +358,7 @@ def test_weights_refuse_other_objectives(wrong):
 def test_weighted_mean_is_eq_3_where_lengths_differ(size, objective):
     weights = losses.support_set_weights(*pairs(size), objective)
     sequences = torch.randn(size, 6, 4, dtype=torch.float64)
-    lengths = [1 + (3 * j) % 5 for j in range(size)]  # nobody has the sixth step
+    lengths = [1 + (3 * j) % 5 for j in range(size)]  # no sequence has the sixth step
     mask = torch.arange(6) < torch.tensor(lengths)[:, None]
     out, some = losses.weighted_mean(weights, sequences, mask)
     wanted, wanted_mask = naive_mean(weights, sequences, lengths)
@@ -465,7 +465,7 @@ def test_intra_is_of_the_triplet_loss_alone(contrast):
         losses.contrast(Config(intra=True, contrast=contrast))
 
 
-def test_s2dtw_wants_sequences_and_an_objective_that_knows_no_own_clip():
+def test_s2dtw_needs_sequences_and_an_objective_without_own_clips():
     with pytest.raises(ConfigError, match="set sequences = True"):
         losses.contrast(Config(contrast="s2dtw"))
     with pytest.raises(ConfigError, match="take 'none', 'cross'"):

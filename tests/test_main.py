@@ -27,7 +27,7 @@ from ssb.video.decode import VideoError
 
 ROOT = Path(__file__).parents[1]
 HEAVY = "matplotlib IPython seaborn transformers torch scipy sklearn".split()
-EVERY = [[], *([name] for name in COMMANDS), *(["bench", name] for name in BENCHMARKS)]
+EVERY = [[], *([name] for name in COMMANDS), ["bench"], *(["bench", name] for name in BENCHMARKS)]
 
 
 # What it costs to start
@@ -226,6 +226,14 @@ def test_benchmarks_get_their_options(monkeypatch, tmp_path):
     ]
 
 
+def test_howto100m_is_indexed_in_the_data_folder(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(index, "index", lambda folder, held_out, say: calls.append((folder, held_out)))
+    monkeypatch.setenv("SSB_DATA", str(tmp_path))
+    assert main(["index"]) == 0 and main(["index", "here", "--held-out", "5"]) == 0
+    assert calls == [(tmp_path / "howto100m", index.HELD_OUT), (Path("here"), 5)]
+
+
 # Every command that a text names exists
 
 
@@ -262,7 +270,7 @@ def test_commands_are_recognised():
 
 def test_named_commands_exist(capsys):
     named = [(file, command) for file, found in texts().items() for text in found for command in commands(text)]
-    assert {command.split()[0] for _, command in named} >= set(COMMANDS)
+    assert {command.split()[0] for _, command in named} >= {*COMMANDS, "bench"}
     for file, command in named:
         words = shlex.split(re.sub(r"[\[\]…]|\.\.\.", "", command))
         try:

@@ -128,8 +128,8 @@ def test_convolutions_are_kernels_side_by_side():
         for m in range(length):
             channels = []
             for conv, k in zip(f.convs, (2, 3, 4, 6)):
-                seen = [(n, m - (k - 1) // 2 + n) for n in range(k)]
-                parts = [conv.weight[:, :, n] @ inner[step] for n, step in seen if 0 <= step < length]
+                steps = [(n, m - (k - 1) // 2 + n) for n in range(k)]
+                parts = [conv.weight[:, :, n] @ inner[step] for n, step in steps if 0 <= step < length]
                 channels.append(conv.bias + sum(parts))
             torch.testing.assert_close(out[i, m], torch.cat(channels))
 
@@ -280,12 +280,12 @@ def test_caption_loss_is_minus_log_likelihood_token_by_token():
     support, mask, labels = supports(16)
     logs = []
     for i, row in enumerate(labels):
-        known = [0]
+        prefix = [0]
         for token in row[row != -100].tolist():
             states = BaseModelOutput(last_hidden_state=support[i : i + 1, : mask[i].sum()])
-            logits = model.decoder(encoder_outputs=states, decoder_input_ids=torch.tensor([known])).logits[0, -1]
+            logits = model.decoder(encoder_outputs=states, decoder_input_ids=torch.tensor([prefix])).logits[0, -1]
             logs.append(logits.log_softmax(0)[token])
-            known.append(token)
+            prefix.append(token)
     torch.testing.assert_close(model.caption_loss(support, mask, labels), -torch.stack(logs).mean())
 
 
@@ -354,10 +354,10 @@ def test_until_the_decoder_is_warm_the_rest_learns_as_without_captioning(objecti
     for progress in (0.0, 0.2, 0.499, 0.5, 0.7, 1.0):
         terms = warming(batch, progress)
         assert terms["captioning"] == warm(batch)["captioning"]
-        found = gradients(warming, terms["loss"])
+        learned = gradients(warming, terms["loss"])
         wanted = whole if progress >= 0.5 else whole | bare
-        assert found.keys() == whole.keys() and bare.keys() < whole.keys()
-        assert all(torch.equal(found[name], wanted[name]) for name in found)
+        assert learned.keys() == whole.keys() and bare.keys() < whole.keys()
+        assert all(torch.equal(learned[name], wanted[name]) for name in learned)
     assert not any(torch.equal(bare[name], whole[name]) for name in bare if "head" in name and name.endswith("weight"))
 
 
@@ -383,15 +383,15 @@ def embedded(model, batch):
 
 @pytest.mark.parametrize("objective", OBJECTIVES[1:])
 def test_cross_never_sees_its_own_clip(objective, tokenizer):
-    """Other features for clip 2 change what caption 2 is told from in every objective but `cross`, and what the others
-    are told from in every one but `identity`; the weights follow the features."""
+    """Other features for clip 2 change the support of caption 2 under every objective but `cross`, and that of the
+    others under every one but `identity`; the weights follow the features."""
     model, batch = made(tiny(objective=objective)).eval(), pairs_of(tokenizer)
-    found = []
+    sums = []
     for noise in (0, torch.randn_like(batch.video[2])):
         batch.video[2] += noise
         weights = losses.support_set_weights(*embedded(model, batch), objective)
-        found.append(model.support(weights, batch.video, batch.video_mask)[0])
-    same = [torch.equal(a, b) for a, b in zip(*found)]
+        sums.append(model.support(weights, batch.video, batch.video_mask)[0])
+    same = [torch.equal(a, b) for a, b in zip(*sums)]
     others = objective == "identity"
     assert same == [others, others, objective == "cross", others, others]
 
@@ -446,9 +446,9 @@ def test_pretrained_folders_train_end_to_end(encoder, t5, tokenizer, request):
     folder = request.getfixturevalue(encoder)
     config = tiny(text_encoder=folder, decoder=t5, text_pooling="transformer", video_pooling="transformer")
     model = made(config, len(tokenizer))
-    kept = text.tokenizer(folder, [], 300)
-    assert kept(CAPTIONS[0])["input_ids"] == tokenizer(CAPTIONS[0])["input_ids"]
-    model(pairs_of(kept))["loss"].backward()
+    loaded = text.tokenizer(folder, [], 300)
+    assert loaded(CAPTIONS[0])["input_ids"] == tokenizer(CAPTIONS[0])["input_ids"]
+    model(pairs_of(loaded))["loss"].backward()
     for module in (model.encoder, model.text_head, model.video_head, model.decoder.decoder, model.to_decoder):
         assert size_of_gradient(module) > 0
     assert [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()] == []
@@ -501,7 +501,7 @@ def test_half_precision_weights_are_trained_in_float32(t5, bert, tokenizer, tmp_
     model(pairs_of(tokenizer))["loss"].backward()
 
 
-def test_weights_that_are_missing_are_not_drawn_by_chance(bert, tmp_path):
+def test_weights_that_are_missing_are_refused(bert, tmp_path):
     BertModel.from_pretrained(bert).save_pretrained(tmp_path)
     BertConfig.from_pretrained(bert, num_hidden_layers=3).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="encoder.layer.2"):
@@ -525,7 +525,7 @@ def test_a_folder_without_tokenizer_files_is_named(bert, tmp_path):
         text.tokenizer(str(tmp_path), [], 300)
 
 
-# token ids and kept states
+# token ids and cached states
 
 
 def test_fitted_tokenizer(tokenizer):
@@ -601,11 +601,11 @@ def test_frozen_states_are_those_of_each_caption_alone(batch, bert, tokenizer):
         torch.testing.assert_close(kept.float(), alone, atol=2e-3, rtol=2e-3)
 
 
-def test_states_are_kept_and_made_again_where_cut_short(bert, tokenizer):
+def test_states_are_cached_and_computed_again_where_cut_short(bert, tokenizer):
     ids = Ragged.of(text.token_ids(tokenizer, CAPTIONS[:4], 40))
     encoder = Counted(text.build_encoder(tiny(text_encoder=bert), 0))
-    first = np.array(text.kept_states("some", encoder, ids).values)
-    again = text.kept_states("some", encoder, ids)
+    first = np.array(text.cached_states("some", encoder, ids).values)
+    again = text.cached_states("some", encoder, ids)
     assert encoder.calls == 1 and isinstance(again.values, np.memmap) and np.array_equal(again.values, first)
     assert np.array_equal(again.offsets, ids.offsets)
 
@@ -613,7 +613,7 @@ def test_states_are_kept_and_made_again_where_cut_short(bert, tokenizer):
     whole = path.read_bytes()
     for calls, rest in enumerate((whole[:-10], whole[:20], b""), start=2):
         path.write_bytes(rest)
-        assert np.array_equal(text.kept_states("some", encoder, ids).values, first)
+        assert np.array_equal(text.cached_states("some", encoder, ids).values, first)
         assert encoder.calls == calls and path.read_bytes() == whole
     assert list(files.cache().iterdir()) == [path]
 
@@ -621,11 +621,11 @@ def test_states_are_kept_and_made_again_where_cut_short(bert, tokenizer):
 def test_other_captions_and_other_weights_are_other_states(bert, tokenizer):
     ids = Ragged.of(text.token_ids(tokenizer, CAPTIONS[:4], 40))
     encoder = Counted(text.build_encoder(tiny(text_encoder=bert), 0))
-    first = text.kept_states("some", encoder, ids)
-    text.kept_states("some", encoder, Ragged(ids.values, np.array([0, 2, *ids.offsets[2:]])))
+    first = text.cached_states("some", encoder, ids)
+    text.cached_states("some", encoder, Ragged(ids.values, np.array([0, 2, *ids.offsets[2:]])))
     with torch.no_grad():
         next(encoder.parameters()).mul_(2.0)
-    changed = text.kept_states("some", encoder, ids)
+    changed = text.cached_states("some", encoder, ids)
     assert encoder.calls == 3 and not np.array_equal(changed.values, first.values)
 
 

@@ -95,8 +95,8 @@ def test_values_as_declared(shell):
     ],
 )
 def test_what_papermill_passes_becomes_what_is_wanted(shell, name, given, wanted):
-    found = getattr(run(shell, **{name: given}), name)
-    assert found == wanted and type(found) is type(wanted)
+    value = getattr(run(shell, **{name: given}), name)
+    assert value == wanted and type(value) is type(wanted)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_a_value_of_another_type_is_refused(shell, name, given, words):
 
 
 def test_a_misspelt_name_is_refused_with_the_real_ones(shell):
-    found = refusal(shell, corpsu="msrvtt", zzz=1, seeds=[1])
-    assert found.splitlines() == [
+    message = refusal(shell, corpsu="msrvtt", zzz=1, seeds=[1])
+    assert message.splitlines() == [
         "corpsu is not a parameter of this notebook. Did you mean corpus?",
         "zzz is not a parameter of this notebook.",
         "The parameters are:",
@@ -169,11 +169,11 @@ def test_literals_and_types_of_the_notebook(shell):
     assert "share = '2' is not of type" in refusal(shell, *cells, share="2")
 
 
-def test_a_notebook_without_a_parameters_cell_is_told(shell):
+def test_a_notebook_without_a_parameters_cell_is_refused(shell):
     assert "no parameters cell was run: one of nothing but `name: type = value" in refusal(shell, "seeds = [0]")
 
 
-def test_values_put_before_the_parameters_are_told(shell):
+def test_values_put_before_the_parameters_are_refused(shell):
     """papermill does so, with a warning, where no cell has the tag."""
     assert "give the cell that declares the parameters the tag `parameters`" in refusal(
         shell, PythonTranslator.codify({"seeds": [1]}), CELL

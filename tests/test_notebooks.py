@@ -1,130 +1,30 @@
-"""Every notebook, run by papermill as a user would; how notebooks must look in the repository."""
+"""Every notebook, run by papermill as a user would; how notebooks must look in the repository; and what they share.
+
+What a notebook is run with here and which files it leaves stand in its own metadata, under "ssb"."""
 
 import ast
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import unchanged_results
+
+import ssb
+from ssb import ConfigError, Study, report
+from ssb.experiments import ablations, objectives, overview
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SMALL = '{"epochs": 1, "corpus_options": {"clips": 90, "captions": 2, "false_negatives": 0.05}}'
-SMALLER = '{"epochs": 1, "corpus_options": {"clips": 90, "captions": 2}}'
-TINY = ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "jobs", "1"]
-OTHER = '{"corpus_options": {"clips": 100, "captions": 2, "false_negatives": 0.05, "seed": 1}}'
-STORIES = '{"batch": 6, "corpus_options": {"videos": 36, "events": 4, "captions": 2, "false_negatives": 0.05}}'
-ARGUMENTS = {
-    "00_quickstart": ["-p", "changes", SMALL],
-    "01_table1_objectives": ["-p", "changes", SMALL, "-p", "seeds", "[0,1]", "-p", "jobs", "1"],
-    "02_is_it_trained": ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "jobs", "1", "-p", "corpus", "shapes"],
-    "10_false_negatives": [
-        "-p",
-        "changes",
-        SMALLER,
-        "-p",
-        "dials",
-        "[0.05,0.2]",
-        "-p",
-        "seeds",
-        "[0]",
-        "-p",
-        "jobs",
-        "1",
-    ],
-    "13_tables3to6_pretraining": [*TINY, "-p", "pretrain_changes", OTHER],
-    "14_table10_zero_shot": [*TINY, "-p", "trained_changes", OTHER],
-    "19_vt_twins_s2dtw": ["-p", "changes", STORIES, "-p", "seeds", "[0]", "-p", "jobs", "1"],
-    "20_together": [*TINY, "-p", "video_changes", STORIES],
-    "12_significance": ["-p", "changes", SMALL, "-p", "seeds", "[0,1]", "-p", "jobs", "1"],
-    "21_overview": [],
-    "15_figure5_retrieved": ["-p", "changes", SMALL, "-p", "jobs", "1"],
-    "16_tables7to9_captioning": ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "metrics", '["BLEU-4","CIDEr"]'],
-    "17_table11_actions": ["-p", "changes", SMALL, "-p", "seeds", "[0]", "-p", "jobs", "1"],
-    **{
-        name: TINY
-        for name in (
-            "03_table2a_video_encoder",
-            "04_table2b_aggregation",
-            "05_table2c_text_encoder",
-            "06_table2d_text_decoder",
-            "07_table2e_contrastive_loss",
-            "08_table2f_support_set",
-            "09_lambda_temperature",
-            "11_same_meaning",
-            "18_emcl",
-        )
-    },
-}
-HERE = "results/shapes-smoke", "figures/shapes-smoke"
-
-
-def wrote(table: str) -> list[str]:
-    """What every notebook of a table of settings leaves."""
-    return [*(f"{HERE[0]}/{table}{part}.csv" for part in ("", "_summary", "_claims")), f"{HERE[1]}/{table}.png"]
-
-
-WRITES = {
-    "00_quickstart": ["figures/shapes-smoke/quickstart_retrieval.png", "figures/shapes-smoke/quickstart_attention.pdf"],
-    "01_table1_objectives": [
-        "results/shapes-smoke/table1.csv",
-        "results/shapes-smoke/table1_summary.csv",
-        "figures/shapes-smoke/table1.png",
-        "figures/shapes-smoke/table1_fig2b_weights.pdf",
-        "figures/shapes-smoke/table1_fig3_attention.png",
-    ],
-    "02_is_it_trained": ["results/shapes-smoke/heads.csv", "figures/shapes-smoke/heads.pdf"],
-    "07_table2e_contrastive_loss": [*wrote("table2e"), f"{HERE[1]}/table2e_fig_collapse.png"],
-    "09_lambda_temperature": [path for path in wrote("constants") if "_claims" not in path],  # the paper claims nothing
-    "10_false_negatives": [f"{HERE[0]}/false_negatives_claims.csv", f"{HERE[1]}/false_negatives.png"],
-    "13_tables3to6_pretraining": [
-        *wrote("pretraining"),
-        f"{HERE[0]}/pretraining_beside.csv",
-        f"{HERE[1]}/pretraining_fig_beside.png",
-    ],
-    "14_table10_zero_shot": [*wrote("table10"), f"{HERE[0]}/table10_beside.csv"],
-    "19_vt_twins_s2dtw": [
-        *(path.replace("shapes", "events") for path in wrote("s2dtw")),
-        "results/events-smoke/s2dtw_measures.csv",
-        "figures/events-smoke/s2dtw_fig_alignment.png",
-    ],
-    "20_together": [
-        *wrote("together"),
-        *(path.replace("shapes", "events") for path in wrote("together_videos")),
-        "results/events-smoke/together_videos_measures.csv",
-    ],
-    "12_significance": [f"{HERE[0]}/table12_power.csv", f"{HERE[1]}/table12.png"],
-    "21_overview": [f"{HERE[1]}/overview.png"],
-    "15_figure5_retrieved": [
-        f"{HERE[0]}/figure5.csv",
-        f"{HERE[1]}/figure5.png",
-        f"{HERE[1]}/figure5_fig_differ.pdf",
-    ],
-    "18_emcl": [
-        *wrote("emcl"),
-        f"{HERE[0]}/emcl_inference.csv",
-        f"{HERE[0]}/emcl_inference_claims.csv",
-        f"{HERE[1]}/emcl_inference.png",
-        f"{HERE[1]}/emcl_inference_fig_orders.png",
-    ],
-    "16_tables7to9_captioning": [*wrote("captioning"), f"{HERE[1]}/captioning_fig_samples.pdf"],
-    **{
-        name: wrote(table)
-        for name, table in {
-            "03_table2a_video_encoder": "table2a",
-            "04_table2b_aggregation": "table2b",
-            "05_table2c_text_encoder": "table2c",
-            "06_table2d_text_decoder": "table2d",
-            "08_table2f_support_set": "table2f",
-            "11_same_meaning": "same_meaning",
-            "17_table11_actions": "table11",
-        }.items()
-    },
-}
-
+README = ROOT / "notebooks" / "README.md"
+SMALL = {"corpus_options": {"clips": 60, "false_negatives": 0.05}}
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 CLAIMS = """claim,setting,baseline,seeds,paper,delta,delta_low,delta_high,p,seeds_low,seeds_high,verdict
 cross beats none,cross,none,3,1.3,0.5,-0.2,1.1,0.3,-0.4,1.4,not resolved
@@ -132,31 +32,51 @@ hybrid beats none,hybrid,none,3,,0.5,-0.2,1.1,0.3,-0.4,1.4,not resolved
 """
 
 
-def papermill(notebook: Path, home: Path, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+def read(notebook: Path) -> dict:
+    return json.loads(notebook.read_text(encoding="utf-8"))
+
+
+def cells(notebook: Path, kind: str) -> list[str]:
+    """The sources of the cells of a kind, "code" or "markdown"."""
+    return ["".join(cell["source"]) for cell in read(notebook)["cells"] if cell["cell_type"] == kind]
+
+
+def papermill(notebook: Path, home: Path, *arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "papermill", str(notebook), str(home / "out.ipynb"), "--no-progress-bar"]
     environment = os.environ | {"SSB_HOME": str(home), "PYTHONWARNINGS": "ignore"}
-    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def code_cells(notebook: Path):
-    return [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+def smoke(notebook: Path) -> list[str]:
+    """papermill's arguments for a run of seconds."""
+    return ["-y", json.dumps(read(notebook)["metadata"]["ssb"]["smoke"])]
+
+
+def tables_and_figures(home: Path) -> set[str]:
+    """What is under results/ and figures/, without the runs; each figure by its PNG."""
+    paths = [*home.glob("results/*-smoke/*"), *home.glob("figures/*-smoke/*")]
+    return {str(path.relative_to(home)) for path in paths if path.suffix != ".pdf"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@each_notebook
 def test_runs_with_the_smoke_preset(notebook, tmp_path):
-    if notebook.stem == "21_overview":  # which draws what the others have left
-        (tmp_path / HERE[0]).mkdir(parents=True)
-        (tmp_path / HERE[0] / "table1_claims.csv").write_text(CLAIMS)
-        (tmp_path / HERE[0] / "table1.csv").write_text("run,seconds,preset\nx,1,smoke\n")
-    done = papermill(notebook, tmp_path, "-p", "preset", "smoke", *ARGUMENTS[notebook.stem])
+    if notebook.stem.endswith("overview"):  # which draws what the others have written
+        (tmp_path / "results/shapes-smoke").mkdir(parents=True)
+        (tmp_path / "results/shapes-smoke/table1_claims.csv").write_text(CLAIMS)
+        (tmp_path / "results/shapes-smoke/table1.csv").write_text("corpus,run,seconds,preset\nshapes,x,1,smoke\n")
+    before = tables_and_figures(tmp_path)
+    done = papermill(notebook, tmp_path, *smoke(notebook))
     assert done.returncode == 0, done.stderr[-3000:]
-    for path in WRITES[notebook.stem]:
-        assert (tmp_path / path).stat().st_size > 100, path
-    shown = [out for cell in code_cells(tmp_path / "out.ipynb") for out in cell.outputs]
-    assert not [out for out in shown if out.output_type == "stream" and out.name == "stderr"]
-    pictures = [out for out in shown if "image/png" in out.get("data", {})]
-    assert len(pictures) == sum(path.startswith("figures") for path in WRITES[notebook.stem])
+    written = read(notebook)["metadata"]["ssb"]["writes"]
+    assert tables_and_figures(tmp_path) - before == set(written)
+    figures = [path for path in written if path.endswith(".png")]
+    for path in [*written, *(path.replace(".png", ".pdf") for path in figures)]:
+        assert (tmp_path / path).stat().st_size > 50, path
+    executed = nbformat.read(tmp_path / "out.ipynb", 4).cells
+    outputs = [output for cell in executed if cell.cell_type == "code" for output in cell.outputs]
+    assert not [out for out in outputs if out.output_type == "stream" and out.name == "stderr"]
+    assert len([out for out in outputs if "image/png" in out.get("data", {})]) == len(figures)
 
 
 @pytest.mark.slow
@@ -165,14 +85,9 @@ def test_runs_from_the_notebooks_folder(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
     environment = {key: value for key, value in os.environ.items() if key != "SSB_HOME"}
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), "out.ipynb", "-p", "preset", "smoke"]
-    done = subprocess.run(
-        [*command, *ARGUMENTS["00_quickstart"]],
-        cwd=tmp_path / "notebooks",
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), "out.ipynb", *smoke(NOTEBOOKS[0])]
+    place = tmp_path / "notebooks"
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "figures/shapes-smoke/quickstart_attention.png").exists()
     assert [path.name for path in (tmp_path / "notebooks").iterdir()] == ["out.ipynb"]
@@ -196,37 +111,178 @@ def test_wrong_parameters_stop_it(arguments, message, tmp_path):
     assert not (tmp_path / "results").exists() or not list((tmp_path / "results").glob("*/*.csv"))
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_is_stripped_and_thin(notebook):
-    book = json.loads(notebook.read_text())
+@each_notebook
+def test_is_stripped_and_its_cells_are_named(notebook):
+    book = read(notebook)
+    nbformat.validate(nbformat.read(notebook, as_version=4))
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
     assert book["metadata"]["kernelspec"]["name"] == "python3"
-    assert "papermill" not in book["metadata"]
-    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    assert len(tagged) == 1 and tagged[0] is cells[0]
+    assert "papermill" not in book["metadata"] and set(book["metadata"]["ssb"]) == {"smoke", "writes"}
+    names = [cell["id"] for cell in book["cells"]]
+    assert len(set(names)) == len(names) and not [name for name in names if re.search(r"\d", name)]
     for cell in book["cells"]:
         assert not cell.get("outputs") and cell.get("execution_count") is None
         assert set(cell["metadata"]) <= {"tags"}
-    for cell in cells[1:]:
-        source = "".join(cell["source"])
-        assert len([node for node in ast.parse(source).body if not isinstance(node, ast.ImportFrom)]) <= 5
+    text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    assert notebook.read_text(encoding="utf-8") == text, "save it with json.dump(book, file, indent=1)"
+
+
+@each_notebook
+def test_parameters_are_the_first_cell_and_annotated(notebook):
+    code = [cell for cell in read(notebook)["cells"] if cell["cell_type"] == "code"]
+    assert [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])] == code[:1]
+    for line in "".join(code[0]["source"]).splitlines():
+        assert ":" in line.split("=")[0] and "  # " in line, "a parameter has a type and a comment"
+    assert "ssb.parameters()" in "".join(code[1]["source"])
+
+
+@each_notebook
+def test_code_cells_are_short(notebook):
+    for source in cells(notebook, "code")[1:]:
+        body = ast.parse(source).body
+        imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert not [alias for node in imports for alias in node.names if alias.asname], "names are imported as they are"
+        assert len([line for line in source.splitlines() if line.strip()]) - len(imports) <= 5, source
         loops = ast.For, ast.While, ast.FunctionDef, ast.ClassDef
         assert not any(isinstance(node, loops) for node in ast.walk(ast.parse(source))), "all loops live in ssb"
-    for line in "".join(tagged[0]["source"]).splitlines():
-        assert ":" in line.split("=")[0] and "  # " in line, "a parameter has a type and a comment"
-    assert set(ARGUMENTS) == set(WRITES) == {path.stem for path in NOTEBOOKS}
+
+
+@each_notebook
+def test_what_is_called_exists(notebook):
+    """A function that was renamed in the library is found here, before the notebook is run."""
+    tree = ast.parse("\n".join(cells(notebook, "code")))
+    modules = {"ssb": ssb}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            modules |= {alias.name: importlib.import_module(f"{node.module}.{alias.name}") for alias in node.names}
+    used = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    for module, name in (name.split(".", 1) for name in used if re.fullmatch(r"[\w.]+", name)):
+        if module in modules:
+            attrgetter(name)(modules[module])  # AttributeError names what is missing
+
+
+@each_notebook
+def test_what_is_trained_is_shown_first(notebook):
+    code = cells(notebook, "code")
+    trained = [k for k, source in enumerate(code) if re.search(r"(study|sweep|longer)\.run\(", source)]
+    for k in trained:
+        assert any(".grid(" in source for source in code[:k])
+    assert trained or notebook.stem in ("00_quickstart", "22_overview")
+
+
+@each_notebook
+def test_headings(notebook):
+    first, *others = cells(notebook, "markdown")
+    assert first.startswith("# ") and "**The claim.**" in first and "**A reason to " in first
+    for source in others:
+        assert source.startswith("## "), source
+        assert not re.search(r"^(#|\*\*)", source.partition("\n")[2], re.M), "one heading a cell, none in bold"
+    headings = [source.splitlines()[0] for source in others]
+    assert len(set(headings)) == len(headings) and headings[0] == "## Parameters"
+
+
+@each_notebook
+def test_links(notebook):
+    """The papers, the neighbours and the results; JupyterLab opens files and no folders."""
+    text = "\n".join(cells(notebook, "markdown"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    for target in (target for target in targets if not target.startswith("https://arxiv.org/abs/")):
+        path, _, anchor = target.partition("#")
+        assert (notebook.parent / path).is_file(), target
+        headings = re.findall(r"^#+ (.*)", (notebook.parent / path).read_text(), re.M) if anchor else [""]
+        assert anchor in [heading.lower().replace(" ", "-") for heading in headings], target
+    place = NOTEBOOKS.index(notebook)
+    assert {path.name for path in NOTEBOOKS[max(place - 1, 0) : place + 2]} - {notebook.name} <= set(targets)
+    assert any(target.startswith("https://arxiv.org/abs/") for target in targets)
+    assert any(target.startswith(("../results/", "../figures/")) for target in targets)
 
 
 def test_notebooks_print_their_numbers():
-    """No result is typed into the prose: what is there of decimals are the paper's."""
+    """No result is typed into the prose: the only decimals there are the paper's."""
     printed = {"25.9", "27.2", "1.3", "0.1", "0.01", "0.05"}  # the last: T = 0.1, the range of T, and a p
     for notebook in NOTEBOOKS:
-        for cell in nbformat.read(notebook, 4).cells:
-            if cell.cell_type == "markdown":
-                words = cell.source.replace("(", " ").replace(")", " ").replace(",", " ").split()
-                numbers = {
-                    word.strip(".")
-                    for word in words
-                    if word.strip(".").replace(".", "").isdigit() and "." in word.strip(".")
-                }
-                assert numbers <= printed, (notebook.name, numbers)
+        for source in cells(notebook, "markdown"):
+            source = re.sub(r"\]\([^)]*\)", "]", source)  # numbers of papers
+            assert set(re.findall(r"\d+\.\d+", source)) <= printed, notebook.name
+
+
+def test_the_list_of_notebooks_is_made_from_the_results():
+    unchanged_results()
+    written = README.read_text().split("<!-- table -->\n")[1].split("<!-- end of table -->")[0]
+    assert written.strip() == overview.notebooks(ROOT).strip(), "put there what overview.notebooks returns"
+
+
+# What the notebooks share
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A notebook of two tables, and what one of them has left on two corpora."""
+    (tmp_path / "notebooks").mkdir()
+    writes = ["results/shapes-smoke/t.csv", "results/shapes-smoke/t_claims.csv", "figures/shapes-smoke/t.png"]
+    source = {"cells": [{"source": ["# Table 1: which?\n", "text"]}], "metadata": {"ssb": {"writes": writes}}}
+    (tmp_path / "notebooks" / "01_a.ipynb").write_text(json.dumps(source))
+    for corpus, verdicts in (("shapes", ["held", "not resolved"]), ("mine", ["held", "contradicted"])):
+        (tmp_path / "results" / corpus).mkdir(parents=True)
+        lines = CLAIMS.replace(" beats none,", " beats none (points of CIDEr),").splitlines()
+        lines[1:] = [line.replace("not resolved", verdict) for line, verdict in zip(lines[1:], verdicts)]
+        (tmp_path / "results" / corpus / "t_claims.csv").write_text("\n".join(lines))
+        rows = "".join(f"{corpus},{row},laptop\n" for row in ("a,240", "a,240", "b,120"))
+        (tmp_path / "results" / corpus / "t.csv").write_text(f"corpus,run,seconds,preset\n{rows}")
+        (tmp_path / "results" / corpus / "other.csv").write_text(f"corpus,run,seconds,preset\n{corpus},c,240,laptop\n")
+    return tmp_path
+
+
+def test_a_notebook_is_listed_with_its_verdicts_and_minutes(book):
+    """Two runs of four and two minutes of one core, one of them in two rows."""
+    found = "Held: cross beats none (shapes, mine). Contradicted: hybrid beats none (mine). Not resolved: 1 of 4 tests."
+    line = f"| [01_a](01_a.ipynb) | Table 1: which? | {found} | shapes 3, mine 3 |"
+    assert overview.notebooks(book).splitlines()[-1] == line
+
+
+def test_nothing_resolved_and_nothing_claimed(book):
+    (book / "results/mine/t_claims.csv").unlink()
+    (book / "results/shapes/t_claims.csv").write_text(CLAIMS)
+    assert "| None of 2 tests is resolved. |" in overview.notebooks(book)
+    (book / "results/shapes/t_claims.csv").rename(book / "results/shapes/other_claims.csv")
+    assert "| Table 1: which? |  |" in overview.notebooks(book)
+    summary = "setting,delta,verdict\nnone,,\na,1,higher\nb,1,not resolved\nc,0,not resolved\n"
+    (book / "results/shapes/t_summary.csv").write_text(summary)
+    path = book / "notebooks" / "01_a.ipynb"
+    path.write_text(path.read_text().replace("t_claims", "t_summary"))
+    assert "| Against none on shapes: 1 higher, 0 lower, 2 not resolved. |" in overview.notebooks(book)
+
+
+def test_the_grid_shows_what_differs():
+    study = Study("t", preset="laptop", seeds=[0], changes=SMALL)
+    frame = study.grid(objectives.TABLE1)
+    assert frame.index.tolist() == [*objectives.TABLE1, "otherwise"] and list(frame) == ["objective"]
+    assert frame["objective"].tolist() == [*objectives.TABLE1, study.base.objective]
+    frame = study.grid(ablations.table2a(study.corpus))
+    assert frame["streams"].tolist() == ["", "appearance", "motion", "()"]
+    assert study.grid({"as it is": {}, "too": {"seed": 0}}).empty
+    with pytest.raises(ConfigError, match="did you mean 'objective'?"):
+        study.grid({"wrong": {"objectiv": "none"}})
+
+
+def test_smoke_says_that_its_numbers_mean_nothing(capsys):
+    Study("t", preset="laptop", changes=SMALL)
+    assert "nothing" not in capsys.readouterr().out
+    Study("t", preset="smoke", changes=SMALL)
+    assert "SMOKE PRESET" in capsys.readouterr().out
+
+
+def test_a_comparison_writes_and_shows_a_table(home, hand, capsys):
+    study = Study("table1", preset="smoke", seeds=range(5), changes=SMALL)
+    comparison = report.Comparison(study, hand, "Table 1", baseline="none")
+    assert comparison.rows.equals(study.frame(hand)) and comparison.summary.loc["cross", "verdict"] == "higher"
+    assert "Table 1: text→video, delta to none" in comparison.table().to_html()
+    assert comparison.figure(alt="A sentence.").alt == "A sentence."
+    comparison.claims(objectives.CLAIMS)
+    comparison.reading()
+    said = capsys.readouterr().out
+    assert "cross-captioning beats no captioning: held" in said and "which ssb.settings() lists" in said
+    assert "Beyond the noise of queries and seeds: cross (higher)." in said
+    names = {path.name for path in (home / "results/shapes-smoke").iterdir()}
+    assert names == {"table1.csv", "table1_summary.csv", "table1_claims.csv"}
+    assert (home / "figures/shapes-smoke/table1.pdf").exists()

@@ -255,22 +255,22 @@ def sequences(b=4, n=3, m=2, d=5):
 @pytest.mark.parametrize("shifted", [True, False])
 def test_costs_of_all_pairs(shifted):
     video, text = sequences()
-    found = cosine_cost(video, text[:, None], shifted)
-    assert found.shape == (4, 4, 3, 2)
+    cost = cosine_cost(video, text[:, None], shifted)
+    assert cost.shape == (4, 4, 3, 2)
     for t, v, i, j in itertools.product(range(4), range(4), range(3), range(2)):
         a, b = video[v, i], text[t, j]
         wanted = (0 if shifted else 1) - (a @ b / (a.norm() * b.norm())).item()
-        assert found[t, v, i, j].item() == pytest.approx(wanted, abs=1e-12)
+        assert cost[t, v, i, j].item() == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("block", [1, 3, 64])
 def test_distances_do_not_depend_on_the_block(block):
     video, text = sequences(6, 3, 2)
-    found = distances(video[:5], text, block=block, gamma=0.2)
-    assert found.shape == (6, 5)
+    scores = distances(video[:5], text, block=block, gamma=0.2)
+    assert scores.shape == (6, 5)
     for t, v in itertools.product(range(6), range(5)):
         wanted = naive(cosine_cost(video[v], text[t]).tolist(), 0.2)
-        assert found[t, v].item() == pytest.approx(wanted, abs=1e-10)
+        assert scores[t, v].item() == pytest.approx(wanted, abs=1e-10)
 
 
 @EVERY_FORM

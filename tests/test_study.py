@@ -140,7 +140,7 @@ def test_a_table_is_of_one_corpus(home):
         work.run({"more": {"corpus_options": {"clips": 90}}})
 
 
-def test_any_error_of_a_run_is_told_after_the_others(home, tmp_path, monkeypatch):
+def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken.py").write_text("def loss(text, video):\n    raise RuntimeError('mine')\n")
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"objective": "none"})
@@ -175,14 +175,14 @@ def trained(home):
 
 def test_support_weights_of_a_batch(trained):
     for objective, run in trained.items():
-        weights, batch = figures.support_weights(run, 7)
+        weights, batch = figures.support_weights(*run.load(), 7)
         assert weights.shape == (7, 7) and len(batch) == 7 and batch["id"].is_unique
         assert np.allclose(weights.sum(1), 0 if objective == "none" else 1, atol=1e-6)
     corpus = ssb.load_corpus("shapes", **SMALL["corpus_options"])
     for clip, text in zip(batch["clip"], batch["text"]):
         assert text in corpus.captions.loc[corpus.captions["clip"] == clip, "text"].tolist()
     assert np.all(np.diag(weights) == 0)  # cross
-    assert np.array_equal(figures.support_weights(trained["identity"], 7)[0], np.eye(7))
+    assert np.array_equal(figures.support_weights(*trained["identity"].load(), 7)[0], np.eye(7))
 
 
 def test_figures_have_labels_and_titles_and_are_the_same_each_time(trained, home, hand, table):
@@ -210,7 +210,7 @@ def test_figures_have_labels_and_titles_and_are_the_same_each_time(trained, home
 
 
 def test_attention_map_names_the_strongest_rows(trained):
-    weights, batch = figures.support_weights(trained["cross"], 10)
+    weights, batch = figures.support_weights(*trained["cross"].load(), 10)
     figure = figures.attention_map(trained["cross"], "t", size=10, strongest=2)
     words = " ".join(text.get_text().replace("\n", " ") for axis in figure.axes for text in axis.texts)
     row, column = np.unravel_index(weights.argmax(), weights.shape)

@@ -92,20 +92,20 @@ def test_each_support_set_of_n_is_as_likely_as_any_other():
     size, steps = 8, 600
     batch = pairs(size)
     for n in (2, 3, 7):
-        net, seen = model(support_set=n), Counter()
+        net, counter = model(support_set=n), Counter()
         torch.manual_seed(1)
         for _ in range(steps):
             candidates = net.candidates(batch)
             assert candidates.shape == (size, size) and candidates.diagonal().all()
             assert (candidates.sum(dim=1) == n).all()
             for i, row in enumerate(candidates.tolist()):
-                seen[frozenset((j - i) % size for j in range(size) if row[j] and j != i)] += 1
-        counts = [seen[frozenset(others)] for others in combinations(range(1, size), n - 1)]
+                counter[frozenset((j - i) % size for j in range(size) if row[j] and j != i)] += 1
+        counts = [counter[frozenset(others)] for others in combinations(range(1, size), n - 1)]
         assert sum(counts) == size * steps
         assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_support_sets_are_drawn_anew_in_each_step_and_for_each_caption():
+def test_support_sets_are_drawn_again_in_each_step_and_for_each_caption():
     net, batch = model(support_set=4), pairs(8)
     draws = [net.candidates(batch) for _ in range(4)]
     assert all(not torch.equal(a, b) for a, b in combinations(draws, 2))
@@ -119,7 +119,7 @@ def test_support_sets_are_drawn_anew_in_each_step_and_for_each_caption():
 
 
 @pytest.mark.parametrize("objective", SUPPORTS)
-def test_captions_are_told_from_the_drawn_clips_alone(objective, monkeypatch):
+def test_captions_are_generated_from_the_drawn_clips_alone(objective, monkeypatch):
     """As if each caption had come with a batch of its own, of n clips."""
     net, batch, n = model(objective, support_set=3, temperature=0.5), pairs(7), 3
     drawn = net.candidates(batch)
@@ -130,22 +130,22 @@ def test_captions_are_told_from_the_drawn_clips_alone(objective, monkeypatch):
         clips = [i, *(j for j in torch.where(row)[0].tolist() if j != i)]  # the own first
         assert len(clips) == n
         weights = losses.support_set_weights(c_t[i : i + 1], c_v[clips], objective, 0.5)
-        told = net.support(weights, batch.video[clips], batch.video_mask[clips])
+        support = net.support(weights, batch.video[clips], batch.video_mask[clips])
         count = (batch.labels[i] != -100).sum()
-        logs, tokens = logs + count * net.caption_loss(*told, batch.labels[i : i + 1]), tokens + count
+        logs, tokens = logs + count * net.caption_loss(*support, batch.labels[i : i + 1]), tokens + count
     torch.testing.assert_close(net(batch)["captioning"], (logs / tokens).detach())
 
 
 def test_cross_gives_no_weight_to_the_own_clip(monkeypatch):
-    seen, weights = [], losses.support_set_weights
-    monkeypatch.setattr(losses, "support_set_weights", lambda *given: seen.append(weights(*given)) or seen[-1])
+    calls, weights = [], losses.support_set_weights
+    monkeypatch.setattr(losses, "support_set_weights", lambda *given: calls.append(weights(*given)) or calls[-1])
     for n in (2, 3, 7, 11):
         net, batch = model(support_set=n), pairs(7)
         if n == 11:
             batch.past = remembered(net, replace(pairs(4, seed=1), clips=torch.arange(7, 11)))
         for _ in range(5):
             net(batch)
-            w = seen.pop()
+            w = calls.pop()
             assert w.shape == (7, max(n, 7)) and (w.diagonal() == 0).all() and ((w > 0).sum(dim=1) == n - 1).all()
 
 
@@ -162,7 +162,7 @@ def test_a_memory_is_a_larger_batch(objective, earlier):
     batch = part(large, slice(earlier, None))
     batch.past = remembered(net, part(large, slice(earlier)))
     ours = net(batch)["captioning"]
-    found = gradients(net, net(batch)["loss"])
+    gradient = gradients(net, net(batch)["loss"])
 
     def in_one_go(c_v):
         weights = losses.support_set_weights(embedded(net, large)[0], c_v, objective, 0.5)[earlier:]
@@ -171,22 +171,24 @@ def test_a_memory_is_a_larger_batch(objective, earlier):
     c_v = embedded(net, large)[1]
     torch.testing.assert_close(ours, in_one_go(c_v).detach())
     wanted = gradients(net, in_one_go(torch.cat([c_v[:earlier].detach(), c_v[earlier:]])))
-    torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-4)
-    reached = {head for head in ("text_head", "video_head") for name, x in found.items() if head in name and x.any()}
+    torch.testing.assert_close(gradient, wanted, atol=2e-6, rtol=1e-4)
+    reached = {head for head in ("text_head", "video_head") for name, x in gradient.items() if head in name and x.any()}
     assert reached == (set() if objective == "identity" else {"text_head", "video_head"})
     if reached:
         whole = gradients(net, in_one_go(embedded(net, large)[1]))
-        assert any(not torch.allclose(x, whole[name], rtol=1e-2) for name, x in found.items() if "video_head" in name)
+        assert any(
+            not torch.allclose(x, whole[name], rtol=1e-2) for name, x in gradient.items() if "video_head" in name
+        )
 
 
 @pytest.mark.parametrize("objective", ["full", "hybrid", "cross"])
 def test_clips_of_the_past_matter(objective):
     net, batch = model(objective, support_set=12, temperature=0.5), pairs(4)
     past = remembered(net, replace(pairs(8, seed=1), clips=torch.arange(4, 12)))
-    told = [net(replace(batch, past=None))["captioning"]]
+    terms = [net(replace(batch, past=None))["captioning"]]
     for other in (past, replace(past, c_v=-past.c_v), replace(past, video=past.video + 1)):
-        told.append(net(replace(batch, past=other))["captioning"])
-    assert len({round(x.item(), 6) for x in told}) == 4
+        terms.append(net(replace(batch, past=other))["captioning"])
+    assert len({round(x.item(), 6) for x in terms}) == 4
 
 
 @pytest.mark.parametrize("objective", SUPPORTS)
@@ -286,13 +288,13 @@ def killed_and_resumed(config, corpus, patch) -> tuple[runs_module.Run, dict]:
 
 
 @pytest.mark.parametrize("support_set, kept", [(30, 22), (3, 0)], ids=["memory", "drawn"])
-def test_a_resumed_run_has_the_bits_of_an_unbroken_one(support_set, kept, corpus, tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(support_set, kept, corpus, tmp_path, monkeypatch):
     config = small(support_set=support_set)
-    unbroken = content(fit(config, corpus, quiet=True))
+    uninterrupted = content(fit(config, corpus, quiet=True))
     monkeypatch.setenv("SSB_HOME", str(tmp_path / "killed"))
     run, checkpoint = killed_and_resumed(config, corpus, monkeypatch)
     assert [len(x) for x in checkpoint["memory"]] == ([kept, kept] if kept else [])
-    assert content(run) == unbroken
+    assert content(run) == uninterrupted
 
 
 @pytest.mark.gpu

@@ -1,7 +1,7 @@
 """`ssb bench alignment`: soft-DTW of a batch of pairs, value and gradient, as ratios within one run on one thread.
 
-`s2dtw` against the recursions of Cuturi & Blondel (2017) cell by cell in Python and against tslearn's compiled loops.
-All three get the same costs; they are timed only if they agree. Written to results/s2dtw_bench.csv.
+`s2dtw` is compared with the recursions of Cuturi & Blondel (2017) cell by cell in Python and with tslearn's compiled
+loops. All three get the same costs; they are timed only if they agree. Written to results/s2dtw_bench.csv.
 """
 
 import math
@@ -12,17 +12,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ssb import files
-from ssb.bench.timing import BenchmarkError, interleaved
-from ssb.machine import machine, threads
+from ssb.bench.timing import BenchmarkError, compare, write
+from ssb.machine import threads
 from ssb.s2dtw import s2dtw
 
-SIZES = ((256, 17), (64, 129))  # pairs, cells a side: 16 videos of 8 clips by 8 captions with dummies; 8 of 64 by 64
+SIZES = ((256, 17), (64, 129))  # pairs, side: 16 videos of 8 clips and 8 captions with dummies; 8 videos of 64 and 64
 GAMMA = 0.1
 
 
 def by_cell(cost: list[list[float]], gamma: float) -> tuple[float, list[list[float]]]:
-    """Soft-DTW of one pair and its gradient (algorithms 1 and 2 of the paper)."""
+    """Soft-DTW of one pair and its gradient (algorithms 1 and 2 of Cuturi & Blondel, 2017). cost: rows of a matrix."""
     n, m = len(cost), len(cost[0])
     r = [[math.inf] * (m + 2) for _ in range(n + 2)]
     r[0][0] = 0.0
@@ -43,7 +42,8 @@ def by_cell(cost: list[list[float]], gamma: float) -> tuple[float, list[list[flo
 
 
 def aligning(pairs: int, cells: int, gamma: float = GAMMA) -> list[dict]:
-    """Three ways to soft-DTW and its gradient; BenchmarkError if they do not agree or tslearn is missing."""
+    """Rows for three implementations of soft-DTW and its gradient, on random costs (pairs, cells, cells).
+    BenchmarkError if they do not agree or tslearn is missing."""
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # read when numba is imported
     try:
         from tslearn.metrics import SoftDTWLossPyTorch
@@ -73,16 +73,10 @@ def aligning(pairs: int, cells: int, gamma: float = GAMMA) -> list[dict]:
     for other, its_gradient in others:
         if not torch.allclose(value, other, atol=1e-3) or not torch.allclose(gradient, its_gradient, atol=1e-3):
             raise BenchmarkError(f"{name}: values or gradients differ")
-    return interleaved(works, pairs, "pairs/s")
+    return compare(works, pairs, "pairs/s")
 
 
 def bench(out: Path, sizes=SIZES) -> pd.DataFrame:
-    """Measure on one thread, print, and write one row per measurement to `out`; returns the frame."""
+    """Measure on one thread, print, and write one row per implementation and size to `out`; returns the frame."""
     with threads(1):
-        frame = pd.DataFrame([row for size in sizes for row in aligning(*size)])
-        origin = machine()
-    print(frame.to_string(index=False))
-    frame = frame.assign(corpus="made up", **origin)  # the costs are of no corpus
-    with files.written(out) as draft:
-        frame.to_csv(draft, index=False)
-    return frame
+        return write([row for size in sizes for row in aligning(*size)], out, corpus="made up")

@@ -1,18 +1,16 @@
-"""`ssb cost`: what the paper's training and search cost on this machine, beside its section 6.1.
+"""`ssb cost`: what the paper's training and search cost on this machine, next to the numbers of its section 6.1.
 
-The `paper` preset as it is trained here, on data of the right shapes and no meaning: a T5 of the published sizes with
-random weights, for the real ones cannot be had everywhere; noise for features, every clip of the full 32 steps;
-captions of MSR-VTT's lengths. A step, an encoding and a search take the same time whatever they work on.
+The `paper` preset as it is trained here, on random data of the right shapes: a T5 of the published sizes with random
+weights, since the real ones cannot be downloaded everywhere; noise for features, every clip of the full 32 steps;
+captions of MSR-VTT's lengths. The time of a step, an encoding or a search does not depend on the values.
 
 `--size paper` is MSR-VTT's size with t5-base. `--size small` shows that the benchmark runs, on a CPU in a minute or
-two. A row says in `note` why it is no statement on the paper's hardware.
+two. The column `note` says why a row is no statement on the paper's hardware.
 """
 
 import gc
 import io
 import itertools
-import resource
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,16 +23,17 @@ import transformers
 from accelerate import Accelerator
 from transformers import T5Config, T5ForConditionalGeneration
 
-from ssb import files, text
-from ssb.bench.timing import ROUNDS, BenchmarkError, seconds
+from ssb import files, paper, text
+from ssb.bench.timing import ROUNDS, seconds
 from ssb.config import Config
 from ssb.corpora.corpus import Corpus, Stream
-from ssb.machine import machine
+from ssb.corpora.reading import read_table
+from ssb.machine import machine, peak_memory
 from ssb.metrics import retrieval
 from ssb.training.loop import Training
 
 CAPTIONS = 20  # of a clip of MSR-VTT
-LENGTHS = 2.16, 0.42  # mean and deviation of log(tokens): 20,000 captions of MSR-VTT, WordPiece of 30,522, no end mark
+LENGTHS = 2.16, 0.42  # mean and deviation of log(tokens): 20,000 captions of MSR-VTT, WordPiece of 30,522, no end token
 WIDTHS = {"resnet152": 2048, "r2plus1d": 512}
 WORDS = ["".join(letters) for letters in itertools.product("abcdefghij", repeat=3)]  # one token each
 GIB = 2**30
@@ -42,7 +41,7 @@ HOUR = 3600
 
 
 class Size(NamedTuple):
-    """How much is measured. t5: what differs from transformers' T5Config(), whose sizes are t5-small's."""
+    """How much is measured. t5: changes of transformers' T5Config(), which has the sizes of t5-small."""
 
     t5: dict[str, int]
     clips: int
@@ -76,11 +75,10 @@ def noise(clips: int) -> Corpus:
     lengths = np.exp(rng.normal(*LENGTHS, clips * CAPTIONS)).round().astype(int).clip(min=1)
     words = np.split(rng.choice(WORDS, lengths.sum()), np.cumsum(lengths)[:-1])
     captions = pd.DataFrame({"clip": np.arange(clips).repeat(CAPTIONS), "text": [" ".join(row) for row in words]})
-    shapes = {name: (clips, Config().max_steps, width) for name, width in WIDTHS.items()}
-    streams = {
-        name: Stream(rng.standard_normal(shape, np.float32).astype(np.float16), source=name)
-        for name, shape in shapes.items()
-    }
+    streams = {}
+    for name, width in WIDTHS.items():
+        values = rng.standard_normal((clips, Config().max_steps, width), np.float32)
+        streams[name] = Stream(values.astype(np.float16), source=name)
     return Corpus("noise", [f"clip{i}" for i in range(clips)], captions, {"train": np.arange(clips)}, streams)
 
 
@@ -92,23 +90,22 @@ def save_t5(folder: str, sizes: dict[str, int]):
 
 
 def spread(what: str, values: np.ndarray, unit: str) -> dict:
-    """A row of a measurement: the median of its windows, the least and the greatest."""
+    """A row of a measurement: median, least and greatest of its ROUNDS values."""
     return dict(what=what, value=np.median(values), low=values.min(), high=values.max(), unit=unit)
 
 
 def measured(rows: Iterator[dict], device: torch.device, precision: str) -> list[dict]:
-    """The rows with their precision and the most memory held at once, GiB: by tensors on the GPU while these rows were
-    measured; by the process since it began, which has built the data and the models too."""
+    """The rows with their precision and two peaks of memory in GiB: of tensors on the GPU while these rows were
+    measured; of the process since its start, data and models included."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    found = [{"precision": precision} | row for row in rows]
+    rows = [{"precision": precision} | row for row in rows]
     gpu = torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else np.nan
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return [row | {"gpu_gib": gpu, "process_gib": resident / GIB} for row in found]
+    return [row | {"gpu_gib": gpu, "process_gib": peak_memory() / GIB} for row in rows]
 
 
 def training_rows(training: Training, steps: int) -> Iterator[dict]:
-    """Pairs per second, and the hours that all epochs of MSR-VTT would take at that."""
+    """Rows of training: pairs per second, and the hours that all epochs of MSR-VTT take at this rate."""
     batches = itertools.cycle(training.data.order(0))
     window = max(1, steps // ROUNDS)
 
@@ -125,7 +122,7 @@ def training_rows(training: Training, steps: int) -> Iterator[dict]:
 
 
 def retrieval_rows(training: Training, size: Size) -> Iterator[dict]:
-    """Encoding from token ids and features, and a search of all pairs on the CPU, as a run does it after training."""
+    """Rows of encoding from token ids and features, and of a search of all pairs on the CPU, as in an evaluation."""
     data, model = training.data, training.raw.eval()
     clips = np.arange(size.encoded)
     queries, gallery = torch.randn(2, size.searched, training.config.dim)
@@ -148,43 +145,43 @@ def retrieval_rows(training: Training, size: Size) -> Iterator[dict]:
 
 
 def note(name: str, device: str) -> str:
-    """Why a row is no statement on the paper's hardware; empty for the paper's size on its kind of GPU."""
-    why = ["not the paper's size"] * (name != "paper") + [f"on {device}, not a V100"] * ("V100" not in device)
-    return ": ".join([", ".join(why), "no statement on the paper's hardware"]) if why else ""
+    """Why a row does not measure the paper's setting; empty for the paper's size on its kind of GPU, a V100."""
+    reasons = [] if name == "paper" else ["not the paper's size"]
+    reasons += [] if "V100" in device else [f"on {device}, not a V100"]
+    return f"{', '.join(reasons)}: no statement on the paper's hardware" if reasons else ""
 
 
 def cost(name: str, size: Size, out: Path, steps: int | None = None) -> pd.DataFrame:
-    """Measure on accelerate's device, print, and put the rows into `out`, where those of other devices and sizes
-    stay. Returns the new rows, as text. On a GPU training is measured in float32 and in bfloat16; encoding is float32
-    in any run. BenchmarkError, before anything is measured, if `out` holds something else."""
-    kept = others(out)
+    """Measure on accelerate's device, print, and write the rows to `out`, where those of other devices and sizes are
+    kept. Returns the new rows, as text. On a GPU training is measured in float32 and in bfloat16; encoding is float32
+    in any run. CorpusError, before anything is measured, if `out` is not a table of this benchmark."""
+    kept = read_table(out, *COLUMNS) if out.exists() else pd.DataFrame(columns=COLUMNS, dtype=str)
     corpus, rows = noise(size.clips), []
     device = Accelerator().device
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         torch.manual_seed(0)
         save_t5(folder, size.t5)
         config = Config(text_encoder=folder, decoder=folder, batch=size.batch, threads=torch.get_num_threads())
-        for shown, precision in (("fp32", "no"), ("bf16", "bf16"))[: 2 if device.type == "cuda" else 1]:
+        for label, precision in (("fp32", "no"), ("bf16", "bf16"))[: 2 if device.type == "cuda" else 1]:
             training = Training(config.replace(precision=precision), corpus, Path(folder) / "run", quiet=True)
-            rows += measured(training_rows(training, steps or size.steps), device, shown)
+            rows += measured(training_rows(training, steps or size.steps), device, label)
             if precision == "no":
-                rows += measured(retrieval_rows(training, size), device, shown)
+                rows += measured(retrieval_rows(training, size), device, label)
             del training
-            gc.collect()  # or the next one would not fit beside it
+            gc.collect()  # or the next one would not fit into memory
     origin = machine()
-    cpu = origin.pop("cpu")
-    frame = table(rows, name, size, torch.cuda.get_device_name() if device.type == "cuda" else cpu, origin)
+    frame = table(rows, name, size, torch.cuda.get_device_name() if device.type == "cuda" else origin["cpu"], origin)
     print(frame[COLUMNS[: COLUMNS.index("note")]].to_string(index=False), frame["note"][0], sep="\n")
-    stays = ~kept[OWN].eq(frame[OWN].iloc[0]).all(axis=1)
+    others = ~kept[OWN].eq(frame[OWN].iloc[0]).all(axis=1)
     with files.written(out) as draft:
-        pd.concat([kept[stays], frame]).sort_values([*OWN, "precision", "what"]).to_csv(draft, index=False)
+        pd.concat([kept[others], frame]).sort_values([*OWN, "precision", "what"]).to_csv(draft, index=False)
     return frame
 
 
 def table(rows: list[dict], name: str, size: Size, device: str, origin: dict) -> pd.DataFrame:
-    """The rows with the paper's numbers beside them and where they are from; every cell as it is to be written."""
-    numbers = pd.read_csv(Path(__file__).parents[1] / "paper.csv", dtype={"table": str})
-    numbers = numbers[numbers["table"] == "cost"].set_index("row")["value"]
+    """The rows with the paper's numbers and the columns that say where they were measured; cells as text, as in the
+    CSV."""
+    numbers = paper.rows(table="cost").set_index("row")["value"]
     t5 = T5Config(**size.t5)
     frame = pd.DataFrame(rows).assign(
         paper=[numbers[PAPER[row["what"]]] if row["what"] in PAPER else np.nan for row in rows],
@@ -194,16 +191,3 @@ def table(rows: list[dict], name: str, size: Size, device: str, origin: dict) ->
     )
     written = frame.reindex(columns=COLUMNS).to_csv(index=False, float_format="%.2f")
     return pd.read_csv(io.StringIO(written), dtype=str, keep_default_na=False)
-
-
-def others(path: Path) -> pd.DataFrame:
-    """The rows already there, as they are written."""
-    if not path.exists():
-        return pd.DataFrame(columns=COLUMNS, dtype=str)
-    try:
-        found = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-        raise BenchmarkError(f"{files.short(path)}: no table of this benchmark ({error}); move it away") from None
-    if list(found) != COLUMNS:
-        raise BenchmarkError(f"{files.short(path)}: has the columns {', '.join(found)}; wanted {', '.join(COLUMNS)}")
-    return found

@@ -1,27 +1,24 @@
-"""Timing of calls: interleaved rounds, the median of each."""
+"""Timing of calls in interleaved rounds, and the table of a benchmark."""
 
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+
+from ssb import files
+from ssb.machine import machine
 
 ROUNDS = 5
 
 
 class BenchmarkError(ValueError):
-    """A benchmark that cannot be run, or whose ways of doing a thing disagree; the message says how to fix it."""
-
-
-def interleaved(works: dict[str, Callable[[], object]], amount: int, unit: str) -> list[dict]:
-    """Rates of the works and ratios to the first of them."""
-    rates = amount / seconds(works.values())
-    columns = np.median(rates, axis=0), rates.min(axis=0), rates.max(axis=0), np.median(rates / rates[:, :1], axis=0)
-    rows = zip(works, *(column.round(2) for column in columns))
-    return [dict(zip(("what", "median", "min", "max", "ratio"), row), unit=unit) for row in rows]
+    """A benchmark that cannot be run, or implementations that disagree; the message says how to fix it."""
 
 
 def seconds(works: Iterable[Callable[[], object]]) -> np.ndarray:
-    """(ROUNDS, works), measured A B C A B C … so that a busy minute hits all alike."""
+    """Seconds that each call takes, (ROUNDS, works): called A B C A B C …, so that a busy minute affects all alike."""
     works = list(works)
     taken = np.empty((ROUNDS + 1, len(works)))
     for i in np.ndindex(taken.shape):
@@ -29,3 +26,25 @@ def seconds(works: Iterable[Callable[[], object]]) -> np.ndarray:
         works[i[1]]()
         taken[i] = time.perf_counter() - begun
     return taken[1:]  # the first round is warm-up
+
+
+def row(what: str, values: np.ndarray | float, unit: str, ratio: float | None = None) -> dict:
+    """A row of a benchmark's table: median, least and greatest of the measured values."""
+    return dict(what=what, median=np.median(values), min=np.min(values), max=np.max(values), ratio=ratio, unit=unit)
+
+
+def compare(works: dict[str, Callable[[], object]], amount: int, unit: str) -> list[dict]:
+    """Rows of the rates `amount` per second, each with the median of its ratios to the first one's rate."""
+    rates = amount / seconds(works.values())
+    ratios = np.median(rates / rates[:, :1], axis=0)
+    return [row(what, values, unit, ratio) for what, values, ratio in zip(works, rates.T, ratios)]
+
+
+def write(rows: list[dict], out: Path, **columns) -> pd.DataFrame:
+    """Print the rows, and write them to `out` with these columns and `machine()`; returns the frame."""
+    frame = pd.DataFrame(rows).round(2)
+    print(frame.to_string(index=False))
+    frame = frame.assign(**columns, **machine())
+    with files.written(out) as draft:
+        frame.to_csv(draft, index=False)
+    return frame

@@ -1,31 +1,32 @@
 """`ssb bench training`: how fast a training step and a ranking are, as ratios within one run on one thread.
 
-Training steps of the `laptop` preset against the same model trained the literal way: captions padded to 100 tokens,
-states of the frozen text encoder computed again in every step, the vocabulary scored at padding too; the rows between
-leave some of this out. `retrieval.search` against a sorted matrix and torchmetrics called once per query.
+Training steps of the `laptop` preset are compared with a literal implementation of the paper: captions padded to 100
+tokens, states of the frozen text encoder computed again in every step, the vocabulary scored at padding too; the rows
+between leave some of this out. `retrieval.search` is compared with a sorted matrix and with torchmetrics, called once
+per query.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from ssb import files, text
-from ssb.bench.timing import ROUNDS, BenchmarkError, interleaved
+from ssb import text
+from ssb.bench.timing import ROUNDS, BenchmarkError, compare, write
 from ssb.config import Config
 from ssb.corpora.corpus import Corpus
-from ssb.machine import machine, threads
+from ssb.machine import threads
 from ssb.metrics import retrieval
 from ssb.model import Batch, SupportSetModel
 from ssb.training.data import Data
 from ssb.training.runs import build
 
 LENGTH = 100  # tokens that the paper pads to
-STEPS = {  # row → what it does the literal way
+STEPS = {  # row → what is done literally
     "literal": {"padding", "states", "vocabulary"},
     "states kept": {"padding", "vocabulary"},
     "no padding": {"states", "vocabulary"},
@@ -34,12 +35,10 @@ STEPS = {  # row → what it does the literal way
 }
 
 
-class Literal(SupportSetModel):
-    """The same model; the vocabulary is scored at every position."""
-
-    def caption_loss(self, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-        states = BaseModelOutput(last_hidden_state=support)
-        return self.decoder(encoder_outputs=states, attention_mask=mask.long(), labels=labels).loss
+def caption_loss(model: SupportSetModel, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    """`SupportSetModel.caption_loss` as T5 computes it: the vocabulary is scored at every position."""
+    states = BaseModelOutput(last_hidden_state=support)
+    return model.decoder(encoder_outputs=states, attention_mask=mask.long(), labels=labels).loss
 
 
 def padded(x: Tensor, value) -> Tensor:
@@ -48,33 +47,35 @@ def padded(x: Tensor, value) -> Tensor:
 
 
 class Steps:
-    """A model, its optimizer and its batches, made in one of the ways of STEPS. All begin with the same weights."""
+    """A model, its optimizer and its batches. literal: a value of STEPS. All begin with the same weights."""
 
-    def __init__(self, data: Data, way: set[str]):
-        self.data, self.way = data, way
+    def __init__(self, data: Data, literal: set[str]):
+        self.data, self.literal = data, literal
         captions = data.corpus.captions["text"].tolist()
         self.ids = text.Ragged.of(text.token_ids(data.tokenizer, captions, data.config.max_tokens))
         self.encoder = data.encoder.eval()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.model = build(data)
-        if "vocabulary" in way:
-            self.model.__class__ = Literal
+        if "vocabulary" in literal:
+            self.model.caption_loss = functools.partial(caption_loss, self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=data.config.lr)
 
     def batch(self, captions: np.ndarray) -> Batch:
+        """The pairs of these captions (B,), padded and encoded as `literal` says."""
         batch = self.data.batch(captions)
-        if "states" in self.way:
+        if "states" in self.literal:
             batch.text, batch.text_mask = self.ids.padded(captions)
-        if "padding" in self.way:
+        if "padding" in self.literal:
             batch.text, batch.text_mask = padded(batch.text, 0), padded(batch.text_mask, False)
             batch.labels = padded(batch.labels, -100)
-        if "states" in self.way:
+        if "states" in self.literal:
             with torch.no_grad():
                 batch.text = self.encoder(input_ids=batch.text, attention_mask=batch.text_mask.long()).last_hidden_state
         return batch
 
     def take(self, captions: np.ndarray):
+        """A training step on the pairs of these captions (B,)."""
         self.model.train()
         self.model(self.batch(captions))["loss"].backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.data.config.clip)
@@ -83,16 +84,17 @@ class Steps:
 
 
 def training(config: Config, corpus: Corpus, steps: int) -> list[dict]:
+    """Rows for the training steps of STEPS; steps: of each, in all rounds together."""
     data = Data(config, corpus)
     order = data.order(0)
-    chosen = np.resize(order, (max(1, steps // ROUNDS), order.shape[1]))
-    ways = {f"step: {name}": Steps(data, way) for name, way in STEPS.items()}
-    works = {name: lambda way=way: [way.take(captions) for captions in chosen] for name, way in ways.items()}
-    return interleaved(works, len(chosen), "steps/s")
+    batches = np.resize(order, (max(1, steps // ROUNDS), order.shape[1]))
+    trained = {f"step: {name}": Steps(data, literal) for name, literal in STEPS.items()}
+    works = {name: lambda x=x: [x.take(captions) for captions in batches] for name, x in trained.items()}
+    return compare(works, len(batches), "steps/s")
 
 
 def ranking(queries: int, items: int) -> list[dict]:
-    """Three ways to R@1; BenchmarkError if they do not agree or torchmetrics is missing."""
+    """Rows for three implementations of R@1; BenchmarkError if they do not agree or torchmetrics is missing."""
     try:
         from torchmetrics.functional.retrieval import retrieval_recall
     except ImportError:
@@ -106,31 +108,25 @@ def ranking(queries: int, items: int) -> list[dict]:
 
     def by_torchmetrics() -> float:
         right = torch.arange(items) == target[:, None]
-        found = [[retrieval_recall(s, r, top_k=k) for k in (1, 5, 10)] for s, r in zip(similarity(), right)]
-        return 100 * torch.tensor(found)[:, 0].mean().item()
+        recalls = [[retrieval_recall(s, r, top_k=k) for k in (1, 5, 10)] for s, r in zip(similarity(), right)]
+        return 100 * torch.tensor(recalls)[:, 0].mean().item()
 
     def by_sorting() -> float:
-        places = (similarity().argsort(dim=1, descending=True) == target[:, None]).nonzero()[:, 1]
-        return 100 * (places == 0).double().mean().item()
+        ranks = (similarity().argsort(dim=1, descending=True) == target[:, None]).nonzero()[:, 1]
+        return 100 * (ranks == 0).double().mean().item()
 
     def ours() -> float:
         return retrieval.metrics(retrieval.search(query, gallery, target))["R@1"]
 
     works = {"ranks: torchmetrics": by_torchmetrics, "ranks: sorted matrix": by_sorting, "ranks: ours": ours}
-    found = {f"{work():.3f}" for work in works.values()}
-    if len(found) > 1:
-        raise BenchmarkError(f"R@1 differs: {found}")
-    print(f"R@1 of {queries} queries among {items} items: {found.pop()} by all three")
-    return interleaved(works, queries, "queries/s")
+    recalls = {f"{work():.3f}" for work in works.values()}
+    if len(recalls) > 1:
+        raise BenchmarkError(f"R@1 differs: {recalls}")
+    print(f"R@1 of {queries} queries among {items} items: {recalls.pop()} by all three")
+    return compare(works, queries, "queries/s")
 
 
 def bench(config: Config, corpus: Corpus, out: Path, steps: int = 30, queries: int = 2000, items: int = 500):
     """Measure on one thread, print, and write one row per measurement to `out`; returns the frame."""
     with threads(1):
-        frame = pd.DataFrame(training(config, corpus, steps) + ranking(queries, items))
-        origin = machine()
-    print(frame.to_string(index=False))
-    frame = frame.assign(corpus=corpus.name, **origin)
-    with files.written(out) as draft:
-        frame.to_csv(draft, index=False)
-    return frame
+        return write(training(config, corpus, steps) + ranking(queries, items), out, corpus=corpus.name)

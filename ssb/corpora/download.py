@@ -1,4 +1,5 @@
-"""The files that each corpus needs (sources.csv), and fetching those that have a link: resumed, checked, unpacked."""
+"""The files that each corpus needs (sources.csv), and fetching those that have a link: resumed after an interruption,
+checked, unpacked."""
 
 import functools
 import logging
@@ -16,22 +17,22 @@ import pooch
 import requests
 
 from ssb import files
-from ssb.corpora.reading import UNZIPPING
+from ssb.corpora.reading import SOURCES, UNZIPPING
 
-RECORD = "checksums.txt"  # beside the data: sums of fetched files of which none was known, as sha256sum writes them
+RECORD = "checksums.txt"  # in the dataset's folder: sums of fetched files without a known one, as sha256sum writes them
 CHUNK = 1 << 16
 ARCHIVES = ".zip", ".tar.gz", ".tgz", ".tar"  # the ends of their names
 
 
 class FetchError(ValueError):
-    """A file that could not be had; the message names the link and the mend."""
+    """A file that could not be fetched; the message names the link and how to fix it."""
 
 
 @dataclass(frozen=True)
 class Needed:
-    """A file of a dataset, a row of sources.csv. names: what it may be called, in the order in which it is looked for;
-    "captions" is a folder of a file for each video. link: the file, which may be called otherwise there, or an archive
-    that holds it. sha256: of each name, where known."""
+    """A file of a dataset, a row of sources.csv. names: those it may have, in the order in which they are looked for;
+    "captions" is a folder with a file for each video. link: the file, which may have another name there, or an archive
+    that contains it. sha256: of each name, where known."""
 
     dataset: str
     names: list[str]
@@ -43,174 +44,174 @@ class Needed:
 
     @property
     def packed(self) -> bool:
-        """Is the link that of an archive?"""
+        """Whether the link is that of an archive."""
         return self.linked.endswith(ARCHIVES) and self.linked not in self.names
 
     @property
     def linked(self) -> str:
-        """What the file is called where the link leads; "" without a link."""
+        """The name of the file in the link; "" without a link."""
         return urlsplit(self.link).path.rpartition("/")[2]
 
     @property
     def target(self) -> str:
-        """The name under which it is fetched: that of the link where it is one of the names, else the first."""
+        """The name under which it is kept: that in the link if it is one of the names, else the first."""
         return self.linked if self.linked in self.names else self.names[0]
 
     def sum(self, name: str) -> str | None:
+        """The SHA-256 of the version of this name, where known."""
         return dict(zip(self.names, self.sha256)).get(name)
 
-    def found(self, home: Path) -> str | None:
-        """The name under which it is there."""
+    def present(self, home: Path) -> str | None:
+        """The name under which it is in the folder; None where it is not."""
         for name in self.names:
             if (home / name).is_file() or any(path.suffix in (".csv", ".json") for path in (home / name).glob("*.*")):
                 return name
         return None
 
     def state(self, home: Path) -> str:
-        name = self.found(home)
+        """Whether it is in the folder and has the known or the recorded sum, in words."""
+        name = self.present(home)
         if name is None:
             return "missing"
-        known, recorded = self.sum(name), read_record(home).get(name)
-        if not known and not recorded:
+        expected, recorded = self.sum(name), read_record(home).get(name)
+        if not expected and not recorded:
             return "there, unknown sum"
-        same = pooch.file_hash(str(home / name)) == (known or recorded)
-        if known:
+        same = pooch.file_hash(str(home / name)) == (expected or recorded)
+        if expected:
             return "there, sha256 ok" if same else "other content: counts may differ"
         return f"there, sha256 as in {RECORD}" if same else f"other content than in {RECORD}"
 
 
 def sources() -> list[Needed]:
-    table = pd.read_csv(Path(__file__).with_name("sources.csv"), keep_default_na=False)
+    """The files of all datasets."""
+    table = pd.read_csv(SOURCES, keep_default_na=False)
     lists = table[["names", "corpora", "sha256"]].apply(lambda column: column.str.split())
     return [Needed(**row) for row in table.assign(**lists).to_dict("records")]
 
 
-# Getting it
+# Fetching
 
 
 def download(names: list[str]) -> list[str]:
-    """Fetch every missing file that has a link; returns what went wrong, a line each. A file that is there is never
-    touched, and one that arrives with another sum than the known one is not kept."""
+    """Fetch every missing file of these corpora that has a link; returns what went wrong, a line each. A file that is
+    there is never touched, and one that arrives with another sum than the known one is not kept."""
     data, wrong = files.data(), []
     wanted = [file for file in sources() if set(names) & set(file.corpora) and file.link]
-    missing = [file for file in wanted if not file.found(data / file.dataset)]
-    for link in dict.fromkeys(file.link for file in missing):  # several files may come in one archive
+    missing = [file for file in wanted if not file.present(data / file.dataset)]
+    for link in dict.fromkeys(file.link for file in missing):  # one archive may hold several files
         try:
             fetch([file for file in missing if file.link == link], data)
         except FetchError as error:
             wrong.append(str(error))
         except OSError as error:
-            wrong.append(f"{link}: cannot be kept ({error}); free the place or set SSB_DATA to another")
+            wrong.append(f"{link}: cannot be kept ({error}); free space there or set SSB_DATA to another folder")
     return wrong
 
 
 def fetch(wanted: list[Needed], data: Path):
-    """The files of one link."""
-    one, home = wanted[0], data / wanted[0].dataset
-    path = home / (one.linked if one.packed else one.target)
-    before = path.exists()  # an archive that someone has put there is used, and left
-    known = None if one.packed else one.sum(one.target)
+    """Fetch the files of one link into their dataset's folder. FetchError where that fails."""
+    file, home = wanted[0], data / wanted[0].dataset
+    path = home / (file.linked if file.packed else file.target)
+    own = path.exists()  # an archive that the reader has put there is used, and kept
+    expected = None if file.packed else file.sum(file.target)
     home.mkdir(parents=True, exist_ok=True)
-    print(f"fetching {one.link}", flush=True)
+    print(f"fetching {file.link}", flush=True)
     pooch.get_logger().setLevel(logging.WARNING)
-    get = functools.partial(resume, part=home / f"{path.name}.part")
+    get, failure = functools.partial(resume, part=home / f"{path.name}.part"), None
     try:
-        pooch.retrieve(one.link, known_hash=known, fname=path.name, path=home, downloader=get)
-        if one.packed:
+        pooch.retrieve(file.link, known_hash=expected, fname=path.name, path=home, downloader=get)
+        if file.packed:
             unpack(path, wanted)
         else:
-            enter(home, one.target, known, pooch.file_hash(str(path)))
+            record(home, file.target, expected, pooch.file_hash(str(path)))
     except ValueError as error:  # also pooch's, of a file with another sum, which it has not kept
-        if one.packed and not before:
-            path.unlink(missing_ok=True)
-        link = "" if isinstance(error, FetchError) else f"{one.link}: "
-        raise FetchError(f"{link}{error}; see {one.page}") from None
-    if one.packed and not before:
-        path.unlink()
+        link = "" if isinstance(error, FetchError) else f"{file.link}: "
+        failure = FetchError(f"{link}{error}; see {file.page}")
+    if file.packed and not own:
+        path.unlink(missing_ok=True)
+    if failure:
+        raise failure
 
 
 def resume(url: str, output: str, _pooch=None, *, part: Path):
-    """A downloader for pooch that keeps what has arrived in `part`, and goes on from its end the next time.
+    """A downloader for pooch that keeps what has arrived in `part`, and continues from its end in the next call.
 
-    Beside it stands the mark (ETag or date) of the version that it is of. A server that cannot go on, or has another
-    version now, is asked for all of it. FetchError where nothing comes or not all."""
+    <part>.mark holds the version (ETag or date) that it is of. If the server cannot continue, or has another version
+    now, all of the file is fetched again. FetchError where the transfer fails."""
     mark = part.with_name(f"{part.name}.mark")
     had = part.stat().st_size if part.is_file() and mark.is_file() else 0
-    asked = {"Range": f"bytes={had}-", "If-Range": mark.read_text(encoding="utf-8")} if had else {}
+    headers = {"Range": f"bytes={had}-", "If-Range": mark.read_text(encoding="utf-8")} if had else {}
     try:
-        with requests.get(url, headers={"Accept-Encoding": "identity", **asked}, stream=True, timeout=60) as answer:
+        with requests.get(url, headers={"Accept-Encoding": "identity", **headers}, stream=True, timeout=60) as answer:
             begin, _, total = re.sub("^bytes ", "", answer.headers.get("Content-Range", "")).partition("/")
-            if answer.status_code == 416 and total == str(had):  # all of it had come before the process was killed
-                return arrived(part, mark, output)
-            if had and (answer.status_code == 416 or answer.status_code == 206 and begin.split("-")[0] != str(had)):
-                part.unlink()
-                return resume(url, output, part=part)
-            answer.raise_for_status()
-            had = had if answer.status_code == 206 else 0
-            if not had:
-                part.unlink(missing_ok=True)  # before it gets another mark
-            tag = answer.headers.get("ETag", "W/")
-            tag = answer.headers.get("Last-Modified", "") if tag.startswith("W/") else tag
-            mark.write_text(tag, encoding="utf-8") if tag else mark.unlink(missing_ok=True)
-            if had:
-                print(f"  going on after {had:,} bytes", flush=True)
-            with open(part, "ab" if had else "wb") as file:
-                for chunk in answer.iter_content(CHUNK):
-                    file.write(chunk)
+            complete = answer.status_code == 416 and total == str(had)  # the process was killed after the last byte
+            continued = had and answer.status_code == 206
+            if not complete:
+                if had and answer.status_code == 416 or continued and begin.split("-")[0] != str(had):
+                    part.unlink()
+                    return resume(url, output, part=part)
+                answer.raise_for_status()
+                tag = answer.headers.get("ETag", "W/")
+                tag = answer.headers.get("Last-Modified", "") if tag.startswith("W/") else tag
+                if continued:
+                    print(f"  continuing after {had:,} bytes", flush=True)
+                else:
+                    part.unlink(missing_ok=True)  # before it gets another mark
+                mark.write_text(tag, encoding="utf-8") if tag else mark.unlink(missing_ok=True)
+                with open(part, "ab") as file:
+                    for chunk in answer.iter_content(CHUNK):
+                        file.write(chunk)
     except requests.HTTPError as error:
         raise FetchError(f"{url}: the server says {error.response.status_code} {error.response.reason}") from None
     except requests.RequestException as error:
         size = part.stat().st_size if part.is_file() else 0
-        mend = "goes on from there" if mark.is_file() else "begins anew, as this server cannot go on"
-        again = f"cut after {size:,} bytes; the same command {mend}" if size else "no connection"
-        raise FetchError(f"{url}: {again} ({type(error).__name__})") from None
-    arrived(part, mark, output)
-
-
-def arrived(part: Path, mark: Path, output: str):
+        then = "continues from there" if mark.is_file() else "starts again, as this server cannot continue"
+        cause = f"cut after {size:,} bytes; the same command {then}" if size else "no connection"
+        raise FetchError(f"{url}: {cause} ({type(error).__name__})") from None
     os.replace(part, output)
     mark.unlink(missing_ok=True)
 
 
 def unpack(archive: Path, wanted: list[Needed]):
-    """The wanted files out of a zip or tar.gz, each written under its own name, wherever in the archive it is; nothing
-    else is. FetchError for one that is not there or is there twice, or has another sum than the known one."""
+    """Extract the wanted files, wherever in a zip or tar.gz they are, each under its own name; nothing else. FetchError
+    for one that is missing or not unique there, or has another sum than the known one."""
     try:
-        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as held:
-            zipped = isinstance(held, zipfile.ZipFile)
-            names = held.namelist() if zipped else [member.name for member in held if member.isfile()]
+        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as packed:
+            zipped = isinstance(packed, zipfile.ZipFile)
+            names = packed.namelist() if zipped else [member.name for member in packed if member.isfile()]
             for file in wanted:
-                found = [name for name in names if inside(name) == file.target]
-                if len(found) != 1:
-                    raise FetchError(f"{file.link}: has {len(found)} files {file.target}; wanted one")
+                matches = [name for name in names if base_name(name) == file.target]
+                if len(matches) != 1:
+                    raise FetchError(f"{file.link}: has {len(matches)} files {file.target}; wanted one")
                 with (
-                    (held.open if zipped else held.extractfile)(found[0]) as source,
+                    (packed.open if zipped else packed.extractfile)(matches[0]) as source,
                     files.written(archive.with_name(file.target)) as draft,
                 ):
                     with open(draft, "wb") as copy:
                         shutil.copyfileobj(source, copy)
-                    known, got = file.sum(file.target), pooch.file_hash(str(draft))
-                    if known and got != known:
-                        raise FetchError(f"{file.link}: {file.target} has the sha256 {got}, wanted {known}; not kept")
-                enter(archive.parent, file.target, known, got)
+                    expected, actual = file.sum(file.target), pooch.file_hash(str(draft))
+                    if expected and actual != expected:
+                        fault = f"{file.target} has the sha256 {actual}, wanted {expected}; not kept"
+                        raise FetchError(f"{file.link}: {fault}")
+                record(archive.parent, file.target, expected, actual)
     except (*UNZIPPING, tarfile.TarError, EOFError) as error:
-        if isinstance(error, OSError) and error.errno:  # the disk is at fault
+        if isinstance(error, OSError) and error.errno:  # an error of the disk
             raise
         wrong = f"not a complete archive ({type(error).__name__})"
         raise FetchError(f"{archive}: {wrong}; delete it if it is there, and try again") from None
 
 
-def inside(name: str) -> str:
-    """The last part of a path in an archive; "" where that leads out of it."""
+def base_name(name: str) -> str:
+    """The file name at the end of a path in an archive; "" for a path that leads out of it."""
     path = Path(name)
     return "" if path.is_absolute() or ".." in path.parts else path.name
 
 
-def enter(home: Path, name: str, known: str | None, got: str):
-    """Say that a file has come, and enter its sum in the record where none was known."""
-    print(f"  {home.name}/{name}: sha256 {'ok' if known else got}", flush=True)
-    if not known:
-        lines = [f"{sum}  {file}\n" for file, sum in sorted((read_record(home) | {name: got}).items())]
+def record(home: Path, name: str, expected: str | None, actual: str):
+    """Print that a file has arrived, and write its sum to RECORD if none was known."""
+    print(f"  {home.name}/{name}: sha256 {'ok' if expected else actual}", flush=True)
+    if not expected:
+        lines = [f"{digest}  {file}\n" for file, digest in sorted((read_record(home) | {name: actual}).items())]
         with files.written(home / RECORD) as draft:
             draft.write_text("".join(lines), encoding="utf-8")
 
@@ -218,5 +219,5 @@ def enter(home: Path, name: str, known: str | None, got: str):
 def read_record(home: Path) -> dict[str, str]:
     """File → its sum when it was fetched."""
     path = home / RECORD
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return {found[2]: found[1] for found in (re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines) if found}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (.+)$", text, re.MULTILINE)}

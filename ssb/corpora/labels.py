@@ -6,47 +6,37 @@ import numpy as np
 import pandas as pd
 
 from ssb import files
+from ssb.corpora import official
 from ssb.corpora.corpus import Corpus
-from ssb.corpora.reading import CorpusError, expecting, first_of, listed, numbers, read_json, read_lines, read_table
+from ssb.corpora.reading import CorpusError, expecting, first_of, listed, numbers, read_lines, read_table, rows_of
 from ssb.corpora.record import Record
 
 
-def labels(corpus: Corpus, data: Path | None = None) -> np.ndarray:
+def labels(corpus: Corpus) -> np.ndarray:
     """(N,) the class of each clip of a corpus: the motion on `shapes`; on MSR-VTT one of the 20 categories, as
-    "category 0" to "category 19", of the official annotation in `data` (`files.data()`). CorpusError elsewhere."""
+    "category 0" to "category 19", of the official annotation in $SSB_DATA. CorpusError elsewhere."""
     if corpus.meaning is not None:
         return corpus.meaning["motion"].to_numpy(dtype=str)
     if not corpus.name.startswith("msrvtt"):
         raise CorpusError(f"{corpus.name}: its clips have no class; wanted shapes or an MSR-VTT corpus")
-    home = (data or files.data()) / "msrvtt"
-    category = {}
-    for part, packed in (("train_val", "train_val_annotation.zip"), ("test", "test_videodatainfo.json.zip")):
-        if all(clip in category for clip in corpus.clips):
-            break
-        source = first_of(home, f"{part}_videodatainfo.json", packed)
-        annotation = read_json(source)
-        with expecting(source, "the MSR-VTT annotation: wanted videos with video_id and category"):
-            category |= {video["video_id"]: f"category {int(video['category'])}" for video in annotation["videos"]}
-    if missing := [clip for clip in corpus.clips if clip not in category]:
-        raise CorpusError(
-            f"{home}: no category for clip {listed(missing)}; wanted the official annotation of all clips"
-        )
-    return np.array([category[clip] for clip in corpus.clips])
+    parts = ["train_val"] if corpus.name.startswith("msrvtt1k") else official.MSRVTT
+    category = official.msrvtt_categories(files.data() / "msrvtt", corpus.clips, *parts)
+    return np.array([f"category {category[clip]}" for clip in corpus.clips])
 
 
-# Steps and actions: labels, no captions
+# Steps and actions
 
 
 def crosstask(home: Path) -> pd.DataFrame:
     """crosstask.csv (Zhukov et al., 2019): columns video, task, start, end (seconds), text, a row for each annotated
-    step: 2,640 steps of 331 videos of the 18 primary tasks. A step may come several times in a video."""
+    step: 2,640 steps of 331 videos of the 18 primary tasks. A step may occur several times in a video."""
     source = home / "crosstask.csv"
     table = read_table(source, "video_id", "task_id", "start", "end", "text")
-    table = table.rename(columns={"video_id": "video", "task_id": "task"})
-    table = table.assign(start=numbers(table, "start", source), end=numbers(table, "end", source))
+    times = {column: numbers(table, column, source) for column in ("start", "end")}
+    table = table.rename(columns={"video_id": "video", "task_id": "task"}).assign(**times)
     backward = table["video"][table["start"] >= table["end"]].unique()
     if len(backward):
-        raise CorpusError(f"{source}: a step of video {listed(backward)} ends before it begins; mend or delete the row")
+        raise CorpusError(f"{source}: a step of video {listed(backward)} ends before it begins; fix or delete the row")
     return table[["video", "task", "start", "end", "text"]]
 
 
@@ -69,20 +59,20 @@ def hmdb51(home: Path) -> pd.DataFrame:
 
 
 def action_table(source: Path) -> pd.DataFrame:
-    """video_id → clip, the name of the file without folder and ending; the splits' 0, 1, 2 → "", "train", "test"."""
+    """Columns clip, label, split1, split2, split3 of a list of actions: a clip is the file name in the column video_id
+    without folder and ending; the 0, 1 and 2 of a split are "", "train" and "test"."""
     splits = ["split1", "split2", "split3"]
     table = read_table(source, "video_id", "label", *splits)
     if not table[splits].isin(["0", "1", "2"]).all(axis=None):
         raise CorpusError(f"{source}: a split is not 0, 1 or 2 (neither, train, test); copy the list again")
-    clips = table["video_id"].str.rpartition("/")[2].str.rpartition(".")[0]
-    if clips.duplicated().any():
-        raise CorpusError(f"{source}: clip {listed(clips[clips.duplicated()])} is there twice; keep one of each")
-    table = table.assign(clip=clips).replace({split: {"0": "", "1": "train", "2": "test"} for split in splits})
+    table["clip"] = table["video_id"].str.rpartition("/")[2].str.rpartition(".")[0]
+    rows_of(source, table["clip"].tolist())
+    table[splits] = table[splits].replace({"0": "", "1": "train", "2": "test"})
     return table[["clip", "label", *splits]]
 
 
 RECORDS = [
-    Record("crosstask", "CrossTask, annotated steps of 331 videos; no captions", None, "crosstask", crosstask),
-    Record("ucf101", "UCF-101, labels of 13,320 clips; no captions", None, "ucf101", ucf101),
-    Record("hmdb51", "HMDB-51, labels of 6,766 clips; no captions", None, "hmdb51", hmdb51),
+    Record("crosstask", "CrossTask, annotated steps of 331 videos; no captions", dataset="crosstask", labels=crosstask),
+    Record("ucf101", "UCF-101, labels of 13,320 clips; no captions", dataset="ucf101", labels=ucf101),
+    Record("hmdb51", "HMDB-51, labels of 6,766 clips; no captions", dataset="hmdb51", labels=hmdb51),
 ]

@@ -1,10 +1,10 @@
-"""The pixels of the embedded corpus: what a scene looks like, and the frozen encoders that look at it."""
+"""The pixels of the corpora `shapes` and `events`: how a scene is rendered, and the frozen encoders of the pixels."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-VERSION = 1  # raise it whenever a pixel or a feature changes: kept streams of another version are not read
+VERSION = 1  # raise it whenever a pixel or a feature changes: cached streams of another version are not read
 FRAMES, SIDE, STEPS = 16, 48, 8  # frames of a clip, pixels of a side, steps of a stream (two frames each)
 RGB = {
     "red": (0xD7, 0x1E, 0x23),
@@ -31,11 +31,13 @@ class Scene:
 
 
 def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The pixels of a scene, (16 frames, 48, 48, 3) uint8. `rng` decides what no caption tells: place, phase, tilt,
-    exact hue, greys and pattern of the background, pixel noise."""
+    """The pixels of a scene, (16 frames, 48, 48, 3) uint8. `rng` draws what no caption mentions: position, phase,
+    tilt, exact hue, greys and pattern of the background, pixel noise."""
     x, y, radius, angle = _path(scene, rng)
     colour = np.array(RGB[scene.colour]) + rng.integers(-14, 15, 3)
-    cover = _cover(scene.shape, x, y, radius, angle)[..., None]  # (T, H, W, 1), share of a pixel that the shape covers
+    cover = _cover(scene.shape, x, y, radius, angle)[
+        ..., None
+    ]  # (T, H, W, 1), share of each pixel that the shape covers
     ground = _ground(scene.background, rng)[..., None]
     noise = rng.integers(-5, 6, (FRAMES, SIDE, SIDE, 3), np.int8)
     film = ground + cover * (colour.astype(np.float32) - ground) + noise
@@ -69,7 +71,7 @@ def _path(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
 
 
 def _inside(path: np.ndarray, margin: float, where: float) -> np.ndarray:
-    """Shift a path so that it stays `margin` from the border if it can, `where` in 0…1 of the room that is left."""
+    """Shift a path so that it stays `margin` from the border if it can, `where` in 0…1 of the space that is left."""
     low, high = margin - path.min(), SIDE - margin - path.max()
     return path + (low + where * (high - low) if high > low else (low + high) / 2)
 

@@ -1,4 +1,4 @@
-"""A record for each corpus that the library knows by name: all that depends on which corpus it is stands there."""
+"""The record of a corpus that has a name: all that the library needs to know of it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,19 +12,23 @@ class Record:
     """A row of `ssb.corpora.load.CORPORA`.
 
     about:    one line for `ssb data`: what it is, and its training, validation and test clips.
-    read:     options of `load_corpus` → the corpus; None where there are labels alone.
-    dataset:  the folder of its files under $SSB_DATA; "" where the library draws it.
-    labels:   folder → a table of labelled clips or steps; of a dataset without captions.
-    settings: preset → the settings that it changes on this corpus (`ssb.configure`).
+    read:     options of `load_corpus` → the corpus; None where it is made of official files.
+    dataset:  the folder of its files under $SSB_DATA; "" where the library generates it.
+    annotation: folder → captions and splits of the official files (see `ssb.corpora.official`).
+    arrays:   stream → its array, where the features are in one features.npz.
+    labels:   folder → a table of labelled clips or steps, of a dataset without captions.
+    settings: preset → what this corpus changes in it (`ssb.configure`).
     cutting:  how clips are cut from the videos, where they are annotated parts; {first} is the id of a clip.
-    retrieval_table, caption_table: the number of the paper's table for it; "" where there is none.
-    published: its name in paper.csv where it is the paper's own test set, which other splits of its videos are not.
+    retrieval_table, caption_table: the number of the paper's table for it; "" if the paper has no such table.
+    published: its name in paper.csv if its test clips are those of the paper; "" for other splits of the videos.
     """
 
     name: str
     about: str
-    read: Callable | None
+    read: Callable | None = None
     dataset: str = ""
+    annotation: Callable[[Path], tuple[pd.DataFrame, dict[str, list[str]]]] | None = None
+    arrays: Mapping[str, str] | None = None
     labels: Callable[[Path], pd.DataFrame] | None = None
     settings: Mapping[str, Mapping] = field(default_factory=dict)
     cutting: str = ""

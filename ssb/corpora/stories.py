@@ -1,23 +1,23 @@
-"""Long videos of a corpus and the captions told of each: which clips, and in which order."""
+"""Long videos of a corpus and the captions that narrate each: which clips, which captions, and in which order."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ssb.corpora.reading import CorpusError, listed
+from ssb.corpora.reading import CorpusError, check_apart, check_range, entry, listed, sizes
 
 
 @dataclass(frozen=True, eq=False)
 class Stories:
-    """Long videos of a corpus, all of n clips and all told by m captions; n and m may differ.
+    """V long videos of a corpus, all of n clips and all narrated by m captions; n and m may differ.
 
     clips:    (V, n) positions in `corpus.clips`: the events of each video, in time order.
-    captions: (V, m) positions in `corpus.captions`: its narration, in the order in which it is told.
-    splits:   name → numbers of videos; the clips of a video, and those that its captions are of, are in the split of
-              the corpus that has the same name.
-    truth:    (V, m) which of the n clips each told caption describes, -1 where none; None where that is not known.
-    scripts:  (V,) videos of one number are takes of one script; None where that is not known. No run sees it, so it is
-              no part of the fingerprint.
+    captions: (V, m) positions in `corpus.captions`: the narration of each video, in its order.
+    splits:   name → numbers of videos; the clips of a video, and the clips of its captions, are in the split of the
+              corpus that has the same name.
+    truth:    (V, m) which of the n clips each caption describes, -1: none of them; None where that is not known.
+    scripts:  (V,) videos of one number are takes of one script; None where that is not known. No run depends on it, so
+              it is not part of the fingerprint.
     """
 
     clips: np.ndarray
@@ -28,62 +28,48 @@ class Stories:
 
     def split(self, name: str) -> np.ndarray:
         """Numbers of the videos of a split; CorpusError listing the splits where it is none of them."""
-        if name not in self.splits:
-            raise CorpusError(f"stories have no split {name!r}; they have {listed(self.splits)}")
-        return self.splits[name]
+        return entry(self.splits, name, "the set of long videos", "split")
 
-    def check(self, clips: list[str], clip_of: np.ndarray, splits: dict[str, np.ndarray]) -> None:
-        """CorpusError where they do not fit a corpus of these clips, the clip of each caption and splits of clips."""
-        self._check_numbers(len(clips), len(clip_of))
-        self._check_splits(clips, clip_of, splits)
-        if self.truth is not None:
-            self._check_truth(clip_of)
-        if self.scripts is not None and np.shape(self.scripts) != (len(self.clips),):
-            raise CorpusError(f"stories: scripts of shape {np.shape(self.scripts)} for {len(self.clips)} videos")
-
-    def _check_numbers(self, clips: int, captions: int) -> None:
-        for name, rows, most in (("clips", self.clips, clips), ("captions", self.captions, captions)):
-            _whole(rows, f"stories.{name}", ("videos", name), 0, most)
-        if len(self.captions) != len(self.clips):
-            raise CorpusError(f"stories: {len(self.clips)} rows of clips and {len(self.captions)} of captions")
+    def check(self, corpus: str, clips: list[str], clip_of: np.ndarray, splits: dict[str, np.ndarray]) -> None:
+        """CorpusError, naming the corpus, where they do not fit one of these clips, the clip of each caption and splits
+        of clips."""
+        source, videos = f"{corpus}: stories", len(self.clips)
+        check_range(self.clips, f"{source}.clips", "videos, clips", 0, len(clips))
+        check_range(self.captions, f"{source}.captions", "videos, captions", 0, len(clip_of))
+        if len(self.captions) != videos:
+            raise CorpusError(f"{source}: {videos} rows of clips and {len(self.captions)} of captions")
         clip, times = np.unique(self.clips, return_counts=True)
         if (times > 1).any():
-            raise CorpusError(
-                f"stories: clip number {listed(clip[times > 1])} is an event twice; each belongs to one video"
-            )
-
-    def _check_splits(self, ids: list[str], clip_of: np.ndarray, splits: dict[str, np.ndarray]) -> None:
-        seen: dict[int, str] = {}
-        for split, videos in self.splits.items():
-            if split not in splits:
-                raise CorpusError(f"stories: split {split!r} is none of the corpus, which has {listed(splits)}")
-            _whole(videos, f"stories.splits[{split!r}]", ("videos",), 0, len(self.clips))
-            for video in videos:
-                if video in seen:
-                    raise CorpusError(f"stories: video {video} is in split {seen[video]!r} and again in {split!r}")
-                seen[int(video)] = split
-            told = clip_of[self.captions[videos]]
-            for what, clips in (("shows", self.clips[videos]), ("is told of", told)):
-                stray = ~np.isin(clips, splits[split])
-                if stray.any():
-                    video, clip = videos[stray.any(1).argmax()], ids[clips[stray][0]]
+            raise CorpusError(f"{source}: clip number {listed(clip[times > 1])} is an event twice; keep one of them")
+        check_apart(source, {split: np.asarray(members).tolist() for split, members in self.splits.items()}, "video")
+        for split, members in self.splits.items():
+            entry(splits, split, f"{source}: the corpus", "split")
+            check_range(members, f"{source}.splits[{split!r}]", "videos", 0, videos)
+            for part, used in (("clips", self.clips[members]), ("captions", clip_of[self.captions[members]])):
+                outside = ~np.isin(used, splits[split])
+                if outside.any():
                     raise CorpusError(
-                        f"stories: video {video} of split {split!r} {what} clip {clip!r} of no such split"
+                        f"{source}: video {members[outside.any(1).argmax()]} of split {split!r} has {part} of "
+                        f"{clips[used[outside][0]]!r}, which is not in that split"
                     )
+        if self.truth is not None:
+            self._check_truth(source, clip_of[self.captions])
+        if self.scripts is not None and np.shape(self.scripts) != (videos,):
+            raise CorpusError(f"{source}: scripts of shape {np.shape(self.scripts)} for {videos} videos")
 
-    def _check_truth(self, clip_of: np.ndarray) -> None:
-        _whole(self.truth, "stories.truth", ("videos", "captions"), -1, self.clips.shape[1])
-        if self.truth.shape != self.captions.shape:
-            raise CorpusError(f"stories: truth of shape {self.truth.shape} for captions of {self.captions.shape}")
-        told = clip_of[self.captions]
-        own = np.take_along_axis(self.clips, np.maximum(self.truth, 0), 1)
-        among = (told[:, :, None] == self.clips[:, None]).any(-1)
-        wrong = np.where(self.truth < 0, among, told != own)
+    def _check_truth(self, source: str, described: np.ndarray) -> None:
+        """described: (V, m) the clip of each caption."""
+        check_range(self.truth, f"{source}.truth", "videos, captions", -1, self.clips.shape[1])
+        if self.truth.shape != described.shape:
+            raise CorpusError(f"{source}: truth of shape {self.truth.shape} for captions of {described.shape}")
+        claimed = np.take_along_axis(self.clips, np.maximum(self.truth, 0), 1)
+        own = (described[:, :, None] == self.clips[:, None]).any(-1)
+        wrong = np.where(self.truth < 0, own, described != claimed)
         if wrong.any():
             video, caption = np.argwhere(wrong)[0]
             raise CorpusError(
-                f"stories: truth[{video}, {caption}] is {self.truth[video, caption]}, but that caption is of clip "
-                f"number {told[video, caption]}"
+                f"{source}: truth[{video}, {caption}] is {self.truth[video, caption]}, but that caption is of clip "
+                f"number {described[video, caption]}"
             )
 
     def update(self, sha) -> None:
@@ -97,17 +83,5 @@ class Stories:
     def describe(self, clips: int) -> str:
         """One line, for `Corpus.describe` of a corpus of this many clips."""
         (videos, n), m = self.clips.shape, self.captions.shape[1]
-        sizes = ", ".join(f"{name} {len(members)}" for name, members in self.splits.items())
-        left = f"{clips - videos * n} clips are in no video"
-        return f"stories: {videos} videos ({sizes}) of {n} clips, told by {m} captions; {left}"
-
-
-def _whole(values, source: str, axes: tuple[str, ...], low: int, high: int) -> None:
-    """CorpusError unless these are whole numbers of low … high - 1, one axis for each name, none of them empty."""
-    if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.integer):
-        raise CorpusError(f"{source}: wanted an array of whole numbers, got {getattr(values, 'dtype', type(values))}")
-    if values.ndim != len(axes) or not values.size:
-        raise CorpusError(f"{source}: shape {values.shape}; wanted ({', '.join(axes)}), none of them 0")
-    if values.min() < low or values.max() >= high:
-        wrong = values.min() if values.min() < low else values.max()
-        raise CorpusError(f"{source}: {wrong} is not from {low} to {high - 1}")
+        line = f"stories: {videos} videos ({sizes(self.splits)}) of {n} clips, narrated by {m} captions"
+        return f"{line}; {clips - videos * n} clips are in no video"

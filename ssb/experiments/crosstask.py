@@ -1,4 +1,4 @@
-"""Step localisation on CrossTask by the frames of a trained run."""
+"""Step localisation on CrossTask by the embeddings of a trained run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,17 +9,17 @@ import pandas as pd
 import torch
 
 from ssb import files, s2dtw, text
-from ssb.corpora import labels
-from ssb.corpora.corpus import Corpus
-from ssb.corpora.reading import CorpusError, check_array, listed, read_array
+from ssb.corpora import features, labels
+from ssb.corpora.corpus import Corpus, fuse
+from ssb.corpora.reading import CorpusError, entry, listed
 from ssb.machine import threads
-from ssb.metrics.steps import TASKS, annotated, ctr, evenly, localised, read_tasks, recall, task_order
+from ssb.metrics.steps import TASKS, annotated, count, ctr, evenly, localise, read_tasks, task_order
 from ssb.training.runs import Run
 
 
 class Localised(NamedTuple):
-    """What `of_run` gives. frame: as of `localised`. ctr: of it. evenly: of steps spread evenly over the same videos,
-    which a model must beat. official: whether the order of the steps is that of `read_tasks`."""
+    """What `of_run` returns. frame: as of `localise`. ctr: of it. evenly: the CTR of steps spread evenly over the same
+    videos, which a model must beat. official: whether the order of the steps is that of `read_tasks`."""
 
     frame: pd.DataFrame
     ctr: float
@@ -30,76 +30,63 @@ class Localised(NamedTuple):
 def of_run(run: Run, home: Path, corpus: Corpus | None = None) -> Localised:
     """CTR of a trained run, without further training, on the CrossTask videos of `home` that have features.
 
-    home: holds crosstask.csv; features/<stream>/<video>.npy (T, D) floats at one step a second, every stream of the
-    run, as wide as it was trained on; and tasks_primary.txt, without which the steps are in the order of `task_order`.
-    Each second goes through the run's video head as a clip of one step, each step's text through its text encoder; the
-    score is their cosine. Streams may differ by one second, the last. corpus: that of the run, if it is at hand.
-    CorpusError for features that do not fit.
+    home: holds crosstask.csv; features/ with every stream of the run (see `features.sources`), one step a second, the
+    id of a clip being that of its video; and tasks_primary.txt, without which the steps are in the order of
+    `task_order`. Each second goes through the run's video head as a clip of one step, each step's text through its text
+    encoder; the score is their cosine. corpus: that of the run; None: loaded. CorpusError for features that do not fit.
     """
     table, official = labels.crosstask(home), (home / TASKS).is_file()
     tasks = read_tasks(home / TASKS) if official else task_order(table)
     model, data = run.load(corpus)
-    streams = run.config.streams or list(data.corpus.streams)
-    known = [v for v in table["video"].unique() if all(_features(home, stream, v).is_file() for stream in streams)]
-    if not known:
-        raise CorpusError(f"{home / 'features'}: no video has features in every stream of the run, {listed(streams)}")
+    names, source = run.config.streams or list(data.corpus.streams), home / "features"
+    paths = [entry(features.sources(source), name, str(source), "stream") for name in names]
+    available = [features.available(path) for path in paths]
+    ids = [video for video in table["video"].unique() if all(video in stream for stream in available)]
+    if not ids:
+        raise CorpusError(f"{source}: no video has features in every stream of the run, {listed(names)}")
+    streams = [features.read_stream(path, ids) for path in paths]
+    if (width := sum(stream.dim for stream in streams)) != data.video_width:
+        raise CorpusError(
+            f"{source}: features of width {width} in {listed(names)}, but the run was trained on {data.video_width}; "
+            "extract them with the same encoders"
+        )
+    words = list(dict.fromkeys(step for steps in tasks.values() for step in steps))
+    rows, c_v = text.Ragged.of(text.token_ids(data.tokenizer, words, run.config.max_tokens)), {}
     with torch.inference_mode(), threads(run.config.threads):
-        seen = {video: _seconds(home, streams, video, data.video_width, model) for video in known}
-        words = list(dict.fromkeys(step for steps in tasks.values() for step in steps))
-        rows = text.Ragged.of(text.token_ids(data.tokenizer, words, run.config.max_tokens))
+        for i, video in enumerate(ids):
+            seconds = torch.from_numpy(fuse(streams, i, f"{source}: video {video!r}"))[:, None]  # (T, 1, D)
+            c_v[video] = model.embed_video(seconds, torch.ones(seconds.shape[:2], dtype=bool))
         rows = text.frozen_states(data.encoder, rows) if run.config.freeze_text else rows
-        said = dict(zip(words, model.embed_text(*rows.padded(np.arange(len(words))))))
-    videos, scores = annotated(table, tasks, {video: len(c_v) for video, c_v in seen.items()}), {}
+        c_t = dict(zip(words, model.embed_text(*rows.padded(np.arange(len(words))))))
+    videos, scores = annotated(table, tasks, {video: len(x) for video, x in c_v.items()}), {}
     for video, task, inside in videos:
         if len(inside) > inside.shape[1]:
             raise CorpusError(
-                f"{_features(home, streams[0], video)}: {inside.shape[1]} seconds for the {len(inside)} steps of task "
+                f"{source}: video {video!r} has {inside.shape[1]} seconds for the {len(inside)} steps of task "
                 f"{task!r}; extract all of the video at one step a second"
             )
-        scores[video] = -s2dtw.cosine_cost(seen[video], torch.stack([said[step] for step in tasks[task]])).T.numpy()
-    frame = localised(scores, videos)
-    blind = [recall(evenly(*video.inside.shape), video.inside) for video in videos]
-    return Localised(frame, ctr(frame), ctr(frame.assign(found=[found for found, _ in blind])), official)
-
-
-def _features(home: Path, stream: str, video: str) -> Path:
-    return home / "features" / stream / f"{video}.npy"
-
-
-def _seconds(home: Path, streams: list[str], video: str, width: int, model) -> torch.Tensor:
-    """c_v (T, d) of each second of a video."""
-    parts = []
-    for stream in streams:
-        source = _features(home, stream, video)
-        parts.append(read_array(source))
-        check_array(parts[-1], source, "seconds, channels")
-    lengths = [len(part) for part in parts]
-    if max(lengths) - min(lengths) > 1:  # encoders may round the last second differently, no more
-        raise CorpusError(f"{home / 'features'}: streams of video {video!r} differ in seconds, {lengths}")
-    fused = np.concatenate([part[: min(lengths)] for part in parts], axis=1).astype(np.float32)
-    if fused.shape[1] != width:
-        raise CorpusError(
-            f"{home / 'features'}: video {video!r} has features of width {fused.shape[1]} in {listed(streams)}, the "
-            f"run was trained on {width}; take the same encoders"
-        )
-    values = torch.from_numpy(fused)[:, None]
-    return model.embed_video(values, torch.ones(values.shape[:2], dtype=bool))
+        scores[video] = -s2dtw.cosine_cost(c_v[video], torch.stack([c_t[step] for step in tasks[task]])).T.numpy()
+    frame = localise(scores, videos)
+    blind = [count(evenly(*video.inside.shape), video.inside)[0] for video in videos]
+    return Localised(frame, ctr(frame), ctr(frame.assign(correct=blind)), official)
 
 
 def crosstask(runs: Mapping[str, list[Run]], corpus: Corpus, home: Path | None = None) -> str:
-    """CTR of every setting, the mean over its runs, in words; or what is missing for it. corpus: that of the runs;
-    home: as in `of_run`, None: crosstask/ in $SSB_DATA."""
+    """CTR of every setting, the mean over its runs, in words; or the files that are missing for it. corpus: that of the
+    runs; home: as in `of_run`, None: crosstask/ in $SSB_DATA."""
     home = files.data() / "crosstask" if home is None else home
-    streams = next(iter(runs.values()))[0].config.streams or list(corpus.streams)
-    wanted = [home / "crosstask.csv", *(home / "features" / stream for stream in streams)]
-    if missing := [path for path in wanted if not path.exists()]:
+    names = next(iter(runs.values()))[0].config.streams or list(corpus.streams)
+    missing = [] if (home / "crosstask.csv").is_file() else [home / "crosstask.csv"]
+    missing += [home / "features" / name for name in names if name not in features.sources(home / "features")]
+    if missing:
         return (
-            f"CrossTask: left out, for there is no {listed(map(files.short, missing))}. Wanted: crosstask.csv "
-            "(`ssb data crosstask`) and, of the streams the runs are trained on, "
-            f"features/<stream>/<video>.npy at one step a second; with {TASKS} the steps are in the official order."
+            f"CrossTask: left out, because {listed(map(files.short, missing))} are missing. Needed: crosstask.csv "
+            "(`ssb data crosstask`) and the streams that the runs are trained on, features/<stream>/<video>.npy at one "
+            f"step a second; with {TASKS} the steps are in the official order."
         )
-    found = {name: [of_run(run, home, corpus) for run in members] for name, members in runs.items()}
-    one = next(iter(found.values()))[0]
-    order = f"of {TASKS}" if one.official else "in which they tend to be shown, taken from the annotation judged by"
-    lines = [f"CrossTask CTR, {len(one.frame)} videos, steps in the order {order}; spread evenly: {one.evenly:.1f}"]
-    return "\n".join([*lines, *(f"{name}: {np.mean([each.ctr for each in some]):.1f}" for name, some in found.items())])
+    results = {name: [of_run(run, home, corpus) for run in members] for name, members in runs.items()}
+    first = next(iter(results.values()))[0]
+    order = f"of {TASKS}" if first.official else "that is typical of the annotation used for evaluation"
+    lines = [f"CrossTask CTR, {len(first.frame)} videos, steps in the order {order}; spread evenly: {first.evenly:.1f}"]
+    lines += [f"{name}: {np.mean([each.ctr for each in members]):.1f}" for name, members in results.items()]
+    return "\n".join(lines)

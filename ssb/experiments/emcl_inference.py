@@ -1,14 +1,15 @@
-"""What EMCL (Jin et al., NeurIPS 2022) adds: as a layer in training, and at inference on the embeddings of any run.
+"""EMCL (Jin et al., NeurIPS 2022) at inference, on the embeddings of runs that were trained without it.
 
-Its scores are taken in blocks, and a score depends on all captions and clips of its block, hence on the order of the
-rows. The order of a test set tells something: captions of one clip are beside each other, or captions and clips follow
-each other alike. So rows are dealt into blocks at random here, and what other orders are worth is measured.
+Its scores are computed in blocks, and a score depends on all captions and clips of its block, hence on the order of the
+rows. The order of a test set reveals matches: captions of one clip follow each other, or captions and clips come in the
+same order. So rows are shuffled here before they are cut into blocks, and the effect of other orders is measured.
 """
 
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -17,39 +18,37 @@ from torch import Tensor
 
 from ssb import emcl
 from ssb.corpora.corpus import Corpus
-from ssb.experiments.emcl_layer import Constants, _claim
+from ssb.experiments.emcl_layer import Constants, mean_rank
+from ssb.figures import COLOURS, PAGE, legend, styled
 from ssb.metrics import retrieval
-from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import paired, settled
+from ssb.metrics.statistics import Difference, paired, settled
 from ssb.paper import paper_gain
 from ssb.study import Study
 from ssb.training.runs import Run
 
+TITLES = {"emcl_inference": "EMCL at inference"}
 MODULE = Constants(7, 10, 0.1, 4.0)  # of the paper's inference module, on CLIP2Video
-TRIED = {  # at inference
+TRIED = {
     "bases": (2, 4, 7, 16, 32, 64),
     "stages": (1, 3, 10, 30),
     "temperature": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
-    "beta": (1 / 16, 1 / 4, 1.0, 4.0, 16.0, 64.0),  # a wide range, for the released Ê is smaller by about n / K
+    "beta": (1 / 16, 1 / 4, 1.0, 4.0, 16.0, 64.0),  # a wide range, because the released Ê is smaller by about n / K
 }
-FORMS = {"ours": "cosine", "released": "dot"}  # → its score; the second step for step as the public code
-ORDERS = {  # of rows, before they are cut into blocks
-    "shuffled": "captions and clips at random",
-    "listed": "as the corpus lists them: captions of a clip beside each other, in the order of the clips",
-    "paired": "one caption of each clip at a time, both in one order, as on a test set of one caption a clip",
-    "apart": "as paired, but the clips moved on by a block, so that no caption meets its own clip among right pairs",
+FORMS = {"ours": "cosine", "released": "dot"}  # → its score; "released" is step for step the public code
+ORDERS = {  # of rows, before they are cut into blocks, see `row_orders` → line style and label
+    "shuffled": ("--", "at random"),
+    "listed": ("-", "as listed, captions of a clip together"),
+    "paired": ("-.", "one caption a clip, right pairs in one block"),
+    "apart": (":", "one caption a clip, own clip in another block"),
 }
 BLOCK = 32  # captions and clips in a call, as in the public code ...
 BLOCKS = (16, 32, 64, 128, None)  # ... and others; None: all at once
-TEMPERATURES = (0.1, 0.05, 0.02)  # at which the effective rank is measured; the paper's, and sharper ones
-
-
-# The module at inference
+TEMPERATURES = {0.1: "-", 0.05: "--", 0.02: ":"}  # λ at which the effective rank is measured → line style
 
 
 class Embedded(NamedTuple):
-    """A split by a run: text (Q, n), video (C, n), clip_of (Q,); the run's seed, by which the module's start and the
-    order of rows are drawn too; plain (Q,), text→video ranks without the module; the run's name."""
+    """A split embedded by a run: text (Q, n), video (C, n), clip_of (Q,); the run's seed, which also draws the module's
+    start and the order of rows; plain (Q,), text→video ranks without the module; the run's name."""
 
     text: Tensor
     video: Tensor
@@ -60,21 +59,21 @@ class Embedded(NamedTuple):
 
 
 def embedded(runs: Mapping[str, list[Run]], corpus: Corpus) -> dict[str, dict[str, list[Embedded]]]:
-    """split ("val", "test") → setting → a member for each run; every run is loaded once."""
-    found: dict[str, dict[str, list[Embedded]]] = {"val": {}, "test": {}}
+    """split ("val", "test") → setting → `Embedded` of each run; every run is loaded once."""
+    splits: dict[str, dict[str, list[Embedded]]] = {"val": {}, "test": {}}
     for setting, members in runs.items():
         for run in members:
             model, data = run.load(corpus)
-            for split, settings in found.items():
+            for split, settings in splits.items():
                 text, video, clip_of = data.embed(model, split)
                 plain = retrieval.search(text, video, clip_of)
                 member = Embedded(text, video, torch.from_numpy(clip_of), run.config.seed, plain, run.name)
                 settings.setdefault(setting, []).append(member)
-    return found
+    return splits
 
 
 def module(member: Embedded, form: str, constants: Constants) -> emcl.EMCL:
-    """A form with these constants; its start is drawn from the member's seed."""
+    """The module of one of FORMS with these constants; its start is drawn from the member's seed."""
     with torch.random.fork_rng():
         torch.manual_seed(member.seed)
         return emcl.EMCL(*constants, released=form == "released").eval()
@@ -83,46 +82,49 @@ def module(member: Embedded, form: str, constants: Constants) -> emcl.EMCL:
 def scores(
     member: Embedded, form: str, constants: Constants, order: str = "shuffled", block: int | None = BLOCK
 ) -> Tensor:
-    """(Q, C) scores after EMCL. form: of FORMS; order: of ORDERS; block: as in `emcl.similarity`."""
+    """(Q, C) scores after EMCL. form: of FORMS; order: of ORDERS; block: as in `emcl.similarity`. ValueError for
+    another form or order."""
     if form not in FORMS or order not in ORDERS:
-        raise ValueError(
-            f"form = {form!r}, order = {order!r}; forms are {', '.join(FORMS)}, orders {', '.join(ORDERS)}"
-        )
+        raise ValueError(f"form = {form!r}, order = {order!r}: wanted one of {[*FORMS]} and one of {[*ORDERS]}")
     em = module(member, form, constants)
     out = member.text.new_empty(len(member.text), len(member.video))
-    for rows, clips in dealt(member, order, block):
-        found = emcl.similarity(member.text[rows], member.video[clips], em, block, score=FORMS[form])
-        out[rows[:, None], clips] = found
+    for rows, clips in row_orders(member, order, block):
+        pair = member.text[rows], member.video[clips]
+        out[rows[:, None], clips] = emcl.similarity(*pair, em, block, score=FORMS[form])
     return out
 
 
-def dealt(member: Embedded, order: str, block: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Captions and clips in the order in which they are cut into blocks. Under "paired" and "apart" several times, each
-    with one caption of a clip and all clips: under "paired" the k-th caption is of the k-th clip, and clips without a
-    further caption come last."""
-    generator = torch.Generator().manual_seed(member.seed)
+def row_orders(member: Embedded, order: str, block: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Captions and clips in the order in which they are cut into blocks:
+
+    shuffled: captions and clips at random.
+    listed:   as the corpus lists them: captions of a clip together, in the order of the clips.
+    paired:   several times, each with one caption of a clip and all clips, as on a test set of one caption a clip: the
+              k-th caption is of the k-th clip, and clips without a further caption come last.
+    apart:    as paired, but with the clips shifted by a block, so that no caption shares a block with its own clip.
+    """
     if order == "shuffled":
+        generator = torch.Generator().manual_seed(member.seed)
         yield tuple(torch.randperm(len(x), generator=generator) for x in (member.text, member.video))
-        return
-    if order == "listed":
+    elif order == "listed":
         yield tuple(torch.arange(len(x)) for x in (member.text, member.video))
-        return
-    left = pd.Series(member.clip_of.numpy())
-    for _, captions in left.groupby(left.groupby(left).cumcount()):  # the first captions, the second ones, ...
-        captions = captions.sort_values()
-        clips = torch.tensor([*captions, *sorted({*range(len(member.video))} - {*captions})])
-        yield torch.tensor(captions.index), clips.roll(block or 0) if order == "apart" else clips
+    else:
+        clip_of = pd.Series(member.clip_of.numpy())
+        for _, captions in clip_of.groupby(clip_of.groupby(clip_of).cumcount()):  # the first captions, the second, ...
+            captions = captions.sort_values()
+            clips = torch.tensor([*captions, *sorted({*range(len(member.video))} - {*captions})])
+            yield torch.tensor(captions.index), clips.roll(block or 0) if order == "apart" else clips
 
 
 def gain(member: Embedded, *arguments) -> float:
-    """Text→video R@1 with EMCL less that without, in points. arguments: of `scores`."""
+    """Text→video R@1 with EMCL minus that without, in points. arguments: of `scores`."""
     ranks = retrieval.ranks(scores(member, *arguments), member.clip_of)
     return 100 * float((ranks <= 1).mean() - (member.plain <= 1).mean())
 
 
 def chosen(members: list[Embedded]) -> tuple[dict[str, Constants], pd.DataFrame]:
     """form → the constants that gain most on these embeddings (of validation clips), mean over runs, rows shuffled: of
-    all λ and β of TRIED together, then of K, then of stages, from the paper's K and stages. And each one's gain."""
+    all λ and β of TRIED together, then of K, then of stages, from the paper's K and stages. And the gain of each."""
     best, rows = {}, []
     for form in FORMS:
         at = MODULE
@@ -140,19 +142,18 @@ def sweep(members: list[Embedded], best: Mapping[str, Constants]) -> pd.DataFram
     form, seed, delta (points of text→video R@1). The value of the block None is the number of captions."""
     rows = []
     for form, member in product(FORMS, members):
-        at, where = best[form], {"form": form, "seed": member.seed}
-        for name, values in TRIED.items():
-            for value in sorted({*values, getattr(at, name)}):
-                delta = gain(member, form, at._replace(**{name: value}))
-                rows.append({"constant": name, "value": value, **where, "delta": delta})
+        at = best[form]
+        for name, tried in TRIED.items():
+            for value in sorted({*tried, getattr(at, name)}):
+                rows.append((name, value, form, member.seed, gain(member, form, at._replace(**{name: value}))))
         for block in BLOCKS:
             delta = gain(member, form, at, "shuffled", block)
-            rows.append({"constant": "block", "value": block or len(member.text), **where, "delta": delta})
-    return pd.DataFrame(rows).round({"delta": 3})
+            rows.append(("block", block or len(member.text), form, member.seed, delta))
+    return pd.DataFrame(rows, columns=["constant", "value", "form", "seed", "delta"]).round({"delta": 3})
 
 
 def orders(members: list[Embedded], constants: Constants = MODULE) -> pd.DataFrame:
-    """What the order of the rows is worth, by block: columns form, order, block, seed, delta."""
+    """The gain in every order of the rows, by block: columns form, order, block, seed, delta (points of R@1)."""
     rows = [
         (form, order, block or len(member.text), member.seed, gain(member, form, constants, order, block))
         for form, order, block, member in product(FORMS, ORDERS, BLOCKS, members)
@@ -165,30 +166,31 @@ def effective_ranks(members: list[Embedded]) -> pd.DataFrame:
     of shuffled rows of unit length. Columns form, temperature, bases, seed, effective rank."""
     rows = []
     for member in members:
-        blocks = [F.normalize(torch.cat([member.video[v], member.text[t]]), dim=1) for t, v in _meetings(member)]
-        ranks = {("E", np.nan, np.nan): [emcl.effective_rank(x) for x in blocks]}
+        ((captions, clips),) = row_orders(member, "shuffled", BLOCK)
+        pairs = [*zip(captions.split(BLOCK), clips.split(BLOCK))]
+        pairs = [pair for pair in pairs if len(pair[0]) == len(pair[1]) == BLOCK] or pairs[:1]  # whole blocks
+        blocks = [F.normalize(torch.cat([member.video[v], member.text[t]]), dim=1) for t, v in pairs]
+        rows.append(("E", np.nan, np.nan, member.seed, mean_rank(blocks)))
         for form, temperature, bases in product(FORMS, TEMPERATURES, TRIED["bases"]):
             em = module(member, form, MODULE._replace(bases=bases, temperature=temperature))
-            fitted = [em.fit(x) for x in blocks]
-            ranks[form, temperature, bases] = [emcl.effective_rank(mu @ z.mT) for mu, z in fitted]
-        rows += [(*key, member.seed, float(np.mean(found))) for key, found in ranks.items()]
+            rank = mean_rank([em.reconstruct(block)[0] for block in blocks])
+            rows.append((form, temperature, bases, member.seed, rank))
     return pd.DataFrame(rows, columns=["form", "temperature", "bases", "seed", "effective rank"]).round(3)
 
 
-def _meetings(member: Embedded) -> list[tuple[Tensor, Tensor]]:
-    """Captions and clips of blocks that meet, each row in one at most."""
-    ((captions, clips),) = dealt(member, "shuffled", BLOCK)
-    pairs = [*zip(captions.split(BLOCK), clips.split(BLOCK))]
-    return [pair for pair in pairs if len(pair[0]) == len(pair[1]) == BLOCK] or pairs[:1]
-
-
 class Table(NamedTuple):
-    """What `table` gives. rows: one for each run and way of scoring it; changes: one for each setting and way, means
+    """What `table` returns. rows: one for each run and way of scoring it; changes: one for each setting and way, means
     over seeds; ranks: (setting, form, constants, order) → text→video ranks (seeds, Q)."""
 
     rows: pd.DataFrame
     changes: pd.DataFrame
     ranks: dict[tuple[str, str, str, str], np.ndarray]
+
+
+def difference(members: list[Embedded], ranks: np.ndarray, base: np.ndarray | None = None) -> Difference:
+    """R@1 of text→video ranks (seeds, Q) minus that of `base`; None: of the same runs without EMCL."""
+    base = np.stack([member.plain for member in members]) if base is None else base
+    return paired(*(retrieval.points(x, "R@1") for x in (ranks, base)), members[0].clip_of.numpy())
 
 
 def table(test: Mapping[str, list[Embedded]], best: Mapping[str, Constants]) -> Table:
@@ -202,58 +204,135 @@ def table(test: Mapping[str, list[Embedded]], best: Mapping[str, Constants]) -> 
     for form, name, order in product(FORMS, ("paper's", "chosen"), ("shuffled", "listed", "paired")):
         constants = MODULE if name == "paper's" else best[form]
         way = {"form": form, "constants": name, "order": order}
-        part = {}
+        compared = []
         for setting, members in test.items():
-            found = [retrieval.matrix_ranks(scores(m, form, constants, order), m.clip_of) for m in members]
-            for member, each in zip(members, found):
-                metrics = {f"{w} {k}": round(x, 2) for w, r in each.items() for k, x in retrieval.metrics(r).items()}
-                about = {"setting": setting, "seed": member.seed} | way | constants._asdict() | {"block": BLOCK}
-                rows.append(about | metrics | {"run": member.run})
-            ranks[setting, form, name, order] = with_ = np.stack([each["t2v"] for each in found])
-            plain = np.stack([member.plain for member in members])
-            both = {"R@1": 100 * (with_ <= 1).mean(), "R@1 without": 100 * (plain <= 1).mean()}
-            change = paired(points(with_, "R@1"), points(plain, "R@1"), members[0].clip_of.numpy())
-            part[setting] = way | {"seeds": len(members)} | both | change._asdict()
-        frame = pd.DataFrame.from_dict(part, orient="index").rename_axis("setting").reset_index()
-        changes.append(settled(frame))
+            each = [retrieval.matrix_ranks(scores(m, form, constants, order), m.clip_of) for m in members]
+            for member, protocols in zip(members, each):
+                row = {"setting": setting, "seed": member.seed} | way | constants._asdict() | {"block": BLOCK}
+                for protocol, values in protocols.items():
+                    row |= {f"{protocol} {key}": round(x, 2) for key, x in retrieval.metrics(values).items()}
+                rows.append(row | {"run": member.run})
+            ranks[setting, form, name, order] = after = np.stack([protocols["t2v"] for protocols in each])
+            recall = (100 * (x <= 1).mean() for x in (after, np.stack([member.plain for member in members])))
+            row = {"setting": setting} | way | {"seeds": len(members)} | dict(zip(("R@1", "R@1 without"), recall))
+            compared.append(row | difference(members, after)._asdict())
+        changes.append(settled(pd.DataFrame(compared)))
     return Table(pd.DataFrame(rows), pd.concat(changes, ignore_index=True).round(3), ranks)
 
 
-CLAIMS = {  # → what is compared, its baseline and setting, form, constants, order
+PUBLIC = "released", "paper's"  # form and constants of the public code
+CLAIMS = {  # claim → setting, its baseline, form, constants, order
     "EMCL at inference beats none": ("EMCL", "none", "ours", "chosen", "shuffled"),
     "EMCL at inference adds to cross": ("cross + EMCL", "cross", "ours", "chosen", "shuffled"),
-    "EMCL as released at inference beats none": ("released", "none", "released", "paper's", "shuffled"),
-    "so it does with captions as they are listed": ("released, listed", "none", "released", "paper's", "listed"),
-    "so it does with one caption a clip, right pairs in one block": (
-        "released, paired",
-        "none",
-        "released",
-        "paper's",
-        "paired",
-    ),
+    "EMCL as released at inference beats none": ("released", "none", *PUBLIC, "shuffled"),
+    "so it does with captions as they are listed": ("released, listed", "none", *PUBLIC, "listed"),
+    "so it does with one caption a clip, right pairs in one block": ("released, paired", "none", *PUBLIC, "paired"),
 }
 
 
-def module_claims(study: Study, test: Mapping[str, list[Embedded]], found: Table) -> pd.DataFrame:
-    """CLAIMS beside what the paper's module adds to CLIP2Video, written to results/<corpus>/<table>_claims.csv."""
-    paper = paper_gain()
+def module_claims(study: Study, test: Mapping[str, list[Embedded]], results: Table) -> pd.DataFrame:
+    """CLAIMS with what the paper's module adds to CLIP2Video, written to results/<corpus>/<table>_claims.csv."""
     rows = []
-    for says, (name, setting, *way) in CLAIMS.items():
-        plain = np.stack([member.plain for member in test[setting]])
-        with_ = found.ranks[setting, *way]
-        names = says, name, setting
-        clips = test[setting][0].clip_of.numpy()
-        rows.append(_claim(names, len(plain), paper, paired(points(with_, "R@1"), points(plain, "R@1"), clips)))
+    for claim, (setting, baseline, *way) in CLAIMS.items():
+        members = test[baseline]
+        row = {"claim": claim, "setting": setting, "baseline": baseline, "seeds": len(members), "paper": paper_gain()}
+        rows.append(row | difference(members, results.ranks[baseline, *way])._asdict())
     return study.judged(rows)
 
 
-def order_worth(test: Mapping[str, list[Embedded]], found: Table) -> pd.DataFrame:
-    """What an order of the rows adds to R@1 over rows at random, by the same module on the same embeddings: a row for
-    each of the ways of `table`, with the columns of `statistics.Difference`, p adjusted for their number."""
+def order_worth(test: Mapping[str, list[Embedded]], results: Table) -> pd.DataFrame:
+    """What an order of the rows adds to R@1 over shuffled rows, by the same module on the same embeddings: a row for
+    each setting, form, constants and order of `table`, with the columns of `statistics.Difference`, p adjusted for
+    their number."""
     rows = []
-    for (setting, form, constants, order), ranks in found.ranks.items():
+    for (setting, form, constants, order), ranks in results.ranks.items():
         if order != "shuffled":
-            base, clips = found.ranks[setting, form, constants, "shuffled"], test[setting][0].clip_of.numpy()
-            names = {"setting": setting, "form": form, "constants": constants, "order": order}
-            rows.append(names | paired(points(ranks, "R@1"), points(base, "R@1"), clips)._asdict())
+            row = {"setting": setting, "form": form, "constants": constants, "order": order}
+            shuffled = results.ranks[setting, form, constants, "shuffled"]
+            rows.append(row | difference(test[setting], ranks, shuffled)._asdict())
     return settled(pd.DataFrame(rows)).round(3)
+
+
+AXES = {
+    "bases": "bases K",
+    "stages": "EM stages",
+    "temperature": "temperature λ (EMCL)",
+    "beta": "weight of Ê, β",
+    "block": "captions and clips in a block",
+}
+GAIN = "Δ R@1 vs no EMCL (points)"
+
+
+@styled
+def constants_figure(sweep: pd.DataFrame, ranks: pd.DataFrame, best: Mapping[str, Constants], title: str):
+    """The change of R@1 by EMCL against each of its constants, the others as in `best` (dotted), and against the block;
+    bands are one standard deviation over seeds. Last, the effective rank of Ê at several λ. sweep, ranks: of
+    `sweep` and `effective_ranks`."""
+    figure, axes = plt.subplots(2, 3, figsize=(PAGE, 4.2))
+    for axis, (name, label) in zip(axes.flat, AXES.items()):
+        rows = sweep[sweep["constant"] == name]
+        for colour, (form, at) in zip(COLOURS, best.items()):
+            _line(axis, rows[rows["form"] == form].groupby("value")["delta"], "-", colour, form)
+            dotted = dict(color=colour, lw=0.8, ls=(0, (1, 3)), zorder=0)
+            axis.axvline(BLOCK if name == "block" else getattr(at, name), **dotted)
+        ticks = sorted({*rows["value"]} - {0.02, 0.05, 0.2, 0.5})  # of λ, whose labels would overlap
+        _logarithmic(axis, ticks, name == "block")
+        axis.set_xlabel(label)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(GAIN)
+    _ranks(axes.flat[-1], ranks)
+    figure.suptitle(title, fontsize=8)
+    legend(figure, columns=4)
+    return figure
+
+
+@styled
+def orders_figure(frame: pd.DataFrame, title: str):
+    """The effect of the order of the rows: the change of R@1 against the block, a panel for each form, bands one
+    standard deviation over seeds. frame: of `orders`."""
+    figure, axes = plt.subplots(1, len(FORMS), figsize=(PAGE * 0.8, 2.8))
+    for axis, form in zip(axes, FORMS):
+        rows = frame[frame["form"] == form]
+        for colour, (order, (style, label)) in zip(COLOURS, ORDERS.items()):
+            _line(axis, rows[rows["order"] == order].groupby("block")["delta"], style, colour, label)
+        _logarithmic(axis, sorted(frame["block"].unique()), True)
+        axis.set(xlabel=AXES["block"], title=form)
+    axes[0].set_ylabel(GAIN)
+    figure.suptitle(title, fontsize=8)
+    legend(figure, columns=2)
+    return figure
+
+
+def _line(axis: plt.Axes, values, style: str, colour, label: str):
+    """The mean of grouped values against the group, and a band of one standard deviation."""
+    mean, deviation = values.mean(), values.std().fillna(0)  # 0 for a single seed
+    axis.plot(mean.index, mean, style, marker="o", ms=2.5, lw=1.2, color=colour, label=label)
+    axis.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.15, lw=0)
+
+
+def _logarithmic(axis: plt.Axes, values: list[float], block: bool = False):
+    """A logarithmic axis with ticks at these values. block: the last one is all rows in one block."""
+    axis.axhline(0, color="0.5", lw=0.8, zorder=0)
+    axis.set_xscale("log")
+    labels = [f"{value:g}" for value in values]
+    axis.set(xticks=values, xticklabels=[*labels[:-1], "all"] if block else labels)
+    axis.minorticks_off()
+
+
+def _ranks(axis: plt.Axes, ranks: pd.DataFrame):
+    """Effective rank against K, mean over seeds: a colour for each form, a line style for each λ; and that of E."""
+    axis.plot([], color="0.3", lw=0.8, ls=(0, (1, 3)), label="chosen (of the block: the paper's)")
+    for temperature, style in TEMPERATURES.items():
+        axis.plot([], color="0.3", ls=style, label=f"rank at λ (EMCL) = {temperature:g}")
+        for colour, form in zip(COLOURS, FORMS):
+            rows = ranks[(ranks["form"] == form) & (ranks["temperature"] == temperature)]
+            mean = rows.groupby("bases")["effective rank"].mean()
+            axis.plot(mean.index, mean, style, marker="o", ms=2.5, lw=1.2, color=colour)
+    axis.axhline(
+        ranks.loc[ranks["form"] == "E", "effective rank"].mean(), color="0.3", lw=1, ls="-.", label="rank of E"
+    )
+    _logarithmic(axis, sorted(ranks["bases"].dropna().unique()))
+    axis.set_yscale("log", base=2)
+    ticks = [1, 2, 4, 8, 16, 32, 64]
+    axis.set(ylim=(0.9, 70), yticks=ticks, yticklabels=ticks, xlabel=AXES["bases"], ylabel="effective rank of Ê")
+    axis.minorticks_off()

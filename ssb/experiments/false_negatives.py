@@ -1,5 +1,5 @@
 """The paper's explanation, tested where the truth is known: does captioning gain more, the more false negatives there
-are? A sweep of the dial of `shapes`, a grid of runs at each setting of it."""
+are? Grids of runs on `shapes` at several rates of false negatives."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -10,24 +10,27 @@ import pandas as pd
 
 from ssb.config import ConfigError
 from ssb.corpora import shapes
-from ssb.figures import COLOURS, MARKS, PAGE, styled
+from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
 from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import DELTA, combined, settled
+from ssb.metrics.statistics import combined, settled
 from ssb.study import Study, stacked
+from ssb.training.runs import Run
 
+TITLES = {"false_negatives": "gain per tenfold of false negatives"}
 SWEEP = {
     "none": {"objective": "none"},
     "cross": {"objective": "cross"},
     "cross, λ = 1": {"objective": "cross", "captioning": 1.0},
 }
+CLAIM = "the more false negatives, the more captioning gains (points for every tenfold)"
 
 
 class Sweep:
     """The same grid at several rates of false negatives.
 
-    dials: `false_negatives` of the corpus `shapes`, shares of the pairs of a caption and another clip. The clips, their
-    features and their split are the same at each; what the captions leave out is not. The other arguments are those of
-    `Study`.
+    dials: values of `false_negatives` of the corpus `shapes`: the share of false negatives among the pairs of a caption
+    and another clip. The clips, their features and their split are the same at each; the detail of the captions
+    differs. The other arguments are those of `Study`. ConfigError without a dial.
     """
 
     def __init__(self, table: str, dials: Iterable[float], changes: Mapping = MappingProxyType({}), **arguments):
@@ -40,86 +43,77 @@ class Sweep:
         if not self.studies:
             raise ConfigError("dials = []: wanted one or more rates of false negatives, such as [0.005, 0.05]")
         self.first = next(iter(self.studies.values()))
-        self.where = ", ".join([self.first.corpus.name, f"{self.first.preset} preset"])
+        self.where = f"{self.first.corpus.name}, {self.first.preset} preset"
 
-    def run(self, grid: Mapping[str, Mapping] = MappingProxyType(SWEEP)) -> dict:
-        """dial → setting → runs, one for each seed."""
-        return {dial: study.run(grid) for dial, study in self.studies.items()}
+    def run(self) -> dict[float, dict[str, list[Run]]]:
+        """Train the grid SWEEP at every dial: dial → setting → runs, one for each seed."""
+        return {dial: study.run(SWEEP) for dial, study in self.studies.items()}
 
     def rows(self, runs: Mapping) -> pd.DataFrame:
         """As `Study.rows`, with the dial; written to results/<corpus>/<table>.csv."""
-        frames = [study.frame(runs[dial]) for dial, study in self.studies.items()]
-        frame = pd.concat([f.assign(false_negatives=dial) for dial, f in zip(self.studies, frames)], ignore_index=True)
+        frames = [study.frame(runs[dial]).assign(false_negatives=dial) for dial, study in self.studies.items()]
+        frame = pd.concat(frames, ignore_index=True)
         self.first.write(frame, f"{self.first.table}.csv")
         return frame
 
-    def summary(self, runs: Mapping, baseline: str = "none") -> pd.DataFrame:
+    def summary(self, runs: Mapping) -> pd.DataFrame:
         """One row for each dial and setting, written to <table>_summary.csv: the measured share of false negatives
-        among the training clips, how many a caption has in a batch, R@1, and the difference to the baseline as in
-        `Study.summary` (Holm over the whole sweep)."""
+        among the training clips, their expected number in a batch for one caption, R@1, and the difference to no
+        captioning as in `Study.summary` (Holm over the whole sweep)."""
         rows = []
         for dial, study in self.studies.items():
             share = study.corpus.false_negative_rate("train")
-            near = {"dial": dial, "share": share, "per batch": share * (study.base.batch - 1)}
-            own = study.compare(runs[dial], baseline)
-            rows += [near | {"setting": setting} | row.to_dict() for setting, row in own.iterrows()]
-        frame = pd.DataFrame(rows)
-        frame = settled(frame).round(5)
+            rate = {"dial": dial, "share": share, "per batch": share * (study.base.batch - 1)}
+            compared = study.compare(runs[dial], "none")
+            rows += [rate | {"setting": setting} | row.to_dict() for setting, row in compared.iterrows()]
+        frame = settled(pd.DataFrame(rows)).round(5)
         self.first.write(frame, f"{self.first.table}_summary.csv")
         return frame
 
-    def trend(self, runs: Mapping, summary: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
-        """How much the gain over the baseline grows for every tenfold of false negatives, in points of R@1; one row for
-        each setting. The paper's explanation wants it positive; `claims` judges it.
+    def trend(self, runs: Mapping, summary: pd.DataFrame) -> pd.DataFrame:
+        """How much the gain over no captioning grows for every tenfold of false negatives, in points of R@1; one row
+        for each setting. The paper's explanation predicts a positive number; `claims` tests it.
 
         delta: the slope by least squares over the dials; its interval over queries resamples clips, the same at all
-        dials, which have the same clips; the one over seeds is Student's t over the slopes of the single seeds.
+        dials, which share their clips; the one over seeds is Student's t over the slopes of the single seeds.
+        ConfigError for a single dial.
         """
-        near = summary.drop_duplicates("dial").set_index("dial")["per batch"]
-        x = np.log10(near.to_numpy())
+        x = np.log10(summary.drop_duplicates("dial")["per batch"].to_numpy())
         if len(x) < 2:
             raise ConfigError(f"dials = {list(self.studies)}: a trend needs at least 2")
-        slope = (x - x.mean()) / ((x - x.mean()) ** 2).sum()  # weights of the dials in it
-        rows = {}
-        for setting in summary.loc[summary["delta"].notna(), "setting"].unique():
-            pairs = []
-            for weight, dial in zip(slope, near.index):
-                ranks = stacked({name: runs[dial][name] for name in (setting, baseline)}, "t2v").values()
-                pairs.append((weight, *(points(r, "R@1") for r in ranks), runs[dial][setting][0].ranks["clip"]))
-            rows[setting] = combined(pairs)._asdict()
+        weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()  # of the dials in the slope
+        pairs = {}
+        for weight, dial in zip(weights, self.studies):
+            hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs[dial], "t2v").items()}
+            base, clips = hits.pop("none"), runs[dial]["none"][0].ranks["clip"]
+            for setting, values in hits.items():
+                pairs.setdefault(setting, []).append((weight, values, base, clips))
+        rows = {setting: combined(pairs[setting])._asdict() for setting in pairs}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
 
     def claims(self, trend: pd.DataFrame) -> pd.DataFrame:
         """The trends as claims, written to <table>_claims.csv: points of gain for every tenfold of false negatives."""
-        says = "the more false negatives, the more captioning gains (points for every tenfold)"
-        seeds = len(self.first.seeds)
-        rows = [
-            {"claim": f"{says}: {setting}", "setting": setting, "baseline": "none", "seeds": seeds, "paper": np.nan}
-            | row[[*DELTA]].to_dict()
-            for setting, row in trend.iterrows()
-        ]
-        return self.first.judged(rows)
+        about = {"baseline": "none", "seeds": len(self.first.seeds), "paper": np.nan}
+        claims = trend.reset_index().to_dict("records")
+        return self.first.judged([{"claim": f"{CLAIM}: {row['setting']}"} | about | row for row in claims])
 
 
 @styled
-def gains(summary: pd.DataFrame, title: str, metric: str = "R@1"):
+def gains(summary: pd.DataFrame, title: str):
     """The gain over no captioning against the number of false negatives; thick bars are 95 % over queries, thin ones
-    over seeds. summary: of `mechanism.sweep`."""
+    over seeds. summary: of `Sweep.summary`."""
     figure, axis = plt.subplots(figsize=(PAGE * 0.65, 2.7))
-    settings = list(summary.loc[summary["delta"].notna(), "setting"].unique())
-    for k, setting in enumerate(settings):
-        rows = summary[summary["setting"] == setting]
-        x = rows["per batch"] * 1.06 ** (k - (len(settings) - 1) / 2)  # side by side on a logarithmic axis
-        for low, high, width in (("delta_low", "delta_high", 2.2), ("seeds_low", "seeds_high", 0.8)):
-            error = np.array([rows["delta"] - rows[low], rows[high] - rows["delta"]]).clip(min=0)
-            axis.errorbar(x, rows["delta"], yerr=error, fmt="none", color=COLOURS[k], elinewidth=width)
+    groups = list(summary.dropna(subset="delta").groupby("setting", sort=False))
+    for k, (setting, rows) in enumerate(groups):
+        x = rows["per batch"] * 1.06 ** (k - (len(groups) - 1) / 2)  # side by side on a logarithmic axis
+        for kind, width in (("delta", 2.2), ("seeds", 0.8)):
+            ends = np.clip([rows["delta"] - rows[f"{kind}_low"], rows[f"{kind}_high"] - rows["delta"]], 0, None)
+            axis.errorbar(x, rows["delta"], ends, fmt="none", color=COLOURS[k], elinewidth=width)
         axis.plot(x, rows["delta"], marker=MARKS[k], ms=4, lw=1, color=COLOURS[k], label=setting)
     axis.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
-    axis.set_xscale("log")
     ticks = sorted(summary["per batch"].unique())
-    axis.set(xticks=ticks, xticklabels=[f"{t:.2g}" for t in ticks])
+    axis.set(xscale="log", xticks=ticks, xticklabels=[f"{t:.2g}" for t in ticks])
     axis.minorticks_off()
-    axis.set(xlabel="false negatives of a caption in a batch (expected number)")
-    axis.set(ylabel=f"{metric} less none (points)", title=title)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+    axis.set(xlabel="expected false negatives of a caption in a batch", ylabel="Δ R@1 vs none (points)", title=title)
+    legend(figure, columns=3)
     return figure

@@ -1,175 +1,202 @@
-"""Every claim on every corpus: the table, the figure and the README's section of results."""
+"""Every claim on every corpus: the table, the figure, the README's section of results and the list of notebooks."""
 
-import re
-from collections.abc import Iterable
+import importlib
+import json
+import pkgutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ssb.figures import COLOURS, PAGE, arms, legend, styled
-from ssb.report import best, markdown, printed, reading, signed
+from ssb.corpora.load import CORPORA
+from ssb.figures import COLOURS, PAGE, difference, legend, styled
+from ssb.report import METRICS, best, markdown, printed, reading, signed
+
+OTHERS = "other corpora"  # the column of corpora with few tables
+
+
+def titles() -> dict[str, str]:
+    """Table → its title: the TITLES of all modules of `ssb.experiments`."""
+    names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
+    return {table: title for module in modules for table, title in getattr(module, "TITLES", {}).items()}
+
+
+def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
+    """The runs of a preset in the tables under results/: columns folder, table (the name of the file), corpus, run and
+    seconds. A run of several tables has a row for each. Corpora in the order of `CORPORA`, the reader's own last.
+    FileNotFoundError where there are no tables."""
+    frames = [pd.read_csv(path).assign(folder=path.parent.name, table=path.stem) for path in results.glob("*/*.csv")]
+    columns = ["folder", "table", "corpus", "run", "seconds"]
+    frames = [frame.loc[frame["preset"] == preset, columns] for frame in frames if {"preset", *columns} <= {*frame}]
+    if not frames:
+        raise FileNotFoundError(f"no tables of runs in {results}; run the notebooks of the tables first")
+    order = dict(zip(CORPORA, range(len(CORPORA))))
+    rows = pd.concat(frames).sort_values(["folder", "table"])
+    return rows.sort_values("corpus", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def files_of(kind: str, results: Path) -> list[tuple[str, str, Path]]:
+    """Corpus, table and path of each <table>_<kind>.csv of the laptop preset under results/, in the order of `runs`."""
+    folders = runs(results)[["folder", "corpus"]].drop_duplicates().itertuples(index=False)
+    paths = [(corpus, path) for folder, corpus in folders for path in sorted((results / folder).glob(f"*_{kind}.csv"))]
+    return [(corpus, path.name.removesuffix(f"_{kind}.csv"), path) for corpus, path in paths]
+
+
+def claims(results: Path, label: str = "") -> pd.DataFrame:
+    """Every claim tested under results/: corpus, table, and the columns of `Study.claims`. label: of one folder alone,
+    see `files.label`; "": those of all corpora with the laptop preset. FileNotFoundError where there are no claims."""
+    paths = [(label, path.name.removesuffix("_claims.csv"), path) for path in (results / label).glob("*_claims.csv")]
+    paths = paths if label else files_of("claims", results)
+    frames = [pd.read_csv(path).assign(corpus=corpus, table=table) for corpus, table, path in paths]
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        raise FileNotFoundError(f"no claims in {results / label}; run the notebooks of the tables first")
+    return by_table(pd.concat(frames))
+
+
+def by_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of their tables: table1, its variants, table2a … table12, then those beyond the paper's."""
+    number = frame["table"].str.extract(r"^table(\d+)", expand=False).astype(float)
+    frame = frame.assign(number=number).sort_values(["number", "table"], ignore_index=True)  # stable
+    return frame.drop(columns="number")
+
+
+def by_corpus(cells: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Text in long form, columns table, corpus, text and `keys` → a row for each combination of `keys` and a column for
+    each corpus. Corpora with less than half as many tables as the one with most share the column OTHERS."""
+    tables = cells.groupby("corpus", sort=False)["table"].nunique()
+    small = cells["corpus"].map(tables < tables.max() / 2)
+    cells = cells.assign(text=cells["text"].mask(small, cells["corpus"] + ": " + cells["text"]))
+    cells["corpus"] = cells["corpus"].mask(small, OTHERS)
+    columns = [name for name in (*tables.index, OTHERS) if name in set(cells["corpus"])]
+    wide = cells.pivot_table("text", keys, "corpus", aggfunc="; ".join, fill_value="", sort=False)
+    return wide[columns].rename_axis(columns=None).reset_index()
+
+
+def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`claims` for reading: a row for each claim, the paper's difference, and for each corpus ours with its intervals
+    over queries and over seeds and the verdict; "" where the corpus does not test the claim."""
+    texts = []
+    for row in frame.itertuples():
+        pairs = (row.delta_low, row.delta_high), (row.seeds_low, row.seeds_high)
+        intervals = " ".join(f"[{signed(low)}, {signed(high)}]" for low, high in pairs)
+        texts.append(f"{signed(row.delta)} {intervals} {row.verdict}")
+    paper = ["" if np.isnan(x) else signed(x) for x in frame["paper"]]
+    return by_corpus(frame.assign(paper=paper, text=texts), ["table", "claim", "paper"])
 
 
 @styled
 def overview(claims: pd.DataFrame, title: str):
-    """One panel for each table: every claim of the paper as the difference it names, ours with its intervals and the
-    paper's where its size is known; grey says on which side the paper's lies.
-
-    claims: of `report.claims` for one corpus.
-    """
-    names = list(claims["table"].unique())
-    columns = 3
-    lines = -(-len(names) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(PAGE, 1.25 * lines + 0.6), squeeze=False)
-    for axis, name in zip(axes.flat, names):
-        rows = claims[claims["table"] == name].reset_index(drop=True)
-        for y, row in rows.iterrows():
-            bar = dict(fmt="D", ms=4, color=COLOURS[0], capsize=2, label="ours, 95 % over queries")
-            axis.errorbar(row["delta"], y, xerr=arms(row["delta"], row["delta_low"], row["delta_high"]), **bar)
-            bar = dict(fmt="none", color=COLOURS[2], capsize=2, label="95 % over seeds")
-            seeds = arms(row["delta"], row["seeds_low"], row["seeds_high"])
-            axis.errorbar(row["delta"], y + 0.22, xerr=seeds, **bar)
-            if not np.isnan(row["paper"]):
-                axis.scatter(row["paper"], y, marker="*", s=45, color=COLOURS[1], zorder=3, label="the paper's")
+    """One panel for each table: the difference of each claim, ours with its intervals and the paper's where its size is
+    known; the side of the claim is grey. claims: of `claims` for one corpus."""
+    named, groups = titles(), list(claims.groupby("table", sort=False))
+    lines = -(-len(groups) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(PAGE, 1.25 * lines + 0.6), squeeze=False)
+    for axis, (table, rows) in zip(axes.flat, groups):
+        for y, (_, row) in enumerate(rows.iterrows()):
+            difference(axis, y, row, label="ours, 95 % over queries")
+        star = dict(marker="*", s=45, color=COLOURS[1], zorder=3)
+        axis.scatter(rows["paper"], range(len(rows)), label="the paper's", **star)
         reach = 1.1 * max(1.5, *np.abs(axis.get_xlim()))
         axis.axvspan(0, reach, color="0.93", lw=0, zorder=-1)
         axis.axvline(0, color="0.5", lw=0.8, ls="--")
-        axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6), title=TITLES.get(name, name))
-        between = " –\n" if len(rows) < 4 else " – "
-        axis.set(yticks=range(len(rows)), yticklabels=[f"{r.setting}{between}{r.baseline}" for r in rows.itertuples()])
+        axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6), title=named.get(table, table))
+        versus = " vs\n" if len(rows) < 4 else " vs "
+        names = [f"{row.setting}{versus}{row.baseline}" for row in rows.itertuples()]
+        axis.set(yticks=range(len(rows)), yticklabels=names)
         axis.tick_params(axis="y", labelsize=6, length=0)
-    for axis in axes.flat[len(names) :]:
+    for axis in axes.flat[len(groups) :]:
         axis.axis("off")
-    for axis in axes.flat[max(len(names) - columns, 0) : len(names)]:
-        axis.set_xlabel("points of R@1, or as named")
+    for axis in axes.flat[max(len(groups) - 3, 0) : len(groups)]:
+        axis.set_xlabel("Δ R@1 (points), or as named")
     figure.suptitle(title, fontsize=8)
     legend(figure, columns=3)
     return figure
 
 
-MAIN = ("shapes", "msrvtt1k")  # the corpora with a column of their own
-OTHERS = "other corpora"
-
-
-def claims(results: Path, label: str = "") -> pd.DataFrame:
-    """Every claim tested under results/: corpus, table, and the columns of `Study.claims`. label: one folder's alone;
-    otherwise all of the laptop preset. FileNotFoundError where there is none."""
-    found = []
-    for path in sorted(results.glob(f"{label or '*'}/*_claims.csv")):
-        if label or "-" not in path.parent.name:  # other presets have folders of their own, see `study.label`
-            name = path.name.removesuffix("_claims.csv")
-            found.append(pd.read_csv(path).assign(corpus=path.parent.name, table=name))
-    found = [frame for frame in found if len(frame)]
-    if not found:
-        raise FileNotFoundError(f"no claims in {results / label}; run the notebooks of the tables first")
-    frame = pd.concat(found, ignore_index=True)
-    return frame.sort_values(["table", "corpus"], key=lambda x: x.map(_order), kind="stable", ignore_index=True)
-
-
-def _order(name: str) -> tuple[int, int, str]:
-    """table1, its variants, table2a … table12, then what goes beyond the paper's tables."""
-    number = re.match(r"table(\d+)", name)
-    return (0, int(number[1]), name) if number else (1, 0, name)
-
-
-def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`claims` as it is read: a row for each claim, the paper's difference, and for each corpus ours with its intervals
-    over queries and over seeds and the verdict, blank where the corpus cannot tell."""
-    rows = {}
-    for row in frame.itertuples():
-        paper = "" if np.isnan(row.paper) else signed(row.paper)
-        line = rows.setdefault((row.table, row.claim), {"table": row.table, "claim": row.claim, "paper": paper})
-        pairs = (row.delta_low, row.delta_high), (row.seeds_low, row.seeds_high)
-        intervals = " ".join(f"[{signed(low)}, {signed(high)}]" for low, high in pairs)
-        _place(line, row.corpus, f"{signed(row.delta)} {intervals} {row.verdict}")
-    return pd.DataFrame(rows.values(), columns=["table", "claim", "paper", *_columns(rows.values())]).fillna("")
-
-
 def cost(results: Path, preset: str = "laptop") -> str:
-    """What all runs of a preset under results/ took, each counted once."""
-    frames = [pd.read_csv(path) for path in sorted(results.glob("*/*.csv"))]
-    rows = pd.concat([f for f in frames if {"run", "seconds", "preset"} <= set(f)], ignore_index=True)
-    runs = rows[rows["preset"] == preset].drop_duplicates("run")
-    hours = runs["seconds"].sum() / 3600
-    shared = len(rows[rows["preset"] == preset]) - len(runs)
+    """The training time of all runs of a preset under results/, each counted once, in words."""
+    rows = runs(results, preset)
+    seconds = rows.drop_duplicates("run")["seconds"]
+    hours = seconds.sum() / 3600
     return (
-        f"The training of all of it, some of it beside other work: {len(runs)} runs of "
-        f"{runs['seconds'].mean():.0f} seconds in the mean ({shared} more rows share them), {hours:.1f} core hours, "
-        f"about {hours / 2:.1f} hours on two cores."
+        f"Training of all tables, partly alongside other work: {len(seconds)} runs of {seconds.mean():.0f} seconds on "
+        f"average ({len(rows) - len(seconds)} more rows share them), {hours:.1f} core hours, about {hours / 2:.1f} "
+        "hours on two cores."
     )
-
-
-def readme(results: Path) -> str:
-    """The README's results, from what the laptop preset has left under results/: claims, Table 1, the rest as links."""
-    parts = [f"### The paper's claims\n\n{markdown(claims_table(claims(results)))}", cost(results), "### Table 1"]
-    parts += [_table(path) for path in sorted(results.glob("*/table1_summary.csv")) if "-" not in path.parent.name]
-    return "\n\n".join([*parts, "### Every table", markdown(links(results))])
 
 
 def links(results: Path) -> pd.DataFrame:
-    """A row for each table, a column for each corpus: the minutes of its runs on two cores, were none shared, as a
-    link to its summary."""
-    cells = {}
-    for path in sorted(
-        results.glob("*/*_summary.csv"), key=lambda path: _order(path.name.removesuffix("_summary.csv"))
-    ):
-        corpus, name = path.parent.name, path.name.removesuffix("_summary.csv")
-        if "-" not in corpus:
-            rows = pd.read_csv(path.with_name(f"{name}.csv")).drop_duplicates("run")  # one may have several rows
-            minutes = rows["seconds"].sum() / 120
-            _place(cells.setdefault(name, {}), corpus, f"[{minutes:.0f} min](results/{corpus}/{path.name})")
-    frame = pd.DataFrame.from_dict(cells, orient="index").fillna("").rename_axis("table").reset_index()
-    return frame[["table", *_columns(cells.values())]]
+    """A row for each table, a column for each corpus: the minutes of its runs on two cores, if it shared none with
+    another table, as a link to its summary."""
+    rows = runs(results)
+    minutes = rows.drop_duplicates(["folder", "table", "run"]).groupby(["folder", "table"])["seconds"].sum() / 120
+    cells = [
+        (table, corpus, f"[{minutes[path.parent.name, table]:.0f} min](results/{path.parent.name}/{path.name})")
+        for corpus, table, path in files_of("summary", results)
+    ]
+    cells = pd.DataFrame(cells, columns=["table", "corpus", "text"])
+    return by_corpus(by_table(cells), ["table"])
 
 
-def _place(line: dict[str, str], corpus: str, cell: str):
-    """Into the column of its corpus, or of all the corpora that few tables have."""
-    if corpus in MAIN:
-        line[corpus] = cell
-    else:
-        line[OTHERS] = "; ".join(filter(None, [line.get(OTHERS), f"{corpus}: {cell}"]))
-
-
-def _columns(lines: Iterable[dict[str, str]]) -> list[str]:
-    return [name for name in (*MAIN, OTHERS) if any(name in line for line in lines)]
+def readme(results: Path) -> str:
+    """The README's results with the laptop preset, in Markdown: the claims, Table 1, and links to the other tables."""
+    parts = [f"### The paper's claims\n\n{markdown(claims_table(claims(results)))}", cost(results), "### Table 1"]
+    parts += [_table(path) for _, table, path in files_of("summary", results) if table == "table1"]
+    return "\n\n".join([*parts, "### Every table", markdown(links(results))])
 
 
 def _table(path: Path) -> str:
-    """A summary as Markdown, with what its runs cost and its last line in words."""
-    summary = pd.read_csv(path, index_col="setting")
-    rows = pd.read_csv(path.with_name(path.name.replace("_summary", "")))
-    shown = printed(summary)
-    shown = shown.where(~best(summary, shown), "**" + shown + "**").reset_index()
-    title = f"**{path.parent.name}, {path.name.removesuffix('_summary.csv')}**"
+    """A summary of Table 1 in Markdown, with the cost of its runs and the last line of its reading."""
+    summary, rows = pd.read_csv(path, index_col="setting"), pd.read_csv(path.with_name("table1.csv"))
+    cells = printed(summary)
+    cells = cells.where(~best(summary[[*METRICS]], cells), "**" + cells + "**").reset_index()
     words = reading(summary, summary.index[summary["delta"].isna()][0]).splitlines()[-1]
     return (
-        f"{title}: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
-        f"{rows['seconds'].sum() / 60:.0f} core minutes\n\n{markdown(shown)}\n\n{words}"
+        f"**{path.parent.name}, table1**: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
+        f"{rows['seconds'].sum() / 60:.0f} core minutes\n\n{markdown(cells)}\n\n{words}"
     )
 
 
-TITLES = {  # of the panels of the overview
-    "table1": "Table 1: captioning objective",
-    "table1_lambda10": "Table 1 at the paper's λ",
-    "table2a": "Table 2a: video features",
-    "table2b": "Table 2b: aggregation",
-    "table2c": "Table 2c: text encoder",
-    "table2d": "Table 2d: decoder",
-    "table2e": "Table 2e: contrastive loss",
-    "table2f": "Table 2f: support-set size",
-    "table11": "Table 11: actions, top-1",
-    "captioning": "captions, CIDEr",
-    "false_negatives": "gain per tenfold of false negatives",
-    "same_meaning": "recall of the same meaning",
-    "pretraining": "Tables 3 to 6: pre-training",
-    "table10": "Table 10: zero-shot",
-    "pretraining_from_shapes": "pre-training on shapes: a control",
-    "table10_from_shapes": "zero-shot from shapes: a control",
-    "s2dtw": "VT-TWINS",
-    "emcl": "EMCL as a layer",
-    "emcl_inference": "EMCL at inference",
-    "together": "one budget",
-    "together_videos": "one budget, long videos",
-}
+def notebooks(root: Path) -> str:
+    """The table of notebooks/README.md: each notebook with its title, the verdicts on its claims and the minutes of its
+    runs on two cores, each run counted once, from the laptop preset's tables under results/."""
+    results, rows = root / "results", []
+    tested, ran, summaries = claims(results), runs(results), files_of("summary", results)
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        book = json.loads(path.read_text(encoding="utf-8"))
+        title = "".join(book["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
+        names = {Path(name).stem for name in book["metadata"]["ssb"]["writes"] if name.endswith(".csv")}
+        frame = tested[(tested["table"] + "_claims").isin(names)]
+        words = _verdicts(frame) if len(frame) else _differences([each for each in summaries if each[2].stem in names])
+        own = ran[ran["table"].isin(names)].drop_duplicates(["corpus", "run"])
+        minutes = own.groupby("corpus", sort=False)["seconds"].sum() / 120
+        times = ", ".join(f"{corpus} {x:.0f}" for corpus, x in minutes.items())
+        rows.append((f"[{path.stem}]({path.name})", title, words, times))
+    return markdown(pd.DataFrame(rows, columns=["notebook", "question", "what it found", "minutes"]))
+
+
+def _verdicts(frame: pd.DataFrame) -> str:
+    """Claims in words: which were held or contradicted, on which corpora, and how many tests resolved nothing."""
+    parts = []
+    for verdict in ("held", "contradicted"):
+        corpora = frame[frame["verdict"] == verdict].groupby("claim", sort=False)["corpus"].agg(", ".join)
+        each = [f"{claim.partition(' (points')[0]} ({names})" for claim, names in corpora.items()]
+        parts += [f"{verdict.capitalize()}: {'; '.join(each)}."] * bool(each)
+    unresolved = (frame["verdict"] == "not resolved").sum()
+    if unresolved == len(frame):
+        return f"None of {unresolved} tests is resolved."
+    return " ".join(parts + [f"Not resolved: {unresolved} of {len(frame)} tests."] * bool(unresolved))
+
+
+def _differences(summaries: list[tuple[str, str, Path]]) -> str:
+    """Summaries in words: how many settings differ from the baseline. summaries: some of `files_of`."""
+    parts = []
+    for corpus, _, path in summaries:
+        summary = pd.read_csv(path, index_col="setting")
+        baseline, counts = summary.index[summary["delta"].isna()][0], summary["verdict"].value_counts()
+        higher, lower, same = (counts.get(verdict, 0) for verdict in ("higher", "lower", "not resolved"))
+        parts.append(f"Against {baseline} on {corpus}: {higher} higher, {lower} lower, {same} not resolved.")
+    return " ".join(parts)

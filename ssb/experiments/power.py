@@ -1,68 +1,73 @@
 """What the study can resolve: variance components, standard errors and the power curve (Table 12)."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ssb.figures import COLOURS, MARKS, PAGE, styled
-from ssb.metrics.power import Components, components, curve, needed, power
+from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
+from ssb.metrics.power import Components, components, needed, power
 from ssb.metrics.retrieval import points
+from ssb.study import stacked
 from ssb.training.runs import Run
 
-
-@styled
-def power_curves(curves: pd.DataFrame, title: str, clips: int, goal: float = 0.8):
-    """The probability of resolving the effect against the number of test clips, a line for each number of seeds and a
-    panel for each source of noise. curves: difference, clips, seeds, power. clips: of this corpus, marked."""
-    names = list(curves["difference"].unique())
-    figure, axes = plt.subplots(1, len(names), figsize=(PAGE, 2.6), sharey=True, squeeze=False)
-    for axis, name in zip(axes[0], names):
-        for k, (seeds, rows) in enumerate(curves[curves["difference"] == name].groupby("seeds")):
-            label = f"{seeds} seeds" if axis is axes[0, 0] else None
-            axis.plot(rows["clips"], rows["power"], marker=MARKS[k], ms=3, lw=1, color=COLOURS[k], label=label)
-        axis.axhline(goal, color="0.5", lw=0.8, ls="--")
-        axis.axvline(clips, color="0.7", lw=0.8, ls=":")
-        axis.set_xscale("log")
-        axis.set(xlabel="test clips (dotted: this corpus)", title=f"noise of {name}", ylim=(0, 1.02))
-    axes[0, 0].set_ylabel("probability of resolving it")
-    figure.suptitle(title, fontsize=8)
-    figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=7)
-    return figure
+TITLES = {"table12": "Table 12: significance"}
+CLIPS, SEEDS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000), (2, 3, 5, 10, 20)  # of the power curve
 
 
 def noise(runs: Mapping[str, list[Run]], setting: str, baseline: str) -> pd.DataFrame:
-    """`components` of a setting less the baseline; and, what tables of single runs are made of, of the baseline less
-    itself with another seed. There the clips' own part cancels, and the other two count twice."""
-    one, base = (points(np.stack([run.ranks["t2v"] for run in runs[name]]), "R@1") for name in (setting, baseline))
+    """Variance components (columns clip, seed, residual; squared points of R@1) of two differences: of a setting minus
+    the baseline; and of the baseline minus itself with another seed, which a table of single runs contains. There the
+    variance of clips cancels, and the other two count twice."""
+    hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs, "t2v").items()}
     clips = runs[baseline][0].ranks["clip"]
-    alone = components(base, clips)
-    again = Components(0.0, 2 * alone.seed, 2 * alone.residual)
-    rows = {f"{setting} − {baseline}": components(one - base, clips), f"{baseline}, another seed": again}
+    alone = components(hits[baseline], clips)
+    rows = {
+        f"{setting} − {baseline}": components(hits[setting] - hits[baseline], clips),
+        f"{baseline}, another seed": Components(0.0, 2 * alone.seed, 2 * alone.residual),
+    }
     return pd.DataFrame(rows, index=Components._fields).T.round(3).rename_axis("difference")
 
 
 def curves(noise: pd.DataFrame, effect: float, clips: Iterable[int], seeds: Iterable[int]) -> pd.DataFrame:
-    """`curve` of each row of `noise`, named in the column `difference`."""
-    each = {name: curve(Components(*row), [effect], clips, seeds) for name, row in noise.iterrows()}
-    return pd.concat(each, names=["difference"]).droplevel(1).reset_index()
+    """`ssb.metrics.power.power` with each row of `noise`: columns difference (its name), effect (points), clips, seeds
+    and power, one row for each number of seeds and of clips."""
+    cells = itertools.product(noise.iterrows(), seeds, clips)
+    rows = [(name, effect, n, s, power(Components(*row), effect, n, s)) for (name, row), s, n in cells]
+    return pd.DataFrame(rows, columns=["difference", "effect", "clips", "seeds", "power"])
 
 
-def said(noise: pd.DataFrame, effect: float, clips: int, seeds: int, chance: float = 0.8) -> str:
-    """In words, for each row of `noise`: how often this study resolves the effect, how often it gives a verdict where
-    there is none, and how many clips it would take."""
+def in_words(noise: pd.DataFrame, effect: float, clips: int, seeds: int, chance: float = 0.8) -> str:
+    """For each row of `noise`, in words: how often this study resolves the effect (points of R@1), how often it gives a
+    verdict without an effect, and how many clips are needed to resolve it with probability `chance`."""
     lines = []
     for name, row in noise.iterrows():
         parts = Components(*row)
         right, wrong = (power(parts, size, clips, seeds) for size in (effect, 0.0))
         enough = needed(parts, effect, seeds, chance)
-        more = "no number of clips would do" if np.isinf(enough) else f"{chance:.0%} need {enough:,} clips"
+        more = "no number of clips is enough" if np.isinf(enough) else f"{chance:.0%} need {enough:,} clips"
         lines.append(
             f"With the noise of “{name}”, {seeds} seeds and {clips} test clips resolve {effect:g} points of R@1 in "
-            f"{right:.0%} of studies ({more}) and find something where nothing is in {wrong:.1%}."
+            f"{right:.0%} of studies ({more}), and give a verdict in {wrong:.1%} where there is no effect."
         )
     return "\n".join(lines)
 
 
-CLIPS, SEEDS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000), (2, 3, 5, 10, 20)  # of the power curve
+@styled
+def power_curves(curves: pd.DataFrame, title: str, clips: int, goal: float = 0.8):
+    """The probability of resolving the effect against the number of test clips, a line for each number of seeds and a
+    panel for each source of noise. curves: of `curves`; clips: the number of this corpus, marked."""
+    panels = list(curves.groupby("difference", sort=False))
+    figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.6), sharey=True, squeeze=False)
+    for axis, (name, panel) in zip(axes[0], panels):
+        for k, (n, rows) in enumerate(panel.groupby("seeds")):
+            axis.plot(rows["clips"], rows["power"], marker=MARKS[k], ms=3, lw=1, color=COLOURS[k], label=f"{n} seeds")
+        axis.axhline(goal, color="0.5", lw=0.8, ls="--")
+        axis.axvline(clips, color="0.7", lw=0.8, ls=":")
+        axis.set(xscale="log", xlabel="test clips (dotted: this corpus)", title=f"noise of {name}", ylim=(0, 1.02))
+    axes[0, 0].set_ylabel("probability of resolving the effect")
+    figure.suptitle(title, fontsize=8)
+    legend(figure, columns=6)
+    return figure

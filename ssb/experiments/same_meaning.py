@@ -8,114 +8,99 @@ import numpy as np
 import pandas as pd
 
 from ssb.corpora.corpus import Corpus
-from ssb.corpora.load import load_corpus
 from ssb.experiments.objectives import TABLE1
-from ssb.figures import COLOURS, PAGE, styled
+from ssb.figures import COLOURS, PAGE, legend, styled
 from ssb.metrics import retrieval
 from ssb.metrics.meaning import auc, pairs, same, semantic_ranks
 from ssb.paper import Claim
 from ssb.training.runs import Run
 
+TITLES = {"same_meaning": "recall of the same meaning"}
 CLAIMS = [Claim("cross finds clips of the same meaning better than no captioning", "cross", "none")]
-
-
-@styled
-def densities(frame: pd.DataFrame, title: str):
-    """How similar a caption is to its own clip, to others of the same meaning and to the rest, a panel for each
-    setting. frame: setting, kind, similarity, density."""
-    settings = list(frame["setting"].unique())
-    lines = -(-len(settings) // 3)
-    size = (PAGE, 1.4 * lines + 0.7)
-    figure, axes = plt.subplots(lines, 3, figsize=size, sharey=True, sharex=True, squeeze=False)
-    for axis in axes.flat[len(settings) :]:
-        axis.axis("off")
-    for axis, setting in zip(axes.flat, settings):
-        for k, (kind, rows) in enumerate(frame[frame["setting"] == setting].groupby("kind", sort=False)):
-            style = dict(color=COLOURS[k], ls=("-", "--", ":")[k])
-            axis.plot(rows["similarity"], rows["density"], label=kind if axis is axes[0, 0] else None, **style)
-            axis.fill_between(rows["similarity"], rows["density"], color=COLOURS[k], alpha=0.12, lw=0)
-        axis.set(title=setting, ylim=(0, None))
-    for axis in axes[-1]:
-        axis.set_xlabel("similarity s")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("density")
-    figure.suptitle(title, fontsize=8)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7)
-    return figure
-
-
 BINS = 60
 
 
+def grid(captioning: float) -> dict[str, dict]:
+    """The objectives of Table 1 that train the heads, and `cross` with 10 and 100 times the preset's λ (captioning)."""
+    objectives = {name: changes for name, changes in TABLE1.items() if name != "identity"}
+    more = {f"cross, λ = {c:g}": {"objective": "cross", "captioning": c} for c in (10 * captioning, 100 * captioning)}
+    return objectives | more
+
+
 class Table(NamedTuple):
-    """What `table` gives. rows: one for each run. ranks: setting → semantic ranks (seeds, Q), to be bootstrapped over
-    clips. histogram: density of the cosines of each kind of pairs, columns setting, kind, similarity (the middle of a
-    bin) and density, the mean over seeds; a kind without pairs is left out."""
+    """The result of `table`. rows: one for each run. ranks: setting → semantic ranks (seeds, Q). histogram: density of
+    the cosines of each kind of pairs, the mean over seeds; columns setting, kind, similarity (the centre of a bin) and
+    density; no rows for a kind without pairs."""
 
     rows: pd.DataFrame
     ranks: dict[str, np.ndarray]
     histogram: pd.DataFrame
 
 
-def measure(run: Run, fits: np.ndarray | None = None, corpus: Corpus | None = None) -> dict[str, float]:
-    """How a finished run treats clips of the same meaning, on the test clips:
+def measure(run: Run, corpus: Corpus, fits: np.ndarray) -> tuple[dict[str, float], np.ndarray, dict[str, np.ndarray]]:
+    """A finished run on test clips of the same meaning; fits: (Q, C) bool, of `ssb.metrics.meaning.same(corpus)`.
+    Returns the semantic ranks (Q,), the density of the cosines of each kind of pairs in BINS bins from -1 to 1, and
+    before them these metrics, NaN where the pairs they need do not exist:
 
     semantic R@1 ... MdR       of `semantic_ranks`
     own, same meaning, other   mean cosine of each kind of pairs
-    gap                        "same meaning" less "other", in deviations of "other"
+    gap                        "same meaning" minus "other", in standard deviations of "other"
     AUC                        see `auc`
-    false negatives            other clips that a caption is true of in a batch of the run's size, expected number for
-                               one caption, from their share among the test clips
-
-    fits: `same(corpus)`, made where it is not given. NaN for what needs pairs that there are none of.
+    false negatives            expected number of other clips in a batch of which a caption is true: the batch size of
+                               the run times the share of such clips among the other test clips
     """
-    corpus = corpus or load_corpus(run.config.corpus, **run.config.corpus_options)
-    return _measured(run, same(corpus) if fits is None else fits, corpus)[0]
+    model, data = run.load(corpus)
+    data.check_cosine()
+    text, video, clip_of = data.embed(model, "test")
+    ranks, kinds = semantic_ranks(text, video, fits), pairs(text, video, clip_of, fits)
+    row = {f"semantic {name}": x for name, x in retrieval.metrics(ranks).items() if name != "MnR"}
+    row |= {kind: float(cosines.mean()) if len(cosines) else np.nan for kind, cosines in kinds.items()}
+    deviation = kinds["other"].std() if len(kinds["other"]) else 0
+    row["gap"] = (row["same meaning"] - row["other"]) / deviation if deviation > 0 else np.nan
+    row["AUC"] = auc(text, video, clip_of, fits)
+    share = len(kinds["same meaning"]) / (fits.size - len(fits)) if fits.shape[1] > 1 else 0.0
+    row["false negatives"] = share * (min(run.config.batch, len(data.train)) - 1)
+    clipped = {kind: cosines.clip(-1, 1) for kind, cosines in kinds.items() if len(cosines)}  # of a rounding above 1
+    return row, ranks, {kind: np.histogram(x, BINS, (-1, 1), density=True)[0] for kind, x in clipped.items()}
 
 
 def table(runs: Mapping[str, list[Run]], corpus: Corpus, fits: np.ndarray | None = None) -> Table:
-    """`measure` of every run, setting → its runs, with the ranks and histograms behind it. Each run is read once."""
+    """`measure` of every run, each loaded once. runs: setting → its runs. fits: None: `same(corpus)`."""
     fits = same(corpus) if fits is None else fits
-    rows, ranks, parts, seen = [], {}, [], {}
+    each = {run.name: run for members in runs.values() for run in members}
+    measured = {name: measure(run, corpus, fits) for name, run in each.items()}
+    rows, ranks, parts = [], {}, []
     for setting, members in runs.items():
-        for run in members:
-            seen[run.folder] = seen.get(run.folder) or _measured(run, fits, corpus)
-        found = [seen[run.folder] for run in members]
-        ranks[setting] = np.stack([each[1] for each in found])
-        for run, (row, _, _) in zip(members, found):
-            plain = {"R@1": run.metrics["t2v R@1"]}
-            rows.append({"setting": setting, "seed": run.config.seed, **plain, **row, "run": run.name})
-        for kind in found[0][2]:
-            density = np.mean([each[2][kind] for each in found], axis=0)
-            middles = (np.arange(BINS) + 0.5) * 2 / BINS - 1
-            columns = {"setting": setting, "kind": kind, "similarity": middles, "density": density}
+        metrics, semantic, densities = zip(*(measured[run.name] for run in members))
+        ranks[setting] = np.stack(semantic)
+        for run, row in zip(members, metrics):
+            recall = {"R@1": run.metrics["t2v R@1"]}
+            rows.append({"setting": setting, "seed": run.config.seed, **recall, **row, "run": run.name})
+        for kind in densities[0]:
+            density = np.mean([density[kind] for density in densities], axis=0)
+            centres = (np.arange(BINS) + 0.5) * 2 / BINS - 1
+            columns = {"setting": setting, "kind": kind, "similarity": centres, "density": density}
             parts.append(pd.DataFrame(columns))
     return Table(pd.DataFrame(rows), ranks, pd.concat(parts, ignore_index=True))
 
 
-def _measured(run: Run, fits: np.ndarray, corpus: Corpus) -> tuple[dict[str, float], np.ndarray, dict]:
-    """The row, the semantic ranks (Q,) and the densities of a run."""
-    model, data = run.load(corpus)
-    data.check_plain()
-    text, video, clip_of = data.embed(model, "test")
-    ranks, kinds = semantic_ranks(text, video, fits), pairs(text, video, clip_of, fits)
-    row = {f"semantic {name}": x for name, x in retrieval.metrics(ranks).items() if name != "MnR"}
-    row |= {kind: float(values.mean()) if len(values) else np.nan for kind, values in kinds.items()}
-    spread = kinds["other"].std() if len(kinds["other"]) else 0
-    row["gap"] = (row["same meaning"] - row["other"]) / spread if spread > 0 else np.nan
-    row["AUC"] = auc(text, video, clip_of, fits)
-    share = len(kinds["same meaning"]) / (fits.size - len(fits)) if fits.shape[1] > 1 else 0.0
-    row["false negatives"] = share * (min(run.config.batch, len(data.train)) - 1)
-    densities = {  # a cosine may be above 1 by a rounding
-        kind: np.histogram(values.clip(-1, 1), BINS, (-1, 1), density=True)[0]
-        for kind, values in kinds.items()
-        if len(values)
-    }
-    return row, ranks, densities
-
-
-def same_meaning(captioning: float) -> dict[str, dict]:
-    """The objectives of Table 1 that can move the heads, and `cross` with more captioning than the preset's."""
-    objectives = {name: changes for name, changes in TABLE1.items() if name != "identity"}
-    more = {f"cross, λ = {c:g}": {"objective": "cross", "captioning": c} for c in (10 * captioning, 100 * captioning)}
-    return objectives | more
+@styled
+def densities(histogram: pd.DataFrame, title: str):
+    """The similarity of a caption to its own clip, to others of the same meaning and to the rest, a panel for each
+    setting. histogram: of `table`."""
+    settings = list(histogram["setting"].unique())
+    lines = -(-len(settings) // 3)
+    size = (PAGE, 1.4 * lines + 0.7)
+    figure, axes = plt.subplots(lines, 3, figsize=size, sharey=True, sharex=True, squeeze=False)
+    for axis in axes.flat[len(settings) :]:
+        axis.axis("off")
+    for axis, setting in zip(axes.flat, settings):
+        for k, (kind, rows) in enumerate(histogram[histogram["setting"] == setting].groupby("kind", sort=False)):
+            axis.plot(rows["similarity"], rows["density"], color=COLOURS[k], ls=("-", "--", ":")[k], label=kind)
+            axis.fill_between(rows["similarity"], rows["density"], color=COLOURS[k], alpha=0.12, lw=0)
+        axis.set(title=setting, xlabel="similarity s", ylabel="density")
+        axis.label_outer()
+    axes[0, 0].set_ylim(0, None)  # of all panels; after the curves, since it ends autoscaling
+    figure.suptitle(title, fontsize=8)
+    legend(figure, columns=3)
+    return figure

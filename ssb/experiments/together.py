@@ -4,11 +4,12 @@ from ssb.experiments import emcl_layer
 from ssb.experiments.long_videos import FULL, S2DTW
 from ssb.paper import Claim
 
-_PLACE = {"sequences": True, "batch": 16}  # told caption k is taken to be of clip k
-SEQUENCES = {  # what a caption sequence can be trained with; all are judged by the same S2DTW
-    "triplet by place": _PLACE | {"contrast": "triplet", "objective": "none"},
-    "InfoNCE by place": _PLACE | {"contrast": "info_nce", "objective": "none"},
-    "SSB cross by place": _PLACE | {"contrast": "triplet", "objective": "cross"},
+TITLES = {"together": "one budget", "together_videos": "one budget, long videos"}
+_BY_PLACE = {"sequences": True, "batch": 16}  # caption k is paired with clip k
+SEQUENCES = {  # losses for caption sequences; all runs are scored by the same S2DTW
+    "triplet by place": _BY_PLACE | {"contrast": "triplet", "objective": "none"},
+    "InfoNCE by place": _BY_PLACE | {"contrast": "info_nce", "objective": "none"},
+    "SSB cross by place": _BY_PLACE | {"contrast": "triplet", "objective": "cross"},
     FULL: S2DTW,
     "SSB + S2DTW": S2DTW | {"objective": "cross"},
 }
@@ -25,7 +26,7 @@ VIDEO_CLAIMS = [
 
 
 def clips(constants: emcl_layer.Constants = emcl_layer.LAYER) -> dict[str, dict]:
-    """The same losses on clips and their captions, and EMCL with these constants."""
+    """The grid on clips and captions: contrastive losses with and without SSB and EMCL. constants: of the layer."""
     grid = {
         "triplet": {"objective": "none"},
         "InfoNCE": {"contrast": "info_nce", "objective": "none"},

@@ -1,26 +1,32 @@
-"""Our runs beside the rows that the paper compares itself with: Tables 3 to 6, and 10 for a model that was not trained
-on the dataset. The paper's numbers are those of paper.csv; one that could not be verified is blank, never filled in."""
+"""Tables 3 to 6, retrieval from scratch and after pre-training, and Table 10, retrieval without fine-tuning: our runs
+next to the rows that the paper prints. Numbers of paper.csv that could not be verified are blank."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ssb import report
 from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
-from ssb.figures import COLOURS, PAGE, arms, styled
+from ssb.figures import PAGE, interval, legend, styled
 from ssb.metrics import retrieval, statistics
 from ssb.paper import OF_CORPUS, Claim, baselines, recalls_of, record
-from ssb.study import Study
-from ssb.training.runs import Run, data_for, measured, told
+from ssb.study import stacked
+from ssb.training.runs import Run, corpus_label, data_for, measured
 
-# What a way is called in a column → the protocol of ours. Which of the two video→text protocols the paper follows it
-# does not say; CE and MMT, with which it compares, follow the first, and with one caption a clip both are the same.
-WAYS = {"t2v": "t2v", "v2t": "v2t best-caption", "v2t max-per-video": "v2t max-per-video"}
-HEADS = dict(zip(WAYS, ("text→video", "video→text (ours: best-caption)", "video→text, max-per-video")))
-GREY = "0.55"
+TITLES = {
+    "pretraining": "Tables 3 to 6: pre-training",
+    "table10": "Table 10: zero-shot",
+    "pretraining_from_shapes": "pre-training on shapes: a control",
+    "table10_from_shapes": "zero-shot from shapes: a control",
+}
+# Prefix of a column → our protocol. The paper does not say which of the two video→text protocols it follows; CE and
+# MMT, with which it compares, follow the first, and with one caption per clip both are the same.
+PROTOCOLS = {"t2v": "t2v", "v2t": "v2t best-caption", "v2t max-per-video": "v2t max-per-video"}
+HEADS = dict(zip(PROTOCOLS, ("text→video", "video→text (ours: best-caption)", "video→text, max-per-video")))
+ZERO_SHOT = "{}, zero-shot"  # the name of a setting on the other corpus
 PRETRAINING_CLAIMS = [
     Claim(
         *("pre-training and a quarter of the epochs beat training from scratch", "cross, pre-trained", "cross"),
@@ -32,224 +38,183 @@ PRETRAINING_CLAIMS = [
 ZERO_SHOT_CLAIMS = [Claim("cross transfers better than no captioning", "cross, zero-shot", "none, zero-shot")]
 
 
+def pre_trained(objectives: Iterable[str]) -> dict[str, dict]:
+    """The settings to pre-train: each objective."""
+    return {name: {"objective": name} for name in objectives}
+
+
+def fine_tuned(base: Config, objectives: Iterable[str]) -> dict[str, dict]:
+    """The settings of Tables 3 to 6: each objective from scratch; from scratch for a quarter of the epochs, which the
+    paper leaves out; and pre-trained, for a quarter of the epochs from the weights of a run on another corpus, as the
+    paper does after HowTo100M. `begin` of `Study.run` names these runs, see `initial_runs`."""
+    grid = {}
+    for name in objectives:
+        short = {"objective": name, "epochs": max(1, base.epochs // 4)}
+        grid |= {name: {"objective": name}, f"{name}, a quarter": short, f"{name}, pre-trained": short}
+    return grid
+
+
+def initial_runs(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
+    """Pre-trained runs by objective → by the settings of `fine_tuned` that begin with their weights."""
+    return {f"{name}, pre-trained": members for name, members in runs.items()}
+
+
+class ZeroShot(Run):
+    """A finished run tested on another corpus, without training on it. `ranks`, `metrics`, `trained_on` and
+    `provenance` are those of this test; everything else is read from the run's folder.
+
+    streams: those of the other corpus that are used, of the same total width as the features the run was trained on;
+    (): all. ConfigError for another width; CorpusError where the run was trained or validated on test clips.
+    """
+
+    ranks = metrics = trained_on = provenance = None  # set below, not read from the folder
+
+    def __init__(self, run: Run, corpus: Corpus, streams: Iterable[str] = ()):
+        super().__init__(run.folder)
+        model, trained = run.load()
+        config = run.config.replace(corpus=corpus.name, corpus_options={}, streams=tuple(streams), pretrained="")
+        data = data_for(config, corpus, like=trained)
+        if data.video_width != (width := len(model.shift)):
+            raise ConfigError(
+                f"run {run.name} was trained on features of width {width}, those of {corpus.name} have "
+                f"{data.video_width}; name streams of that total width"
+            )
+        self.ranks = data.ranks(model, "test")
+        self.metrics = measured(self.ranks) | {"best_epoch": run.metrics["best_epoch"]}
+        self.trained_on = corpus_label(run.config)
+        self.provenance = run.provenance | {"corpus_sha": corpus.fingerprint}
+
+
+def zero_shot(runs: Mapping[str, list[Run]], corpus: Corpus, streams: Iterable[str] = ()) -> dict[str, list[ZeroShot]]:
+    """`ZeroShot` of every run (setting → its runs), under the settings' names in ZERO_SHOT."""
+    tested = {name: [ZeroShot(run, corpus, streams) for run in members] for name, members in runs.items()}
+    return {ZERO_SHOT.format(name): members for name, members in tested.items()}
+
+
+def chance(corpus: Corpus) -> str:
+    """The expected metrics of random ranks on the test clips, in words."""
+    clips = len(corpus.split("test"))
+    return f"by chance, among {clips} test clips: R@1 {100 / clips:.1f}, R@5 {500 / clips:.1f}, MdR {(clips + 1) / 2:g}"
+
+
 def ours(runs: Mapping[str, Sequence[Run]], recalls: Sequence[int] = (1, 5, 10)) -> pd.DataFrame:
-    """A row for each setting (setting → its runs, one for each seed): method, seeds, and for each way of WAYS
+    """A row for each setting (setting → its runs, one for each seed): method, pretrain (`Run.trained_on`), seeds, and
+    for each prefix in PROTOCOLS
 
     R@K, MdR              means over seeds, in percent and as a rank
-    R@1 sd                deviation of R@1 over seeds; NaN of one seed
-    R@1 low, R@1 high     95 % interval over queries of R@1's mean over seeds, by bootstrap; of text→video whole clips
-                          are drawn, since captions of one clip are not independent
+    R@1 sd                standard deviation of R@1 over seeds; NaN for one seed
+    R@1 low, R@1 high     95 % interval over queries of the mean R@1, by bootstrap; for text→video whole clips are
+                          drawn, since captions of one clip are not independent
 
-    ValueError where there is no run, and where runs are not of the same test queries.
+    ValueError where there is no run of a setting, and where runs have different test queries.
     """
-    _first(runs)  # there is one
-    rows = []
+    clips, rows = _clips(runs), {}
     for setting, members in runs.items():
-        row = {"method": setting, "seeds": len(members)}
-        for way, found in _ranks(runs, setting).items():
-            scores = retrieval.metrics(found, recalls)
-            row |= {f"{way} {metric}": value for metric, value in scores.items() if metric != "MnR"}
-            each = pd.Series([retrieval.metrics(ranks, (1,))["R@1"] for ranks in found])
-            low, high = _interval(runs, way, found, "R@1")
-            row |= {f"{way} R@1 sd": each.std(ddof=1), f"{way} R@1 low": low, f"{way} R@1 high": high}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        rows[setting] = {"method": setting, "pretrain": members[0].trained_on, "seeds": len(members)}
+    for prefix, protocol in PROTOCOLS.items():
+        for setting, ranks in stacked(runs, protocol).items():
+            metrics, hits = retrieval.metrics(ranks, recalls), retrieval.points(ranks, "R@1")
+            low, high = statistics.interval(hits, clips if prefix == "t2v" else None)
+            metrics |= {"R@1 sd": pd.Series(hits.mean(axis=1)).std(ddof=1), "R@1 low": low, "R@1 high": high}
+            rows[setting] |= {f"{prefix} {metric}": value for metric, value in metrics.items() if metric != "MnR"}
+    return pd.DataFrame([*rows.values()])
 
 
-def beside(
-    runs: Mapping[str, Sequence[Run]], table: str, recalls: Sequence[int] | None = None, corpus: str | None = None
-) -> pd.DataFrame:
-    """`baselines` and below them `ours` in the same columns, `from` saying whose a row is ("paper" or "ours"); what a
-    row has no number for is NaN.
+def _clips(runs: Mapping[str, Sequence[Run]]) -> np.ndarray:
+    """(Q,) the clip of each test query, the same for all runs; ValueError where it is not, or there is no run."""
+    if not runs or not all(map(len, runs.values())):
+        empty = [f" of {setting!r}" for setting, members in runs.items() if not len(members)]
+        raise ValueError(f"no run{', '.join(empty)} to compare with the paper's rows; train it first")
+    clips = next(iter(runs.values()))[0].ranks["clip"]
+    for setting, members in runs.items():
+        if different := [run.name for run in members if not np.array_equal(run.ranks["clip"], clips)]:
+            raise ValueError(
+                f"{setting!r}, run {different[0]}: its test queries differ from those of the first run; take runs of "
+                "one corpus"
+            )
+    return clips
 
-    recalls: the K of R@K; None: those of the table. corpus: whose test clips the runs searched; None: that on which
-    they were trained.
-    """
-    recalls = recalls_of(table) if recalls is None else recalls
-    mine = ours(runs, recalls)
-    begun = [members[0].trained_on for members in runs.values()]
-    mine = mine.assign(**{"from": "ours", "pretrain": begun, "dataset": corpus or _corpus(runs)})
-    frame = pd.concat([baselines(table).assign(**{"from": "paper"}), mine], ignore_index=True)
-    sure = ("R@1", "R@1 sd", "R@1 low", "R@1 high")
-    metrics = [*sure, *(f"R@{k}" for k in recalls if k != 1), "MdR"]
-    columns = [f"{way} {metric}" for way in WAYS for metric in metrics]
+
+def with_paper_rows(runs: Mapping[str, Sequence[Run]], table: str, corpus: str) -> pd.DataFrame:
+    """The rows of a table of the paper (`ssb.paper.baselines`) and below them `ours` in the same columns; the column
+    `from` is "paper" or "ours". NaN where a row has no such number. corpus: the one of our test clips, as
+    `Study.corpus_label` names it."""
+    recalls = recalls_of(table)
+    rows = ours(runs, recalls).assign(**{"from": "ours", "dataset": corpus})
+    frame = pd.concat([baselines(table).assign(**{"from": "paper"}), rows], ignore_index=True)
+    metrics = ["R@1", "R@1 sd", "R@1 low", "R@1 high", *(f"R@{k}" for k in recalls if k != 1), "MdR"]
+    columns = [f"{prefix} {metric}" for prefix in PROTOCOLS for metric in metrics]
     frame = frame.reindex(columns=["from", "method", "pretrain", "dataset", "seeds", *columns, "source"])
     return frame.fillna({"source": ""}).astype({"seeds": "Int64"})
 
 
-def write(study: Study, frame: pd.DataFrame) -> None:
-    """`beside` to results/<corpus>/<table>_beside.csv."""
-    study.write(frame.round(2), f"{study.table}_beside.csv")
-
-
 def printed(frame: pd.DataFrame) -> pd.DataFrame:
-    """`beside` as it is shown, every cell a string; what is not known is blank. Columns (way, metric)."""
-    shown = {("", name): frame[name].tolist() for name in ("method", "pretrain", "dataset")}
-    for way, head in HEADS.items():
-        for column in frame:
-            metric = column.removeprefix(f"{way} ")
-            if column.startswith(f"{way} ") and re.fullmatch(r"R@\d+|MdR", metric):
-                shown[head, metric] = ["" if np.isnan(x) else f"{x:.1f}" for x in frame[column]]
-                if metric == "R@1":
-                    low, high, spread = (frame[f"{way} R@1 {part}"] for part in ("low", "high", "sd"))
-                    shown[head, "sd"] = ["" if np.isnan(x) else f"{x:.1f}" for x in spread]
-                    shown[head, "95 %"] = ["" if np.isnan(a) else f"[{a:.1f}, {b:.1f}]" for a, b in zip(low, high)]
-    return pd.DataFrame(shown, index=frame.index)
+    """`with_paper_rows` as text, blank where there is no number. Columns (heading, metric)."""
+    text = {("", name): frame[name].tolist() for name in ("method", "pretrain", "dataset")}
+    for prefix, head in HEADS.items():
+        for column, values in frame.filter(regex=rf"^{prefix} (R@\d+|MdR)$").items():
+            metric = column.removeprefix(f"{prefix} ")
+            text[head, metric] = report.cells(values)
+            if metric == "R@1":
+                text[head, "sd"] = report.cells(frame[f"{column} sd"])
+                text[head, "95 %"] = report.intervals(frame[f"{column} low"], frame[f"{column} high"])
+    return pd.DataFrame(text, index=frame.index)
 
 
-def best(frame: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
-    """True at the best of OURS in each metric."""
-    marks = pd.DataFrame(False, shown.index, shown.columns)
-    mine = frame["from"] == "ours"
-    for way, head in HEADS.items():
-        for metric in (metric for name, metric in shown.columns if name == head and metric not in ("sd", "95 %")):
-            values = frame.loc[mine, f"{way} {metric}"]
-            marks.loc[mine, (head, metric)] = values == (values.min() if metric == "MdR" else values.max())
-    return marks
+def best(frame: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
+    """True at the best of our settings in each metric; frame: of `with_paper_rows`, text: of `printed`."""
+    rows = frame[frame["from"] == "ours"]
+    columns = {(head, metric): f"{prefix} {metric}" for prefix, head in HEADS.items() for metric in text[head]}
+    return report.best(pd.DataFrame({key: rows[name] for key, name in columns.items() if name in rows}), text)
+
+
+def show(frame: pd.DataFrame, title: str):
+    """`with_paper_rows` as a notebook displays it: the paper's rows grey, the best of our settings in bold."""
+    text, paper = printed(frame), frame.index[frame["from"] == "paper"]
+    return report.styled(text, best(frame, text), f"{title}; {caveat(frame)}", grey=paper).hide(axis="index")
 
 
 def same_data(frame: pd.DataFrame) -> bool:
-    """Are the paper's rows of the very test set that ours are of?"""
+    """Do the paper's rows have the same test set as ours?"""
     paper = set(frame.loc[frame["from"] == "paper", "dataset"])
     return {record(name).published for name in frame.loc[frame["from"] == "ours", "dataset"]} <= paper
 
 
 def caveat(frame: pd.DataFrame) -> str:
-    """What must be said wherever the two stand side by side."""
+    """How far the two kinds of rows can be compared, for the title of the table."""
     datasets = ", ".join(frame.loc[frame["from"] == "paper", "dataset"].unique())
     if same_data(frame):
         return f"the paper's rows (grey) are of the same test set, {datasets}"
-    return f"the paper's rows (grey) are of OTHER DATA, {datasets}: not to be compared in size"
-
-
-def show(frame: pd.DataFrame, title: str):
-    """`beside` as a notebook shows it: the paper's rows grey, each with its dataset, the best of ours in bold."""
-    shown = printed(frame)
-    paper = frame["from"] == "paper"
-    style = best(frame, shown).map(lambda x: "font-weight: bold" if x else "")
-    style[paper] = "color: #777777"
-    table = shown.style.set_caption(f"{title}; {caveat(frame)}").hide(axis="index")
-    return table.apply(lambda _: style, axis=None).set_properties(**{"white-space": "nowrap"})
+    return f"the paper's rows (grey) are of OTHER DATA, {datasets}: do not compare the numbers"
 
 
 @styled
-def dots(runs: Mapping[str, Sequence[Run]], table: str, title: str, corpus: str | None = None):
-    """Text→video R@1 and R@10 (R@50 where the table has no R@10): ours with 95 % intervals over queries, and the
-    paper's rows as grey marks where they are of the very same test set; otherwise ours alone."""
-    frame = beside(runs, table, corpus=corpus)
+def dots(runs: Mapping[str, Sequence[Run]], table: str, title: str, corpus: str):
+    """Text→video R@1 and R@10 (R@50 where the table has no R@10): our settings with 95 % intervals over queries, and
+    the paper's rows as grey dots where they have the same test set. Arguments as in `with_paper_rows`."""
+    frame = with_paper_rows(runs, table, corpus)
     metrics = ["R@1", "R@10" if "t2v R@10" in frame else f"R@{recalls_of(table)[-1]}"]
-    if not (together := same_data(frame)):
+    if not (comparable := same_data(frame)):
         frame = frame[frame["from"] == "ours"].reset_index(drop=True)
-    theirs = frame["pretrain"].where(frame["from"] == "paper", "")  # ours are named by their settings
-    names = [name + f" + {pretrain}" * bool(pretrain) for name, pretrain in zip(frame["method"], theirs)]
+    pretrain = frame["pretrain"].where(frame["from"] == "paper", "")  # the names of our settings say it
+    names = [f"{name} + {data}" if data else name for name, data in zip(frame["method"], pretrain)]
+    clips, ranks = _clips(runs), stacked(runs)
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.2 * len(frame) + 1.3), sharey=True)
     for axis, metric in zip(axes, metrics):
         for y, row in frame.iterrows():
             value = row[f"t2v {metric}"]
             if row["from"] == "paper":
-                axis.scatter(value, y, marker="o", s=16, color=GREY, label="the paper's")
-                continue
-            low, high = _interval(runs, "t2v", _ranks(runs, row["method"])["t2v"], metric)
-            bar = dict(fmt="D", ms=4, color=COLOURS[0], capsize=3, label="ours, mean over seeds, 95 % over queries")
-            axis.errorbar(value, y, xerr=arms(value, low, high), **bar)
+                axis.scatter(value, y, marker="o", s=16, color="0.55", label="the paper")
+            else:
+                ends = statistics.interval(retrieval.points(ranks[row["method"]], metric), clips)
+                interval(axis, y, value, *ends, label="ours, mean over seeds, 95 % over queries")
         axis.set(xlabel=f"text→video {metric} (%)", yticks=range(len(frame)), yticklabels=names)
         axis.grid(axis="y", color="0.93")
         axis.set_axisbelow(True)
     axes[1].tick_params(axis="y", length=0)
     axes[0].invert_yaxis()
-    figure.suptitle(title if together else f"{title}\n(the paper's rows, of other data, are left out)", fontsize=8)
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend = dict(zip(labels, handles))
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+    figure.suptitle(
+        title if comparable else f"{title}\n(without the paper's rows, which are of other data)", fontsize=8
+    )
+    legend(figure, columns=2)
     return figure
-
-
-def _ranks(runs: Mapping[str, Sequence[Run]], setting: str) -> dict[str, np.ndarray]:
-    """Way → the ranks (seeds, queries) of a setting's runs."""
-    first = _first(runs).ranks["clip"]
-    for run in runs[setting]:
-        if not np.array_equal(run.ranks["clip"], first):
-            raise ValueError(
-                f"{setting!r}, run {run.name}: other test queries than the first run; take runs of one corpus"
-            )
-    return {way: np.stack([run.ranks[protocol] for run in runs[setting]]) for way, protocol in WAYS.items()}
-
-
-def _interval(runs: Mapping[str, Sequence[Run]], way: str, found: np.ndarray, metric: str) -> tuple[float, float]:
-    """95 % over queries; of video→text every clip is one query."""
-    return statistics.interval(retrieval.points(found, metric), _first(runs).ranks["clip"] if way == "t2v" else None)
-
-
-def _first(runs: Mapping[str, Sequence[Run]]) -> Run:
-    empty = [setting for setting, members in runs.items() if not len(members)]
-    if empty or not runs:
-        raise ValueError(f"no run of {empty[0]!r}" if empty else "no runs: nothing to put beside the paper's rows")
-    return next(iter(runs.values()))[0]
-
-
-def _corpus(runs: Mapping[str, Sequence[Run]]) -> str:
-    """The corpus that all runs were trained on."""
-    names = {run.config.corpus for members in runs.values() for run in members}
-    if len(names) > 1:
-        raise ValueError(f"runs trained on {', '.join(sorted(names))}: say in `corpus` on whose test clips they stand")
-    return names.pop()
-
-
-SAID = "{}, zero-shot"  # what a setting is called on the other corpus
-BOTH = ("none", "cross")
-
-
-class ZeroShot(Run):
-    """A finished run on the test clips of another corpus, none of which, nor anything else of it, it was trained on.
-    Its folder, settings and provenance are the run's own; its metrics and ranks are of the other corpus.
-
-    streams: those of the other corpus, as wide in sum as what the run was trained on; (): all of them. ConfigError
-    where they are not; CorpusError where the run has seen test clips.
-    """
-
-    def __init__(self, run: Run, corpus: Corpus, streams: Iterable[str] = ()):
-        super().__init__(run.folder)
-        model, known = run.load()
-        config = run.config.replace(corpus=corpus.name, corpus_options={}, streams=tuple(streams), pretrained="")
-        data = data_for(config, corpus, like=known)
-        width, wanted = data.video_width, len(model.shift)
-        if width != wanted:
-            raise ConfigError(
-                f"run {run.name} was trained on features of width {wanted}, those of {corpus.name} have {width}; "
-                f"name streams of that width in sum"
-            )
-        self.ranks: dict[str, np.ndarray] = data.ranks(model, "test")
-        self.metrics = measured(self.ranks) | {"best_epoch": run.metrics["best_epoch"]}
-        self.trained_on = told(run.config)
-        self.provenance = run.provenance | {"corpus_sha": corpus.fingerprint}
-
-
-def zero_shot(runs: Mapping[str, list[Run]], corpus: Corpus, streams: Iterable[str] = ()) -> dict[str, list[ZeroShot]]:
-    """Every run on the test clips of another corpus, setting by setting, under the names of SAID."""
-    return {SAID.format(name): [ZeroShot(run, corpus, streams) for run in members] for name, members in runs.items()}
-
-
-def chance(corpus: Corpus) -> str:
-    clips = len(corpus.split("test"))
-    return f"by chance, among {clips} test clips: R@1 {100 / clips:.1f}, R@5 {500 / clips:.1f}, MdR {(clips + 1) / 2:g}"
-
-
-def pre_trained(objectives: Iterable[str] = BOTH) -> dict[str, dict]:
-    return {name: {"objective": name} for name in objectives}
-
-
-def fine_tuned(base: Config, objectives: Iterable[str] = BOTH) -> dict[str, dict]:
-    """The settings of Tables 3 to 6: each objective from scratch; for a quarter of the epochs from the weights of a
-    run on another corpus, as the paper does after HowTo100M; and, which the paper leaves out, for as few epochs from
-    scratch. Which runs to begin with is `begin` of `Study.run`, under the names of `begun`."""
-    short = {"epochs": max(1, base.epochs // 4)}
-    grid = {}
-    for name in objectives:
-        grid |= {name: {"objective": name}, f"{name}, a quarter": {"objective": name, **short}}
-        grid[f"{name}, pre-trained"] = {"objective": name, **short}
-    return grid
-
-
-def begun(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
-    """Pre-trained runs by objective → by the settings of `fine_tuned` that begin with them."""
-    return {f"{name}, pre-trained": members for name, members in runs.items()}

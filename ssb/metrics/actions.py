@@ -20,18 +20,15 @@ class Recipe:
     """How the linear layer is trained; the defaults are the paper's for UCF-101 unless a comment says otherwise."""
 
     epochs: int = 500
-    milestones: tuple[int, ...] = (200, 400)  # epochs after which the rate is divided by 10
+    milestones: tuple[int, ...] = (200, 400)  # epochs after which the learning rate is divided by 10
     lr: float = 1e-4  # Adam
     weight_decay: float = 1e-4  # L2, of all weights
-    batch: int | None = 64  # the paper does not say; None: all training clips
-    patience: int | None = None  # epochs without a better one before it stops; None: the best of all, at full length
-    held_out: float = 0.1  # share of the training clips to choose the epoch on, where no others are given; 0: the last
-    standardise: bool = True  # features to mean 0, deviation 1 over the clips trained on; the paper does not say
+    batch: int | None = 64  # not given in the paper; None: all training clips
+    held_out: float = 0.1  # share of the training clips to choose the epoch on if none are given; 0: the last epoch
 
 
 UCF101 = Recipe()
-HMDB51 = Recipe(epochs=1500, milestones=(1000, 1200))
-RECIPES = {"ucf101": UCF101, "hmdb51": HMDB51}
+RECIPES = {"ucf101": UCF101, "hmdb51": Recipe(epochs=1500, milestones=(1000, 1200))}
 
 
 class Linear(NamedTuple):
@@ -41,33 +38,35 @@ class Linear(NamedTuple):
     bias: np.ndarray  # (C,)
     shift: np.ndarray  # (D,)
     scale: np.ndarray  # (D,)
-    epoch: int  # after which its weights were taken
+    epoch: int  # whose weights were kept
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Features (N, D) → class scores (N, C)."""
         return ((x - self.shift) / self.scale) @ self.weight + self.bias
 
 
 class Table(NamedTuple):
-    """What `recognise` gives. rows: one for each kind of features and seed. ranks: features → (seeds, Q) rank of the
-    right class of each test clip, 1 where it is recognised, for `retrieval.paired_bootstrap` with R@1 as top-1."""
+    """The result of `recognise`. rows: one for each kind of features and seed. ranks: features → (seeds, Q), the rank
+    of the right class of each test clip, 1 where it is recognised; R@1 of these ranks is top-1."""
 
     rows: pd.DataFrame
     ranks: dict[str, np.ndarray]
 
-    @property
-    def correct(self) -> dict[str, np.ndarray]:
-        """features → (seeds, Q) bool: is the right class above all others?"""
-        return {name: ranks == 1 for name, ranks in self.ranks.items()}
+
+def mean_over_time(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(N, M, D), (N, M) → (N, D), the mean over the valid steps."""
+    return (values * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
 
 
 def fit(
     x: np.ndarray, y: np.ndarray, val=None, groups: np.ndarray | None = None, recipe: Recipe = UCF101, seed: int = 0
 ) -> Linear:
-    """Train the layer on features x (N, D) of classes y (N,), integers from 0; cross-entropy.
+    """Train the layer on features x (N, D) of classes y (N,), integers from 0; cross-entropy. Features are standardised
+    to mean 0 and deviation 1 over the training clips, which the paper leaves open.
 
     val: features and classes to choose the epoch on by accuracy, then by loss; None: recipe.held_out of the clips, all
-    classes alike, whole groups (N,) together (clips cut from one film). Test clips are never seen here. The bits depend
-    on the arguments alone. ValueError for what does not fit.
+    classes alike and whole groups (N,) together (clips cut from one film). No test clip is used. The weights are a
+    function of the arguments, bit by bit. ValueError for shapes that do not fit and for features that are not finite.
     """
     x, y = np.asarray(x, np.float32), np.asarray(y)
     if x.ndim != 2 or y.shape != (len(x),):
@@ -76,47 +75,47 @@ def fit(
         raise ValueError(f"features of clip {int(np.argmin(np.isfinite(x).all(axis=1)))} are not finite; drop it")
     classes = int(y.max()) + 1
     if val is None and recipe.held_out > 0:
-        kept, held = hold_out(y, groups, recipe.held_out, seed)
-        (x, y), val = (x[kept], y[kept]), (x[held], y[held])
-    shift, scale = (x.mean(0), x.std(0).clip(1e-6)) if recipe.standardise else (np.zeros(x.shape[1]), 1.0)
-    scale = np.broadcast_to(np.float32(scale), x.shape[1:])
-    seen, target = torch.from_numpy((x - shift) / scale).float(), torch.from_numpy(y).long()
+        train, held_out = hold_out(y, groups, recipe.held_out, seed)
+        (x, y), val = (x[train], y[train]), (x[held_out], y[held_out])
+    shift, scale = x.mean(0), x.std(0).clip(1e-6)
+    inputs, target = torch.from_numpy((x - shift) / scale), torch.from_numpy(y).long()
     if val is not None:
-        asked = torch.from_numpy((np.asarray(val[0], np.float32) - shift) / scale).float()
-        answer = torch.from_numpy(np.asarray(val[1])).long()
-    weight = torch.zeros(x.shape[1], classes, requires_grad=True)  # a convex problem needs no luck to begin with
+        val_inputs = torch.from_numpy((np.asarray(val[0], np.float32) - shift) / scale)
+        val_target = torch.from_numpy(np.asarray(val[1])).long()
+    weight = torch.zeros(x.shape[1], classes, requires_grad=True)  # the problem is convex: zeros are a fine start
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, recipe.milestones, gamma=0.1)
-    draw = torch.Generator().manual_seed(seed)
-    size = recipe.batch or len(seen)
+    generator = torch.Generator().manual_seed(seed)
+    size = recipe.batch or len(inputs)
     best = None
     with threads(1):
         for epoch in range(1, recipe.epochs + 1):
-            order = torch.randperm(len(seen), generator=draw) if size < len(seen) else torch.arange(len(seen))
+            order = (
+                torch.randperm(len(inputs), generator=generator) if size < len(inputs) else torch.arange(len(inputs))
+            )
             for rows in order.split(size):
                 optimizer.zero_grad()
-                F.cross_entropy(seen[rows] @ weight + bias, target[rows]).backward()
+                F.cross_entropy(inputs[rows] @ weight + bias, target[rows]).backward()
                 optimizer.step()
             schedule.step()
-            score = (epoch, 0.0)  # the last one, where there is nothing to choose on
+            score = (epoch, 0.0)  # the last epoch, without clips to choose on
             if val is not None:
                 with torch.no_grad():
-                    out = asked @ weight + bias
-                    score = (out.argmax(1) == answer).sum().item(), -F.cross_entropy(out, answer).item()
+                    out = val_inputs @ weight + bias
+                    score = (out.argmax(1) == val_target).sum().item(), -F.cross_entropy(out, val_target).item()
             if best is None or score > best[0]:
                 best = score, epoch, weight.detach().clone(), bias.detach().clone()
-            elif recipe.patience is not None and epoch - best[1] >= recipe.patience:
-                break
     _, epoch, weight, bias = best
-    return Linear(weight.numpy(), bias.numpy(), np.asarray(shift), np.asarray(scale), epoch)
+    return Linear(weight.numpy(), bias.numpy(), shift, scale, epoch)
 
 
 def hold_out(y: np.ndarray, groups, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows held out, about `share` of them; all classes alike, groups whole."""
+    """Rows to train on and rows held out, about `share` of them; all classes alike, groups whole. ValueError where no
+    class has enough clips for that share."""
     folds = max(2, round(1 / share))
     if folds > (most := np.bincount(y).max()):
-        raise ValueError(f"held_out = {share} of at most {most} clips a class is none; wanted a larger share or 0")
+        raise ValueError(f"held_out = {share} of at most {most} clips per class is none; wanted a larger share or 0")
     groups = np.arange(len(y)) if groups is None else groups
     return next(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(y, y, groups))
 
@@ -135,23 +134,23 @@ def recognise(
 
     inputs: name → (N, D) features; classes: (N,) names; train, test, val: rows of these, val to choose the epoch on;
     groups: (N,) which clips belong together when some are held out. Rows: features, seed, top-1 and top-5 (percent,
-    ties counted as in `retrieval.ranks`), classes, epoch, n. ValueError for a test clip of a class never trained on.
+    ties counted as in `retrieval.ranks`), classes, epoch, n. ValueError for a test clip of a class without training
+    clips.
     """
-    names, y = np.unique(np.asarray(classes)[train], return_inverse=True)
-    number = {name: i for i, name in enumerate(names)}
-    for rows in (test, [] if val is None else val):
-        if unseen := sorted({str(classes[i]) for i in rows} - set(number)):
-            raise ValueError(f"no training clip of class {listed(unseen)}; it cannot be recognised")
-    target = np.array([number[classes[i]] for i in test])
-    chosen = None if val is None else np.array([number[classes[i]] for i in val])
+    classes = np.asarray(classes)
+    names = np.unique(classes[train])
+    evaluated = classes[test] if val is None else classes[np.concatenate([test, val])]
+    if unseen := sorted(set(evaluated.tolist()) - set(names.tolist())):
+        raise ValueError(f"no training clip of class {listed(unseen)}; leave its clips out of the test and val clips")
+    y = np.searchsorted(names, classes)
     rows, ranks = [], {}
     for name, x in inputs.items():
         for seed in seeds:
-            asked = None if val is None else (x[val], chosen)
-            layer = fit(x[train], y, asked, None if groups is None else groups[train], recipe, seed)
-            found = retrieval.ranks(torch.from_numpy(layer(x[test])), target)
-            ranks.setdefault(name, []).append(found)
-            top = {f"top-{k}": retrieval.metrics(found, (k,))[f"R@{k}"] for k in (1, 5)}
+            chosen = None if val is None else (x[val], y[val])
+            layer = fit(x[train], y[train], chosen, None if groups is None else groups[train], recipe, seed)
+            rank = retrieval.ranks(torch.from_numpy(layer(x[test])), y[test])
+            ranks.setdefault(name, []).append(rank)
+            top = {f"top-{k}": retrieval.metrics(rank, (k,))[f"R@{k}"] for k in (1, 5)}
             about = {"classes": len(names), "epoch": layer.epoch, "n": len(test)}
             rows.append({"features": name, "seed": seed, **top, **about})
-    return Table(pd.DataFrame(rows), {name: np.stack(found) for name, found in ranks.items()})
+    return Table(pd.DataFrame(rows), {name: np.stack(each) for name, each in ranks.items()})

@@ -1,18 +1,15 @@
-"""How many queries and seeds does it take to resolve a gain? The differences of two settings, clip by clip and seed by
-seed, are taken apart into noise of the clips, noise of the seeds and the rest; from these follows how often the
-study's verdict (see `ssb.metrics.statistics.verdict`) would be reached with more of either."""
+"""How many queries and seeds does it take to resolve a gain? The differences of two settings, by clip and by seed, are
+decomposed into variance components of clips, of seeds and of the residual; from these follows how often the study's
+verdict (see `ssb.metrics.statistics.verdict`) would be reached with more of either."""
 
-import itertools
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from ssb.metrics.statistics import LEVEL
 
-DRAWS = 4000  # a probability is known to 0.8 points of deviation at worst
+DRAWS = 4000  # the standard error of a probability is at most 0.8 points
 MOST = 10**9  # clips; what is not resolved with so many is not resolved with any number
 
 
@@ -27,34 +24,31 @@ class Components(NamedTuple):
 def components(difference, clips) -> Components:
     """Two-way random effects without replication: difference = gain + clip + seed + residual.
 
-    difference: (seeds, Q) in points, the values of one setting less those of another with the same seed (see
+    difference: (seeds, Q) in points, the values of one setting minus those of another with the same seed (see
     `ssb.metrics.statistics`); clips: (Q,) the clip of each query. The captions of a clip are averaged first, and clips
     count alike. The estimates are those of the analysis of variance (Searle, Casella & McCulloch, Variance Components,
     1992, chapter 4): from the mean squares, (MS_clip − MS_residual) / seeds, (MS_seed − MS_residual) / clips and
     MS_residual; a negative one is set to 0.
-    ValueError for shapes that do not fit, and for fewer than two seeds or clips, which tell nothing of others.
+    ValueError for shapes that do not fit, and for fewer than two seeds or clips, which have no variance.
     """
     difference, clips = np.asarray(difference), np.asarray(clips)
     if difference.ndim != 2 or clips.shape != difference.shape[1:]:
-        shapes = f"{difference.shape} and {clips.shape}"
-        raise ValueError(f"difference and clips have shapes {shapes}; wanted (seeds, Q) and (Q,)")
+        raise ValueError(f"shapes {difference.shape} and {clips.shape}: wanted difference (seeds, Q) and clips (Q,)")
     labels, clip = np.unique(clips, return_inverse=True)
     seeds, n = len(difference), len(labels)
     if seeds < 2 or n < 2:
-        raise ValueError(f"{seeds} seeds and {n} clips; wanted two or more of each, one tells nothing of others")
+        raise ValueError(f"{seeds} seeds and {n} clips; wanted two or more of each to estimate a variance")
     table = np.stack([np.bincount(clip, row) for row in difference]) / np.bincount(clip)  # (seeds, clips)
     of_clip, of_seed = table.mean(axis=0), table.mean(axis=1)
     rest = table - of_clip - of_seed[:, None] + table.mean()
     residual = (rest**2).sum() / ((seeds - 1) * (n - 1))
-    clip_ = of_clip.var(ddof=1) - residual / seeds
-    seed_ = of_seed.var(ddof=1) - residual / n
-    return Components(*(max(0.0, float(x)) for x in (clip_, seed_, residual)))
+    estimates = of_clip.var(ddof=1) - residual / seeds, of_seed.var(ddof=1) - residual / n, residual
+    return Components(*(max(0.0, float(x)) for x in estimates))
 
 
 def standard_error(components: Components, clips: int, seeds: int) -> float:
-    """Deviation, in points, of the mean difference over so many new clips and new seeds."""
-    clip, seed, residual = components
-    return float(np.sqrt(clip / clips + seed / seeds + residual / (clips * seeds)))
+    """Standard error, in points, of the mean difference over so many new clips and new seeds."""
+    return float(np.sqrt(components.clip / clips + components.seed / seeds + components.residual / (clips * seeds)))
 
 
 def power(
@@ -62,17 +56,17 @@ def power(
 ) -> float:
     """Probability that the study gives a verdict when the true gain is `effect` points: p < alpha over queries, and the
     seeds' 95 % interval excludes 0 on the same side. A verdict on either side counts, so that at an effect of 0 this is
-    the rate of false ones. Under Holm with k settings beside the baseline the first needs alpha = 0.05 / k. One seed
-    has no interval: 0.
+    the rate of false ones. Under Holm, the first of k settings compared with the baseline needs alpha = 0.05 / k. One
+    seed has no interval: 0. ValueError for fewer than 2 clips or 1 seed, a negative variance or another alpha.
 
-    Seeded Monte-Carlo over the normal model. Three independent numbers are all that a verdict depends on: the mean,
-    the deviation of the clips' means, and that of the seeds' means, so each draw is three numbers. The
-    p of the bootstrap over clips is taken as normal, which it is for dozens of clips.
+    Seeded Monte-Carlo over the normal model. A verdict depends on three independent numbers: the mean, the deviation of
+    the clips' means, and that of the seeds' means, so each draw is three numbers. The p of the bootstrap over clips is
+    taken as normal, which it is for dozens of clips.
 
     Each half of the rule sees one noise: the bootstrap that of clips, the interval that of seeds. Where both weigh the
-    same, the mean has √2 the deviation that either half reckons with, and with many seeds the rate of false verdicts
-    goes to 2 Φ(−1.96 / √2) = 17 %, not 5; where one prevails, or the residual does, it is alpha at
-    most. Where power is low it may fall a little with more clips: less noise is also less luck.
+    same, the mean has √2 times the deviation that either half assumes, and with many seeds the rate of false verdicts
+    goes to 2 Φ(−1.96 / √2) = 17 %, not 5; where one dominates, or the residual does, it is alpha at most. Where power
+    is low it may fall a little with more clips: with less noise, fewer verdicts are reached by chance.
     """
     if clips < 2 or seeds < 1 or min(components) < 0 or not 0 < alpha < 1:
         raise ValueError(
@@ -82,35 +76,20 @@ def power(
     if seeds == 1:
         return 0.0
     clip, seed, residual = components
-    rng = np.random.default_rng(0)  # the same numbers whatever the sizes, so that a curve is smooth
+    rng = np.random.default_rng(0)  # the same numbers for all sizes, so that a curve is smooth
     mean = effect + standard_error(components, clips, seeds) * rng.standard_normal(draws)
     of_clips, of_seeds = (stats.chi2.ppf(rng.random(draws), n - 1) for n in (clips, seeds))  # sums of squares
-    over_clips = np.sqrt((clip + residual / seeds) * of_clips) / clips  # what a bootstrap's deviation is
+    over_clips = np.sqrt((clip + residual / seeds) * of_clips) / clips  # the standard deviation of the bootstrap
     over_seeds = np.sqrt((seed + residual / clips) * of_seeds / (seeds - 1) / seeds)
     bars = stats.norm.ppf(1 - alpha / 2) * over_clips, stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * over_seeds
     return float((np.abs(mean) > np.maximum(*bars)).mean())
 
 
-def curve(
-    components: Components,
-    effects: Iterable[float] = (1.0,),
-    clips: Iterable[int] = (100, 200, 500, 1000, 2000, 5000, 10000),
-    seeds: Iterable[int] = (3, 5, 10),
-    alpha: float = 0.05,
-) -> pd.DataFrame:
-    """`power` over a grid: one row for each effect (points), number of seeds and number of clips."""
-    grid = [
-        (effect, n, s, power(components, effect, n, s, alpha))
-        for effect, s, n in itertools.product(effects, seeds, clips)
-    ]
-    return pd.DataFrame(grid, columns=["effect", "clips", "seeds", "power"])
-
-
 def needed(
     components: Components, effect: float = 1.0, seeds: int = 5, chance: float = 0.8, alpha: float = 0.05
 ) -> float:
-    """The least number of clips with which a gain of `effect` points is resolved with probability `chance`; inf
-    where no number does, for more clips do nothing against the noise of seeds."""
+    """The least number of clips with which a gain of `effect` points is resolved with probability `chance`, by
+    bisection; inf where none is enough, because more clips do not reduce the noise of seeds."""
 
     def enough(clips: int) -> bool:
         return power(components, effect, clips, seeds, alpha) >= chance

@@ -1,12 +1,12 @@
-"""Ranks of the right item, the metrics made of them, and their intervals over queries.
+"""Ranks of the right item, the retrieval metrics computed from them, and their intervals over queries.
 
-One rule for ties everywhere: the rank is the one expected if ties were broken at random, so a model that gives every
-pair the same similarity scores chance, not 1 (`expected_rank`).
+One rule for ties everywhere: the rank is the expected one if ties were broken at random, so a model that gives every
+pair the same similarity scores chance, not rank 1 (`expected_rank`).
 
 Similarities of embeddings are computed exactly: `unit` rounds unit vectors to multiples of 2⁻²⁶, so every product and
-every partial sum of a dot product is a multiple of 2⁻⁵² below 2, which float64 holds without rounding. Hence no
+every partial sum of a dot product is a multiple of 2⁻⁵² below 2, which float64 represents without rounding. Hence no
 result depends on chunk size, threads or the shape of a matrix product, and copies of an item always tie. The rounding
-moves a cosine by about 1e-8; float32 would have moved it by up to 6e-8.
+changes a cosine by about 1e-8; float32 would change it by up to 6e-8.
 """
 
 import re
@@ -33,60 +33,58 @@ def ranks(similarity, targets) -> np.ndarray:
     if similarity.ndim != 2:
         raise ValueError(f"similarity has shape {tuple(similarity.shape)}; wanted (queries, items)")
     targets = _indices(targets, len(similarity), similarity.shape[1], "targets").to(similarity.device)
-    lost = similarity.isnan().any(dim=1).nonzero()
-    if len(lost):
+    if len(bad := similarity.isnan().any(dim=1).nonzero()):
         raise ValueError(
-            f"similarity of query {lost[0].item()} holds NaN ({len(lost)} of {len(similarity)} queries "
-            "do); look for NaN or all-masked inputs in its embedding, a rank cannot be made up"
+            f"similarity of query {bad[0].item()} holds NaN ({len(bad)} of {len(similarity)} queries do); "
+            "look for NaN or all-masked inputs in its embedding"
         )
     own = similarity.gather(1, targets[:, None])
     return _numpy(expected_rank((similarity > own).sum(dim=1), (similarity == own).sum(dim=1)))
 
 
 def expected_rank(better: Tensor, tied: Tensor, right: Tensor | int = 1) -> Tensor:
-    """(Q,) float64: rank of the best-ranked right item, the mean over all orders of the items tied with it.
+    """(Q,) float64: rank of the best-ranked right item, averaged over all orders of the items tied with it.
 
-    better, tied, right: (Q,) whole numbers: items strictly better than the best right one, items as good, it included,
+    better, tied, right: (Q,) integers: items strictly better than the best right one, items as good (itself included),
     and how many of these are right. Of n wrong ones among the tied, n / (right + 1) precede the first right one on
-    average: with one right item 1 + better + n / 2.
+    average: with one right item the rank is 1 + better + n / 2.
     """
     return 1 + better + (tied - right).double() / (right + 1)
 
 
 def unit(x, name: str = "x") -> Tensor:
-    """(N, d) embeddings → (N, d) float64 of length 1, each number a multiple of 2⁻²⁶ (a zero row stays zero). With
-    them `unit(a) @ unit(b).T` is the cosine similarity without further rounding. Raises ValueError
-    for another shape and for a row that is not finite, naming it."""
+    """(N, d) embeddings → (N, d) float64 of length 1, each number a multiple of 2⁻²⁶ (a zero row stays zero), so that
+    `unit(a) @ unit(b).T` is the cosine similarity without further rounding. Raises ValueError for another shape and
+    for a row that is not finite, naming it."""
     x = torch.as_tensor(x).detach()
     if x.ndim != 2:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; wanted (rows, channels)")
     x = x.cpu() if x.device.type == "mps" else x  # which has no float64
-    lost = (~x.isfinite()).any(dim=1).nonzero()
-    if len(lost):
+    if len(bad := (~x.isfinite()).any(dim=1).nonzero()):
         raise ValueError(
-            f"row {lost[0].item()} of {name} is not finite ({len(lost)} of {len(x)} rows are not); "
+            f"row {bad[0].item()} of {name} is not finite ({len(bad)} of {len(x)} rows are not); "
             "look at the training log for the step where the loss became NaN, or at the features"
         )
     return (F.normalize(x.double(), dim=1) * 2**26).round() / 2**26
 
 
 def search(queries, gallery, targets, chunk: int = 1024) -> np.ndarray:
-    """`ranks` by cosine similarity, without the whole matrix: at most chunk × chunk similarities exist at a time.
+    """`ranks` by cosine similarity without the whole matrix: at most chunk × chunk similarities are held at a time.
 
-    queries: (Q, d); gallery: (G, d); targets: (Q,) row of the right item in the gallery. For text → video with many
+    queries: (Q, d); gallery: (G, d); targets: (Q,) row of the right item in the gallery. For text → video with several
     captions per clip every caption is a query: search(text, video, clip_of_caption).
-    Returns (Q,) float64, equal to ranks(unit(queries) @ unit(gallery).T, targets) for every chunk size.
+    Returns (Q,) float64, equal to ranks(unit(queries) @ unit(gallery).T, targets) for every chunk size. Raises
+    ValueError as `unit` does, and for shapes or targets that do not fit.
     """
     queries, gallery = _pair(queries, gallery, "queries", "gallery")
     targets = _indices(targets, len(queries), len(gallery), "targets").to(queries.device)
-    result = []
-    for q, target in zip(queries.split(chunk), targets.split(chunk)):
-        result.append(expected_rank(*_count(q, gallery, _dot(q, gallery[target]), chunk)))
-    return _numpy(torch.cat(result))
+    own = _own_similarity(queries, gallery, targets, chunk)
+    parts = zip(queries.split(chunk), own.split(chunk))
+    return _numpy(torch.cat([expected_rank(*_count(q, gallery, s, chunk)) for q, s in parts]))
 
 
 def video_to_text(video, text, clip_of_caption, protocol: str = "best-caption", chunk: int = 1024) -> np.ndarray:
-    """Rank of each video's own text when clips have one or more captions; (V,) float64.
+    """Rank of each video's own text where clips have one or more captions; (V,) float64.
 
     video: (V, d); text: (C, d); clip_of_caption: (C,) row in `video` that each caption belongs to.
     protocol:
@@ -102,9 +100,7 @@ def video_to_text(video, text, clip_of_caption, protocol: str = "best-caption", 
     video, text = _pair(video, text, "video", "text")
     clip = _indices(clip_of_caption, len(text), len(video), "clip_of_caption").to(video.device)
     _check_captioned(clip, len(video))
-    right = torch.cat([_dot(video[c], t) for c, t in zip(clip.split(chunk), text.split(chunk))])  # (C,)
-    best = right.new_zeros(len(video)).scatter_reduce(0, clip, right, "amax", include_self=False)  # (V,)
-    winners = torch.bincount(clip[right == best[clip]], minlength=len(video))  # right captions tied for best
+    best, winners = _best_captions(_own_similarity(text, video, clip, chunk), clip, len(video))
     result = []
     for v, own, r in zip(video.split(chunk), best.split(chunk), winners.split(chunk)):
         if protocol == "best-caption":
@@ -129,18 +125,15 @@ def matrix_ranks(similarity, clip_of_caption) -> dict[str, np.ndarray]:
     clip = torch.as_tensor(clip_of_caption).long().to(similarity.device)
     clips = similarity.shape[1]
     _check_captioned(clip, clips)
-    right = similarity.gather(1, clip[:, None])[:, 0]  # (Q,)
+    best, winners = _best_captions(similarity.gather(1, clip[:, None])[:, 0], clip, clips)
+    caption = expected_rank((similarity > best).sum(dim=0), (similarity == best).sum(dim=0), winners)
     score = similarity.new_zeros(clips, clips)  # of a clip by its most similar caption; clips down, queries across
     score.scatter_reduce_(0, clip[:, None].expand(-1, clips), similarity, "amax", include_self=False)
-    best = score.diagonal()
-    winners = torch.bincount(clip[right == best[clip]], minlength=clips)
-    caption = expected_rank((similarity > best).sum(dim=0), (similarity == best).sum(dim=0), winners)
-    video = expected_rank((score > best).sum(dim=0), (score == best).sum(dim=0))
-    return {"t2v": t2v, "v2t best-caption": _numpy(caption), "v2t max-per-video": _numpy(video)}
+    return {"t2v": t2v, "v2t best-caption": _numpy(caption), "v2t max-per-video": ranks(score.T, range(clips))}
 
 
 def metrics(ranks, recalls=(1, 5, 10)) -> dict[str, float]:
-    """R@K for each K of `recalls`, the queries with rank ≤ K in percent; MdR, the median rank; MnR, the mean rank.
+    """R@K for each K of `recalls`, the percentage of queries with rank ≤ K; MdR, the median rank; MnR, the mean rank.
 
     ranks: (Q,), or (seeds, Q): each metric is then averaged over seeds. Raises ValueError for ranks that are empty,
     not finite or below 1.
@@ -150,7 +143,7 @@ def metrics(ranks, recalls=(1, 5, 10)) -> dict[str, float]:
 
 
 def points(ranks, metric: str) -> np.ndarray:
-    """Ranks, (Q,) or (seeds, Q) → the values (seeds, Q) of which a metric is the mean, for `ssb.metrics.statistics`.
+    """Ranks, (Q,) or (seeds, Q) → the values (seeds, Q) whose mean is the metric, for `ssb.metrics.statistics`.
     "R@K": 100 for a rank ≤ K, else 0; "MnR": the rank itself. ValueError for another metric, and for ranks as in
     `metrics`."""
     ranks = _checked(ranks)
@@ -171,7 +164,7 @@ def bootstrap(
 
     ranks: (Q,), or (seeds, Q) of the same queries: the metric is then averaged over seeds in every resample.
     metric: "MdR", "MnR" or "R@K" with any K.
-    groups: (Q,) labels; whole groups are drawn, for captions of one clip are not independent. None: single queries.
+    groups: (Q,) labels; whole groups are drawn, since captions of one clip are not independent. None: single queries.
     Raises ValueError for ranks, metric or groups that do not fit.
     """
     return statistics.percentiles(_resampled(_checked(ranks), metric, groups, resamples, seed), level)
@@ -192,7 +185,7 @@ def paired_bootstrap(
     """Compare two settings on the same queries: every resample draws the same queries (or groups) for both.
 
     a, b: ranks of one shape, (Q,) or (seeds, Q); the rest as in `bootstrap`. p: as in `statistics.tested`, never 0.
-    Recalls: a positive delta speaks for a; MdR and MnR: for b.
+    A positive delta favours a for recalls, and b for MdR and MnR.
     """
     a, b = statistics.matched(_checked(a), _checked(b), "ranks")
     one, other = (_resampled(ranks, metric, groups, resamples, seed) for ranks in (a, b))
@@ -203,8 +196,16 @@ def _numpy(x: Tensor) -> np.ndarray:
     return x.double().cpu().numpy()
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(dim=1)
+def _own_similarity(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """(Q,) the similarity of each query to its right item."""
+    return torch.cat([(q * gallery[t]).sum(dim=1) for q, t in zip(queries.split(chunk), targets.split(chunk))])
+
+
+def _best_captions(own: Tensor, clip: Tensor, clips: int) -> tuple[Tensor, Tensor]:
+    """The similarity of each clip to the best of its own captions, and how many of them are tied for best; (clips,).
+    own: (Q,) the similarity of each caption to its clip."""
+    best = own.new_zeros(clips).scatter_reduce(0, clip, own, "amax", include_self=False)
+    return best, torch.bincount(clip[own == best[clip]], minlength=clips)
 
 
 def _pair(a, b, *names: str) -> tuple[Tensor, Tensor]:
@@ -219,18 +220,15 @@ def _indices(x, length: int, size: int, name: str) -> Tensor:
     if x.shape != (length,) or x.is_floating_point() or x.dtype == torch.bool:
         raise ValueError(f"{name} is {x.dtype} of shape {tuple(x.shape)}; wanted integers of shape ({length},)")
     x = x.long()
-    wrong = ((x < 0) | (x >= size)).nonzero()
-    if len(wrong):
+    if len(wrong := ((x < 0) | (x >= size)).nonzero()):
         raise ValueError(f"{name}[{wrong[0].item()}] is {x[wrong[0]].item()}; wanted 0 to {size - 1}")
     return x
 
 
 def _check_captioned(clip: Tensor, clips: int):
-    bare = (torch.bincount(clip, minlength=clips) == 0).nonzero()
-    if len(bare):
+    if len(bare := (torch.bincount(clip, minlength=clips) == 0).nonzero()):
         raise ValueError(
-            f"video {bare[0].item()} has no caption ({len(bare)} of {clips} have none); leave it "
-            "out of `video` or give it one"
+            f"video {bare[0].item()} has no caption ({len(bare)} of {clips} have none); leave it out or give it one"
         )
 
 
@@ -247,8 +245,7 @@ def _count(queries: Tensor, gallery: Tensor, own: Tensor, chunk: int) -> tuple[T
 def _checked(ranks) -> np.ndarray:
     """(Q,) or (seeds, Q) → (seeds, Q)."""
     ranks = statistics.by_seed(ranks, "ranks")
-    wrong = ranks[~(np.isfinite(ranks) & (ranks >= 1))]
-    if len(wrong):
+    if len(wrong := ranks[~(np.isfinite(ranks) & (ranks >= 1))]):
         raise ValueError(f"a rank is {wrong[0]}; ranks are finite and count from 1")
     return ranks
 

@@ -1,10 +1,10 @@
-"""How sure a few thousand queries and a few seeds make us: intervals, one paired test, Holm's adjustment, the verdict.
+"""Confidence intervals over queries and over seeds, one paired test, Holm's adjustment, and the verdict.
 
-All of it takes values, one number for each query: (seeds, Q), or (Q,) of a single run. Their mean is the score:
+Every function takes values, one number for each query: (seeds, Q), or (Q,) of a single run. Their mean is the score:
 100 · (rank ≤ K) for R@K (`ssb.metrics.retrieval.points`), 100 · (first class is right) for top-1, the CIDEr of a
 caption. Intervals and differences are in the unit of the values.
 
-Two kinds of noise are kept apart. Over queries: the percentile interval of the bootstrap (Efron & Tibshirani, An
+Two sources of noise are separated. Over queries: the percentile interval of the bootstrap (Efron & Tibshirani, An
 Introduction to the Bootstrap, 1993, chapter 13); whole groups are drawn, since captions of one clip, or clips cut from
 one film, are not independent (Field & Welsh, Bootstrapping clustered data, 2007). Over seeds: Student's t.
 """
@@ -18,7 +18,7 @@ from scipy import stats
 
 BLOCK = 1 << 22  # numbers held at once by a bootstrap
 RESAMPLES = 2000
-LEVEL = 0.95  # of every interval that is written
+LEVEL = 0.95  # confidence of every interval in the tables
 
 
 class Difference(NamedTuple):
@@ -42,8 +42,8 @@ def interval(values, groups=None) -> tuple[float, float]:
 
 
 def over_seeds(values) -> tuple[float, float]:
-    """95 % interval of a mean over seeds, by Student's t: (low, high). values: (seeds,), one number for each seed; NaN
-    for a single one, which says nothing of others."""
+    """95 % interval of a mean over seeds, by Student's t: (low, high). values: (seeds,), one number for each seed; a
+    single one has no interval, (NaN, NaN)."""
     values = np.asarray(values, float)
     half = np.nan
     if len(values) > 1:
@@ -71,20 +71,20 @@ def combined(pairs: Iterable[tuple]) -> Difference:
 
 
 def resampled(values, groups=None, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Mean over seeds and queries in each resample, (resamples,). The other arguments are those of `draws`."""
+    """(resamples,) the mean over seeds and queries in each resample. The other arguments are those of `draws`."""
     values = by_seed(values)
     group, blocks = draws(groups, values.shape[1], resamples, seed)
-    sums = np.bincount(group, values.sum(axis=0))  # over seeds too: whole numbers add up without rounding, so settings
-    sizes = len(values) * np.bincount(group)  # that have equally many hits do not differ by 1e-16
+    # summed over seeds too: sums of integers are exact, so settings with equally many hits do not differ by 1e-16
+    sums, sizes = np.bincount(group, values.sum(axis=0)), len(values) * np.bincount(group)
     return np.concatenate([(times @ sums) / (times @ sizes) for times in blocks])
 
 
 def draws(groups, queries: int, resamples: int = RESAMPLES, seed: int = 0) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-    """The group of each query, (Q,) from 0 to G − 1, and blocks (some, G) of how often each group is drawn in a
-    resample, with replacement, `resamples` rows in all.
+    """The group of each query, (Q,) from 0 to G − 1, and blocks (rows, G) of how often each group is drawn, with
+    replacement, in a resample; `resamples` rows in all.
 
-    groups: (Q,) labels; None: each query alone. The draws depend on G, resamples and seed alone, so whatever is
-    computed of as many groups is of the same resamples. ValueError for groups that do not fit.
+    groups: (Q,) labels; None: each query is its own group. The draws depend on G, resamples and seed alone, so that
+    scores over equally many groups share their resamples. ValueError for groups that do not fit.
     """
     groups = np.arange(queries) if groups is None else np.asarray(groups)
     if groups.shape != (queries,):
@@ -109,15 +109,15 @@ def percentiles(drawn: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
 def tested(drawn: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
     """(resamples,) of a difference → its percentile interval and p: (low, high, p).
 
-    p = 2 min(share of resamples with a difference ≤ 0, share with one ≥ 0), one resample added to each so that it is
-    never 0 (Davison & Hinkley, Bootstrap Methods and their Application, 1997, chapter 4), and at most 1.
+    p = 2 min(share of resamples with a difference ≤ 0, share with one ≥ 0), with one resample added to each so that p
+    is never 0 (Davison & Hinkley, Bootstrap Methods and their Application, 1997, chapter 4), and at most 1.
     """
-    rarer = min((~(drawn > 0)).sum(), (~(drawn < 0)).sum())  # NaN speaks for neither side: p is 1
+    rarer = min((~(drawn > 0)).sum(), (~(drawn < 0)).sum())  # NaN counts for both: p is 1
     return *percentiles(drawn, level), float(min(1.0, 2 * (1 + rarer) / (1 + len(drawn))))
 
 
 def by_seed(values, name: str = "values") -> np.ndarray:
-    """(Q,) or (seeds, Q) → (seeds, Q) float64; ValueError for another shape, and for none."""
+    """(Q,) or (seeds, Q) → (seeds, Q) float64; ValueError for another shape and for no values."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim not in (1, 2) or not values.size:
         raise ValueError(f"{name} have shape {values.shape}; wanted (queries,) or (seeds, queries), not empty")
@@ -125,19 +125,19 @@ def by_seed(values, name: str = "values") -> np.ndarray:
 
 
 def matched(a, b, name: str = "values") -> tuple[np.ndarray, np.ndarray]:
-    """Two settings, each as `by_seed` gives it; ValueError unless they have as many seeds and queries."""
+    """The values of two settings, each (seeds, Q) float64; ValueError where seeds or queries differ in number."""
     a, b = by_seed(a, name), by_seed(b, name)
     if a.shape != b.shape:
         raise ValueError(
-            f"{name} of {a.shape} and {b.shape} (seeds, queries) cannot be paired: they must be of the "
-            "same queries and as many seeds"
+            f"{name} of {a.shape} and {b.shape} (seeds, queries) cannot be paired: both must have the same queries and "
+            "equally many seeds"
         )
     return a, b
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """p adjusted for as many tests as there are numbers (Holm, A simple sequentially rejective multiple test procedure,
-    1979); a missing one, the baseline's, stays missing."""
+    """p values adjusted for the number of tests (Holm, A simple sequentially rejective multiple test procedure, 1979);
+    a missing one, the baseline's, stays missing and is not counted."""
     ordered = p.dropna().sort_values()
     stepped = ordered * np.arange(len(ordered), 0, -1)
     return stepped.cummax().clip(upper=1).reindex(p.index)

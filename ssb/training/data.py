@@ -1,6 +1,7 @@
-"""A corpus made ready for one Config, and the order in which its pairs are seen."""
+"""A corpus prepared for one Config, and the order of its pairs in training."""
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ssb import emcl, text
@@ -13,9 +14,10 @@ from ssb.model import Batch, Past
 
 
 class Data:
-    """Fused features in memory, token ids or kept text states, and labels of a corpus, for one Config.
+    """Fused features in memory, token ids or cached text states, and labels of a corpus, for one Config.
 
-    like: the data of the run that a model's weights are from; its tokenizers number the words.
+    like: the data of the run whose weights the model starts from; its tokenizers are used. CorpusError for a corpus
+    with fewer than two training clips.
     """
 
     def __init__(self, config: Config, corpus: Corpus, device="cpu", like: "Data | None" = None):
@@ -28,28 +30,32 @@ class Data:
         video, mask = corpus.features(config.streams, config.max_steps)
         self.video, self.video_mask = torch.from_numpy(video), torch.from_numpy(mask)  # (N, M, D), (N, M)
 
-        known = corpus.captions_of(self.train)["text"].tolist()  # a fitted tokenizer sees no other captions
-        self.tokenizer = like.tokenizer if like else text.tokenizer(config.text_encoder, known, config.vocabulary)
-        self.encoder = text.build_encoder(config, len(self.tokenizer))
-        self.text_width = self.encoder.config.hidden_size
+        self.read_text(corpus.captions_of(self.train)["text"].tolist(), like)
         self.text = text.Ragged.of(text.token_ids(self.tokenizer, captions, config.max_tokens))
         if config.freeze_text:
             with threads(config.threads):
-                self.text = text.kept_states(config.text_encoder, self.encoder, self.text, device)
-        self.vocabulary, self.labels = 0, None
-        if config.objective != "none":
-            spoken = getattr(like, "label_tokenizer", None)  # none, where that run did not caption
-            self.label_tokenizer = spoken or text.tokenizer(config.decoder, known, config.vocabulary)
-            self.vocabulary = len(self.label_tokenizer)
+                self.text = text.cached_states(config.text_encoder, self.encoder, self.text, device)
+        self.labels = None
+        if self.label_tokenizer is not None:
             self.labels = text.Ragged.of(text.token_ids(self.label_tokenizer, captions, config.max_tokens))
 
         # captions grouped by clip: those of clip c are by_clip[first[c] : first[c] + count[c]]
         self.by_clip = np.argsort(self.clip_of, kind="stable")
         self.count = np.bincount(self.clip_of)
         self.first = np.cumsum(self.count) - self.count
-        nth = np.empty_like(self.by_clip)  # of its clip's captions
-        nth[self.by_clip] = np.arange(len(nth)) - self.first[self.clip_of[self.by_clip]]
+        nth = corpus.captions.groupby("clip").cumcount().to_numpy()  # of its clip's captions
         self.next = self.by_clip[self.first[self.clip_of] + (nth + 1) % self.count[self.clip_of]]  # caption of the clip
+
+    def read_text(self, captions: list[str], like: "Data | None"):
+        """Set the tokenizers and the text encoder. Tokenizers from scratch are fitted on these training captions."""
+        config = self.config
+        self.tokenizer = like.tokenizer if like else text.tokenizer(config.text_encoder, captions, config.vocabulary)
+        self.encoder = text.build_encoder(config, len(self.tokenizer))
+        self.text_width = self.encoder.config.hidden_size
+        self.label_tokenizer = None  # of the decoder
+        if config.objective != "none":
+            shared = like.label_tokenizer if like else None  # None where that run did not caption
+            self.label_tokenizer = shared or text.tokenizer(config.decoder, captions, config.vocabulary)
 
     @property
     def video_width(self) -> int:
@@ -63,7 +69,8 @@ class Data:
 
     def order(self, epoch: int) -> np.ndarray:
         """Captions of an epoch's batches, (steps, B): a function of Config.seed and the epoch alone, so that a resumed
-        run sees what an unbroken one would. What does not fill a batch is left out: the support set is the batch."""
+        run gets the same batches as an uninterrupted one. Captions that do not fill a batch are left out, because the
+        support set is the batch."""
         rng = np.random.default_rng((self.config.seed, epoch))
         if self.config.epoch == "clips":
             clips = rng.permutation(self.train)
@@ -73,8 +80,8 @@ class Data:
         return self._batches(rows, min(self.config.batch, len(self.train)))
 
     def _batches(self, rows: np.ndarray, size: int) -> np.ndarray:
-        """Captions in their order to the first batch without a caption of the same clip: with two of them a clip would
-        be its own negative, and in its own support set under "cross"."""
+        """Each caption, in order, goes to the first batch without a caption of the same clip: with two captions a clip
+        would be its own negative, and in its own support set under "cross"."""
         full, filling = [], []
         for row, clip in zip(rows.tolist(), self.clip_of[rows].tolist()):
             batch = next((batch for batch in filling if clip not in batch), None)
@@ -87,7 +94,7 @@ class Data:
         return np.array(full)
 
     def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
-        """The pairs of these captions, padded to the longest of them. memory: clips (P,) and c_v (P, d) of the past."""
+        """The pairs of these captions (B,), padded to the longest. memory: past clips (P,) and their c_v (P, d)."""
         batch = self._batch(rows, self.clip_of[rows])
         if self.config.intra:
             batch.other, batch.other_mask = (x.to(self.device) for x in self.text.padded(self.next[rows]))
@@ -106,8 +113,8 @@ class Data:
             batch.labels = labels.masked_fill(~mask, -100).to(self.device)
         return batch
 
-    def check_plain(self):
-        """ConfigError for a run that is not ranked by the cosine of c_t and c_v, which is what figures show."""
+    def check_cosine(self):
+        """ConfigError for a run that does not rank by the cosine of c_t and c_v, which is all that figures show."""
         if self.config.emcl or self.config.sequences:
             raise ConfigError(
                 "a run with emcl or sequences ranks captions by more than their own embeddings, which is all that can "
@@ -118,10 +125,9 @@ class Data:
         """c_t (Q, d) of every caption of a split, c_v (C, d) of its clips, and each caption's clip (Q,) among those."""
         clips = self.corpus.split(split)
         rows = self.corpus.captions_of(clips)
-        place = {clip: i for i, clip in enumerate(clips)}
         with torch.inference_mode(), threads(self.config.threads):
             c_t = self.embed_texts(model.eval(), rows["caption"].to_numpy(copy=True))
-            return c_t, self.embed_videos(model, clips), rows["clip"].map(place).to_numpy(copy=True)
+            return c_t, self.embed_videos(model, clips), pd.Index(clips).get_indexer(rows["clip"])
 
     def embed_videos(self, model, clips: np.ndarray, size: int = 512) -> torch.Tensor:
         """c_v (clips, d) of these clips, on the CPU; in inference mode."""
@@ -132,17 +138,14 @@ class Data:
     def embed_texts(self, model, captions: np.ndarray, size: int = 512) -> torch.Tensor:
         """c_t (captions, d) of these captions, on the CPU; in inference mode."""
         order = np.argsort(self.text.lengths[captions], kind="stable")  # captions of a length together: little padding
-        c_t = None
-        for part in np.array_split(order, max(1, -(-len(order) // size))):
-            values, mask = self.text.padded(captions[part])
-            out = model.embed_text(values.to(self.device), mask.to(self.device)).float().cpu()
-            c_t = out.new_empty(len(captions), out.shape[1]) if c_t is None else c_t
-            c_t[part] = out
-        return c_t
+        parts = np.array_split(captions[order], max(1, -(-len(order) // size)))
+        inputs = ([x.to(self.device) for x in self.text.padded(part)] for part in parts)
+        return torch.cat([model.embed_text(*x).float().cpu() for x in inputs])[np.argsort(order)]
 
     def ranks(self, model, split: str) -> dict[str, np.ndarray]:
-        """Ranks of a split's queries: "t2v", "v2t best-caption", "v2t max-per-video"; and `clip`, that of each text
-        query. With EMCL the embeddings go through it in blocks of the batch's size, as in training, dealt at random."""
+        """Ranks of a split's queries: "t2v" (Q,), "v2t best-caption" (C,), "v2t max-per-video" (C,); and "clip" (Q,),
+        each text query's own. With EMCL the embeddings go through it in random blocks of the batch's size, as in
+        training."""
         c_t, c_v, clip = self.embed(model, split)
         if self.config.emcl:
             with threads(self.config.threads):

@@ -1,6 +1,5 @@
-"""fit(config) → Run: the one training loop, its checkpoints, and what a finished run leaves behind."""
+"""fit(config) → Run: the one training loop, its checkpoints, and the files of a finished run."""
 
-import functools
 import json
 import math
 import shutil
@@ -22,7 +21,7 @@ from ssb.machine import provenance, threads
 from ssb.metrics import retrieval
 from ssb.model import DECODER, SupportSetModel
 from ssb.training.collapse import Watch
-from ssb.training.runs import Collapsed, Run, TrainingError, build, check, data_for, measured, named, run_name
+from ssb.training.runs import Collapsed, Run, TrainingError, build, check, data_for, finished_run, measured, run_name
 
 CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
 KEPT = ("sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
@@ -30,8 +29,8 @@ TRACE = ("contrast", "spread", "gradient")  # of each step: loss, deviation of s
 
 
 def begin_with(model: SupportSetModel, run: Run):
-    """Give the model the weights of a finished run, whatever both have; the statistics of the features stay the
-    model's own. A decoder or an EMCL layer may be new, or left; any other difference is a ConfigError."""
+    """Load the weights of a finished run into the model; the statistics of the features stay the model's own. The
+    decoder and the EMCL layer may be in one of the two only; any other difference is a ConfigError."""
     shift, scale = model.shift.clone(), model.scale.clone()
     hint = "take the same preset, and streams that are as wide in sum"
     try:
@@ -39,19 +38,19 @@ def begin_with(model: SupportSetModel, run: Run):
     except RuntimeError as error:  # torch's, a line for each weight of another shape
         lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
         raise ConfigError(f"pretrained = {run.name!r}: {(lines or [str(error)])[0]}; {hint}") from None
-    whose = {"that run has no": missing, "this one has no": further}
-    for says, names in whose.items():
+    for difference, names in (("that run has no", missing), ("this one has no", further)):
         if names := [name for name in names if not name.startswith((*DECODER, "emcl."))]:
-            raise ConfigError(f"pretrained = {run.name!r}: {says} {names[0]}; {hint}")
+            raise ConfigError(f"pretrained = {run.name!r}: {difference} {names[0]}; {hint}")
     model.shift.copy_(shift)
     model.scale.copy_(scale)
 
 
 def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Run:
-    """Train one run, or return it if it is finished; a run that was killed goes on from its checkpoint.
+    """Train one run, or return it if it is finished; a run that was killed continues from its checkpoint.
 
-    The same Config on the same corpus and CPU gives the same bits, whatever else the process does. Errors: ConfigError,
-    CorpusError, ModelError for what is wrong with the input, Collapsed and TrainingError for a run that went wrong.
+    corpus: None: that of the Config. quiet: print nothing. The same Config on the same corpus and CPU gives the same
+    bits, whatever else the process does. ConfigError, CorpusError and ModelError for wrong input; Collapsed and
+    TrainingError for a run that fails.
     """
     config = check(config.effective())
     corpus = corpus or load_corpus(config.corpus, **config.corpus_options)
@@ -67,13 +66,14 @@ def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Ru
 
 
 class Training:
-    """The state of a run between its first step and its last; what `fit` is made of."""
+    """The state of a run while it trains. folder: of the run, written when it is finished; its checkpoint is in
+    <folder>.part/ until then."""
 
     def __init__(self, config: Config, corpus: Corpus, folder: Path, quiet: bool):
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.quiet = config, folder, quiet
         self.partial = folder.with_name(folder.name + ".part")
-        self.say = (lambda line: None) if quiet else functools.partial(print, flush=True)
-        AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+        # Accelerate keeps one precision for the whole process, and refuses another; its public API cannot change it.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=config.precision)
         device = self.accelerator.device
         if config.precision == "fp16" and device.type == "cpu":
@@ -81,17 +81,13 @@ class Training:
         self.data = data_for(config, corpus, device)
         model = build(self.data)
         if config.pretrained:
-            begin_with(model, named(config.pretrained))
-        optimizer = torch.optim.Adam(
-            [
-                {"params": model.head_parameters(), "initial_lr": config.lr},
-                {"params": model.encoder_parameters(), "initial_lr": config.text_lr},
-                {"params": model.decoder_parameters(), "initial_lr": config.decoder_lr},
-            ]
-        )
+            begin_with(model, finished_run(config.pretrained))
+        rates = (config.lr, config.text_lr, config.decoder_lr)
+        parts = (model.head_parameters(), model.encoder_parameters(), model.decoder_parameters())
+        optimizer = torch.optim.Adam([{"params": part, "initial_lr": lr} for part, lr in zip(parts, rates)])
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
-        self.steps = len(self.data.order(0))  # of an epoch; of pairs some shuffles fill a batch more than others
+        self.steps = len(self.data.order(0))  # of an epoch; with epoch = 'pairs' some orders fill one batch more
         self.epoch = self.step = 0  # the next step to take
         self.watch = Watch(config, model.contrast)
         self.sums: dict[str, float] = {}
@@ -102,8 +98,10 @@ class Training:
         self.seconds = 0.0
 
     def run(self):
+        """Train from the first step, or from the checkpoint, to the finished run; Collapsed or TrainingError where that
+        fails."""
         self.resume()
-        self.begun = self.saved = time.perf_counter()
+        self.start = self.saved = time.perf_counter()
         for self.epoch in range(self.epoch, self.config.epochs):
             order = self.data.order(self.epoch)
             self.steps = len(order)
@@ -116,12 +114,24 @@ class Training:
                 self.validate()
         self.finish()
 
+    @property
+    def raw(self) -> SupportSetModel:
+        """The model without accelerate's wrapper."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before a resumption included."""
+        return self.seconds + time.perf_counter() - self.start
+
     def lr_factor(self, progress: float) -> float:
+        """By which every learning rate is multiplied. progress: share of the steps done."""
         if self.config.lr_schedule == "decay":
             return 0.95**self.epoch
         return (1 + math.cos(math.pi * progress)) / 2 if self.config.lr_schedule == "cosine" else 1.0
 
     def take_step(self, captions: np.ndarray):
+        """One optimizer step on a batch, a row of `Data.order`; Collapsed after too many steps at the floor."""
         config = self.config
         progress = (self.epoch + self.step / self.steps) / config.epochs
         for group in self.optimizer.param_groups:
@@ -155,22 +165,24 @@ class Training:
             self.memory = tuple(torch.cat(parts)[-room:] for parts in zip(self.memory or [x[:0] for x in new], new))
 
     def collapse(self, how: str):
-        """Keep how the run went, and give it up."""
+        """End the run: raise Collapsed, and keep the trace, the settings and the reason. how: when and by what sign."""
         why = f"collapsed: {how}. {self.watch.advice()}"
         kept = self.folder.with_name(self.folder.name + ".collapsed")
         with files.written(kept) as draft:
             draft.mkdir()
-            self.write_trace(draft)
-            (draft / "config.json").write_text(self.config.model_dump_json(indent=1))
+            self.write_record(draft)
             (draft / "why.txt").write_text(why)
         shutil.rmtree(self.partial, ignore_errors=True)
         raise Collapsed(why, kept)
 
-    def write_trace(self, folder: Path):
+    def write_record(self, folder: Path):
+        """The settings and the trace of the steps."""
+        (folder / "config.json").write_text(self.config.model_dump_json(indent=1))
         pd.DataFrame(self.trace, columns=TRACE).to_csv(folder / "trace.csv", index_label="step", float_format="%.6g")
 
     def validate(self):
-        """Keep the weights if they are the best so far on the validation clips: R@1 + R@5 + R@10, text to video."""
+        """Log the epoch, and keep its weights if they are the best so far on the validation clips by R@1 + R@5 + R@10,
+        text to video."""
         metrics = retrieval.metrics(self.data.ranks(self.raw, "val")["t2v"])
         score = metrics["R@1"] + metrics["R@5"] + metrics["R@10"]
         steps = self.sums.pop("steps")
@@ -181,24 +193,19 @@ class Training:
             weights = {name: value.detach().cpu().clone() for name, value in self.raw.state_dict().items()}
             self.best = {"score": score, "epoch": self.epoch + 1, "weights": weights}
         terms = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
-        self.say(
-            f"epoch {self.epoch + 1:>3}/{self.config.epochs}  {terms}  val R@1 {metrics['R@1']:.1f}  "
-            f"{self.seconds + time.perf_counter() - self.begun:.0f} s"
-        )
-
-    @property
-    def raw(self) -> SupportSetModel:
-        return self.accelerator.unwrap_model(self.model)
+        if not self.quiet:
+            epoch = f"epoch {self.epoch + 1:>3}/{self.config.epochs}"
+            print(f"{epoch}  {terms}  val R@1 {metrics['R@1']:.1f}  {self.elapsed:.0f} s", flush=True)
 
     def save(self):
-        """Write a checkpoint from which the next step follows as if nothing had happened."""
-        now = time.perf_counter()
-        self.seconds, self.begun, self.saved = self.seconds + now - self.begun, now, now
+        """Write a checkpoint, from which a resumed run takes the same next step."""
+        self.seconds = self.elapsed
+        self.start = self.saved = time.perf_counter()
         state = {
             "model": self.raw.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda": torch.cuda.get_rng_state_all(),  # [] without a GPU
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
             "stuck": self.watch.stuck,
             **{name: getattr(self, name) for name in KEPT},
@@ -208,50 +215,46 @@ class Training:
             torch.save(state, draft)
 
     def resume(self):
+        """Load the checkpoint where there is one; TrainingError where it is damaged."""
         path = self.partial / "checkpoint.pt"
         if not path.exists():
             return
         try:
-            self.restore(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # a damaged file makes torch's reader raise nearly anything
-            first = str(error).partition("\n")[0]
-            raise TrainingError(
-                f"{path} cannot be read ({first}); delete it to train this run from the start"
-            ) from None
-        self.say(f"goes on from its checkpoint, epoch {self.epoch + 1}")
-
-    def restore(self, state: dict):
-        """Take up the state that `save` wrote."""
-        self.raw.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda"]:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.raw.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
             torch.cuda.set_rng_state_all(state["cuda"])
-        if state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.watch.stuck = state["stuck"]
-        for name in KEPT:
-            setattr(self, name, state[name])
-        self.memory = tuple(x.to(self.accelerator.device) for x in self.memory)
-        self.epoch, self.step = state["next"]
+            if state["scaler"]:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.watch.stuck = state["stuck"]
+            for name in KEPT:
+                setattr(self, name, state[name])
+            self.memory = tuple(x.to(self.accelerator.device) for x in self.memory)
+            self.epoch, self.step = state["next"]
+        except Exception as error:  # torch raises nearly anything for a damaged file
+            reason = str(error).partition("\n")[0]
+            raise TrainingError(
+                f"{path} cannot be read ({reason}); delete it to train this run from the start"
+            ) from None
+        if not self.quiet:
+            print(f"continues from its checkpoint, epoch {self.epoch + 1}", flush=True)
 
     def finish(self):
-        """Measure the best epoch's weights on the test clips, write the run's folder whole, drop the checkpoint."""
+        """Measure the best epoch's weights on the test clips, write the run's folder, delete the checkpoint."""
         validated = (self.data.stories if self.config.sequences else self.data.corpus).split("val")
         if why := self.watch.at_the_end(self.log[-1]["contrast"], self.best["score"], len(validated)):
             self.collapse(why)
         self.raw.load_state_dict(self.best["weights"])
         ranks = self.data.ranks(self.raw, "test")
         metrics = measured(ranks) | {"best_epoch": self.best["epoch"]}
-        seconds = self.seconds + time.perf_counter() - self.begun
         with files.written(self.folder) as draft:
             draft.mkdir()
             save_model(self.raw, str(draft / "model.safetensors"))
             np.savez(draft / "ranks.npz", **ranks)
             pd.DataFrame(self.log).to_csv(draft / "log.csv", index=False)
-            self.write_trace(draft)
-            (draft / "config.json").write_text(self.config.model_dump_json(indent=1))
-            origin = {"corpus_sha": self.data.corpus.fingerprint, **provenance(), "seconds": round(seconds, 1)}
+            self.write_record(draft)
+            origin = {"corpus_sha": self.data.corpus.fingerprint, **provenance(), "seconds": round(self.elapsed, 1)}
             (draft / "provenance.json").write_text(json.dumps(origin, indent=1))
             (draft / "metrics.json").write_text(json.dumps(metrics, indent=1))
         shutil.rmtree(self.partial, ignore_errors=True)

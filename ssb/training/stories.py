@@ -1,4 +1,4 @@
-"""Long videos made ready for one Config: batches of whole videos with the captions told of them."""
+"""Long videos prepared for one Config: batches of whole videos with their caption sequences."""
 
 import numpy as np
 import torch
@@ -14,19 +14,20 @@ from ssb.training.data import Data
 
 
 class StoryData(Data):
-    """A corpus of long videos (`Corpus.stories`): a batch is of `Config.batch` videos, all clips of each and all
-    captions told of it. A query is the whole telling of a video."""
+    """A corpus of long videos (`Corpus.stories`): a batch holds `Config.batch` videos, each with all its clips and its
+    whole caption sequence. A query is a caption sequence. CorpusError where the corpus has no long videos, ConfigError
+    where its sequences do not fit the contrastive loss."""
 
     def __init__(self, config: Config, corpus: Corpus, device="cpu", like: Data | None = None):
         if corpus.stories is None:
-            raise CorpusError(f"{corpus.name} has no long videos; sequences = True wants a corpus such as events")
+            raise CorpusError(f"{corpus.name} has no long videos; sequences = True needs a corpus such as events")
         self.stories = corpus.stories
         clips, captions = self.stories.clips.shape[1], self.stories.captions.shape[1]
         self.paired = losses.contrast(config).paired
         if self.paired and clips != captions:
             raise ConfigError(
-                f"contrast = {config.contrast!r} pairs captions and clips by their place, but {corpus.name} tells "
-                f"{captions} captions of {clips} clips; take contrast = 's2dtw'"
+                f"contrast = {config.contrast!r} pairs captions and clips by position, but each video of {corpus.name} "
+                f"has {captions} captions and {clips} clips; take contrast = 's2dtw'"
             )
         super().__init__(config, corpus, device, like)
 
@@ -37,18 +38,18 @@ class StoryData(Data):
         return videos[: len(videos) // size * size].reshape(-1, size)
 
     def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
-        """All clips of these videos and all captions told of them, one video after the other."""
+        """All clips and captions of these videos (B,), one video after the other."""
         batch = self._batch(self.stories.captions[rows].ravel(), self.stories.clips[rows].ravel())
         batch.stories = len(rows)
         if not self.paired:
-            told, shown = (torch.arange(len(x)) * len(rows) // len(x) for x in (batch.text, batch.video))
-            support = (told[:, None] != shown) | (self.config.objective == "full")
+            captioned, filmed = (torch.arange(len(x)) * len(rows) // len(x) for x in (batch.text, batch.video))
+            support = (captioned[:, None] != filmed) | (self.config.objective == "full")
             batch.support = support.to(self.device)
         return batch
 
-    def told(self, model, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """c_t (V, m, d) of the captions told of each video of a split, c_v (V, n, d) of its clips; after EMCL, one call
-        on all of them, where the model has it."""
+    def embed_sequences(self, model, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """c_t (V, m, d) of the captions of each video of a split, c_v (V, n, d) of its clips; after EMCL, one call on
+        all of them, where the model has it."""
         rows = self.stories.splits[split]
         captions, clips = self.stories.captions[rows], self.stories.clips[rows]
         with torch.inference_mode(), threads(self.config.threads):
@@ -59,16 +60,10 @@ class StoryData(Data):
             return c_t.unflatten(0, captions.shape).cpu(), c_v.unflatten(0, clips.shape).cpu()
 
     def ranks(self, model, split: str) -> dict[str, np.ndarray]:
-        """Of tellings among videos, and of videos among tellings, by their S2DTW. Each video has one telling, so both
-        protocols from video to text are the same, and `clip` is the video."""
-        c_t, c_v = self.told(model, split)
+        """Ranks by S2DTW as `Data.ranks` gives them, (V,) each: of each caption sequence among the videos, and of each
+        video among the sequences. With one sequence for each video both protocols from video to text are the same."""
+        c_t, c_v = self.embed_sequences(model, split)
         with torch.inference_mode(), threads(self.config.threads):
-            scores = -s2dtw.distances(c_v, c_t, **losses.aligning(self.config))  # (tellings, videos)
-        own = np.arange(len(scores))
-        back = retrieval.ranks(scores.T, own)
-        return {
-            "t2v": retrieval.ranks(scores, own),
-            "v2t best-caption": back,
-            "v2t max-per-video": back,
-            "clip": own,
-        }
+            scores = -s2dtw.distances(c_v, c_t, **losses.alignment_options(self.config))  # (sequences, videos)
+        videos = np.arange(len(scores))
+        return retrieval.matrix_ranks(scores, videos) | {"clip": videos}

@@ -1,9 +1,9 @@
-"""HowTo100M made ready for one Config: each batch is read from the disk, the next one while the last is trained on.
+"""HowTo100M prepared for one Config: batches are read from disk, the next one during the training step on the last.
 
-An epoch is one pair of every training video: a window of at most max_steps seconds and the narrations within it, see
-`HowTo100M.window`. A pair is known by a number, the "caption" of `Data`: N × (epoch + 1) + video, of the N videos there
-are; numbers below N are the fixed windows with which videos are embedded. So what a batch holds follows from its
-numbers and Config.seed.
+An epoch has one pair of every training video: a window of at most max_steps seconds and the narrations within it, see
+`HowTo100M.window`. A pair is identified by a number, which replaces the caption of `Data`: N × (epoch + 1) + video, for
+N videos; numbers below N are the fixed windows that represent the videos in evaluation. A batch thus depends on its
+numbers and Config.seed alone.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +13,7 @@ import torch
 
 from ssb import text
 from ssb.config import Config, ConfigError
-from ssb.corpora.howto100m.corpus import HowTo100M
+from ssb.corpora.howto100m.corpus import HowTo100M, spaced
 from ssb.machine import threads
 from ssb.model import Batch, Past
 from ssb.training.data import Data
@@ -23,9 +23,10 @@ MEASURED = 1_000  # training videos, for the mean and deviation of the features
 
 
 class Streamed(Data):
-    """What `Data` is to a corpus in memory. Nothing of it grows with the corpus but the numbers of an epoch's pairs.
+    """`Data` for a corpus on disk. In memory, only the numbers of an epoch's pairs grow with the corpus.
 
-    States of a frozen text encoder are computed in every step: those of 136 million narrations are kept nowhere.
+    States of a frozen text encoder are computed in every step: those of 136 million narrations are too many to store.
+    ConfigError for settings that need captions or stories of a corpus in memory.
     """
 
     def __init__(self, config: Config, corpus: HowTo100M, device="cpu", like: Data | None = None):
@@ -33,51 +34,43 @@ class Streamed(Data):
         if config.epoch != "clips":
             raise ConfigError(f"{corpus.name}: an epoch is one pair of every video; set epoch = 'clips'")
         if config.intra:
-            raise ConfigError(f"{corpus.name}: intra = True wants two captions of a clip, and a window has one")
+            raise ConfigError(f"{corpus.name}: intra = True needs two captions per clip, and a window has one")
         if config.sequences:
-            raise ConfigError(f"{corpus.name}: sequences = True wants a corpus of stories, such as events")
+            raise ConfigError(f"{corpus.name}: sequences = True needs a corpus of long videos, such as events")
         self.train = corpus.split("train")
         self.streams = corpus.chosen(config.streams)
-        known = self.sample() if "scratch" in (config.text_encoder, config.decoder) else []
-        self.tokenizer = like.tokenizer if like else text.tokenizer(config.text_encoder, known, config.vocabulary)
-        self.encoder = text.build_encoder(config, len(self.tokenizer))
-        self.text_width = self.encoder.config.hidden_size
-        self.vocabulary = 0
-        if config.objective != "none":
-            spoken = getattr(like, "label_tokenizer", None)
-            self.label_tokenizer = spoken or text.tokenizer(config.decoder, known, config.vocabulary)
-            self.vocabulary = len(self.label_tokenizer)
+        captions = self.sample() if "scratch" in (config.text_encoder, config.decoder) else []
+        self.read_text(captions, like)
         self.past: dict[int, np.ndarray] = {}  # windows of as many pairs as the support set may reach back to
-        self.reader = ThreadPoolExecutor(1)  # one alone, for a tokenizer serves no two threads
-        self.coming = np.empty((0, 1), int)  # the epoch's batches
-        self.ahead: tuple[np.ndarray, Future] | None = None  # the batch read in the background
+        self.reader = ThreadPoolExecutor(1)  # a single thread, because tokenizers are not thread-safe
+        self.batches = np.empty((0, 1), int)  # of the epoch
+        self.ahead: tuple[np.ndarray, Future] | None = None  # the batch that is read in the background
+
+    video = video_mask = clip_of = property(lambda self: self.corpus.features)  # CorpusError: not in memory
 
     @property
     def video_width(self) -> int:
+        """D, of the fused features."""
         return sum(stream.dim for stream in self.streams)
 
     def sample(self) -> list[str]:
         """At most NARRATIONS narrations of training videos, evenly spaced."""
-        videos = self.train[np.linspace(0, len(self.train) - 1, min(NARRATIONS, len(self.train))).astype(int)]
-        each = -(-NARRATIONS // len(videos))
-        found = []
-        for video in videos.tolist():
+        videos = self.train[spaced(len(self.train), NARRATIONS)].tolist()
+        each, narrations = -(-NARRATIONS // len(videos)), []
+        for video in videos:
             shard, row = self.corpus.place(video)
-            count = shard.count(row)
-            found += shard.texts_of(row, np.unique(np.linspace(0, count - 1, min(each, count)).astype(int)))
-        return found[:NARRATIONS]
+            narrations += shard.texts_of(row, spaced(shard.count(row), each))
+        return narrations[:NARRATIONS]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation (D,) of each feature over fixed windows of MEASURED training videos, evenly spaced."""
-        videos = self.train[np.linspace(0, len(self.train) - 1, min(MEASURED, len(self.train))).astype(int)]
         count, mean, squares = 0, 0.0, 0.0
-        for video in videos.tolist():
-            values, _ = self.window(video)
-            values = values.astype(np.float64)
-            off = values.mean(0) - mean  # Chan, Golub & LeVeque (1983): two samples as one
+        for video in self.train[spaced(len(self.train), MEASURED)].tolist():
+            values = self.window(video)[0].astype(np.float64)
+            difference = values.mean(0) - mean  # Chan, Golub & LeVeque (1983): statistics of two samples together
             squares = squares + ((values - values.mean(0)) ** 2).sum(0)
-            squares = squares + off**2 * count * len(values) / (count + len(values))
-            mean = mean + off * len(values) / (count + len(values))
+            squares = squares + difference**2 * count * len(values) / (count + len(values))
+            mean = mean + difference * len(values) / (count + len(values))
             count += len(values)
         deviation = np.sqrt(squares / max(count - 1, 1))
         return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float().clamp(min=1e-6)
@@ -86,48 +79,48 @@ class Streamed(Data):
         """Numbers of an epoch's pairs, (steps, B), a function of Config.seed and the epoch alone."""
         videos = np.random.default_rng((self.config.seed, epoch)).permutation(np.array(self.train))
         size = min(self.config.batch, len(videos))
-        steps = len(videos) // size
-        self.coming = (len(self.corpus) * (epoch + 1) + videos[: steps * size]).reshape(steps, size)
-        return self.coming
+        self.batches = len(self.corpus) * (epoch + 1) + videos[: len(videos) // size * size].reshape(-1, size)
+        return self.batches
 
     def window(self, number: int) -> tuple[np.ndarray, str]:
         """Features (steps, D) and caption of a pair."""
         epochs, video = divmod(number, len(self.corpus))
         seed = (self.config.seed, epochs) if epochs else ()
         begin, end, caption = self.corpus.window(video, self.config.max_steps, *seed)
-        return self.corpus.features(video, self.streams, begin, end), caption
+        return self.corpus.window_features(video, self.streams, begin, end), caption
 
     def padded(self, windows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, max_steps, D) and which steps are real, (B, max_steps)."""
+        """Windows (steps, D) as one tensor (B, max_steps, D), and the mask of their steps (B, max_steps)."""
         values = np.zeros((len(windows), self.config.max_steps, self.video_width), np.float32)
-        mask = np.zeros(values.shape[:2], bool)
-        for i, window in enumerate(windows):
-            values[i, : len(window)], mask[i, : len(window)] = window, True
+        mask = np.arange(self.config.max_steps) < np.array([[len(window)] for window in windows])
+        values[mask] = np.concatenate(windows)
         return torch.from_numpy(values), torch.from_numpy(mask)
 
     def _read(self, numbers: np.ndarray) -> tuple[list[np.ndarray], tuple, tuple | None]:
-        """Windows of the pairs; token ids and labels of their captions, each with the mask of what is real."""
+        """Windows of the pairs; token ids (B, L) of their captions for the encoder and for the decoder, None without a
+        decoder, each with its mask."""
         windows, captions = zip(*(self.window(number) for number in numbers.tolist()))
 
-        def ids(tokenizer):
+        def ids(tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
             rows = text.Ragged.of(text.token_ids(tokenizer, list(captions), self.config.max_tokens))
             return rows.padded(np.arange(len(captions)))
 
-        return list(windows), ids(self.tokenizer), ids(self.label_tokenizer) if self.vocabulary else None
+        return list(windows), ids(self.tokenizer), ids(self.label_tokenizer) if self.label_tokenizer else None
 
-    def read(self, numbers: np.ndarray):
-        """`_read`, in the background where these pairs were to be expected; then the epoch's next batch is begun."""
+    def read(self, numbers: np.ndarray) -> tuple[list[np.ndarray], tuple, tuple | None]:
+        """`_read`, if possible from the background; then begins to read the epoch's next batch there."""
         if self.ahead is None or not np.array_equal(self.ahead[0], numbers):
             self.ahead = numbers, self.reader.submit(self._read, numbers)
-        found = self.ahead[1].result()
+        parts = self.ahead[1].result()
         self.ahead = None
-        for step in np.flatnonzero(self.coming[:-1, 0] == numbers[0]) + 1:  # none or one
-            self.ahead = self.coming[step], self.reader.submit(self._read, self.coming[step])
-        return found
+        if len(step := np.flatnonzero(self.batches[:-1, 0] == numbers[0])):
+            following = self.batches[step[0] + 1]
+            self.ahead = following, self.reader.submit(self._read, following)
+        return parts
 
     def batch(self, captions: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
-        """As `Data.batch`. `clips` are numbers too: of the past, the pair of this batch where it is of the same video,
-        as a video is not to help to say its own narration, whichever windows they are."""
+        """As `Data.batch`, of the pairs with these numbers (B,). `clips` are numbers too. A past pair has the number of
+        the pair of this batch that is of the same video: no window of a video is in the support set of the video."""
         windows, tokens, labels = self.read(captions)
         parts = [*self.states(*tokens), *self.padded(windows)]
         batch = Batch(*(x.to(self.device) for x in parts), clips=torch.from_numpy(captions).to(self.device))
@@ -136,16 +129,15 @@ class Streamed(Data):
         if memory:
             numbers, own = memory[0].tolist(), {number % len(self.corpus): number for number in captions.tolist()}
             clips = torch.tensor([own.get(number % len(self.corpus), number) for number in numbers])
-            found = [self.past[x] if x in self.past else self.window(x)[0] for x in numbers]  # not there: a resumed run
-            batch.past = Past(*(x.to(self.device) for x in (clips, memory[1], *self.padded(found))))
+            past = [self.past[x] if x in self.past else self.window(x)[0] for x in numbers]  # read after a resumption
+            batch.past = Past(*(x.to(self.device) for x in (clips, memory[1], *self.padded(past))))
         if (self.config.support_set or 0) > len(captions):
-            self.past |= dict(zip(captions.tolist(), windows))
-            for number in list(self.past)[: -self.config.support_set]:
-                del self.past[number]
+            past = self.past | dict(zip(captions.tolist(), windows))
+            self.past = dict(list(past.items())[-self.config.support_set :])
         return batch
 
     def states(self, tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids, or the states of an encoder that is frozen, and the mask."""
+        """Token ids (B, L), or with a frozen encoder its states (B, L, W), and the mask (B, L)."""
         if not self.config.freeze_text:
             return tokens, mask
         encoder, ids, real = self.encoder.eval().to(self.device), tokens.to(self.device), mask.to(self.device)
@@ -153,6 +145,7 @@ class Streamed(Data):
             return encoder(input_ids=ids, attention_mask=real.long()).last_hidden_state, mask
 
     def embed(self, model, split: str, size: int = 64) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """As `Data.embed`: c_t (C, d) and c_v (C, d) of the fixed windows of a split's videos, and their positions."""
         videos = self.corpus.split(split)
         c_t, c_v = [], []
         model.eval()

@@ -1,4 +1,4 @@
-"""Image and video backbones that turn windows of frames into features."""
+"""Image and video backbones: frozen networks that encode windows of frames as features."""
 
 import functools
 import json
@@ -13,19 +13,17 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from ssb import files
-from ssb.text import ModelError, located, pretrained
+from ssb.text import ModelError, model_path, pretrained
 from ssb.video import r2plus1d
-
-# Backbones
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """encode:  (B, count, …) of what `prepare` makes → (B, dim)
+    """encode:  (B, count, …) of prepared frames → (B, dim)
     prepare: a frame → an array
-    count:   frames of a window; 1 for an image backbone
-    rate:    frames of a window in a second
-    input:   what `prepare` does, in words"""
+    count:   frames in a window; 1 for an image backbone
+    rate:    frames per second in a window
+    input:   what `prepare` does, in words or as a hash"""
 
     encode: torch.nn.Module
     prepare: Callable[[av.VideoFrame], np.ndarray]
@@ -34,7 +32,7 @@ class Backbone:
     input: str
 
     def settings(self) -> dict:
-        """All that the features depend on."""
+        """All that the features depend on: a hash of the weights, the input, the number and the rate of the frames."""
         state = self.encode.state_dict()
         weights = (part for key in sorted(state) for part in (key, state[key].cpu().contiguous().numpy().tobytes()))
         rate = str(self.rate) if self.count > 1 else None
@@ -42,53 +40,55 @@ class Backbone:
 
 
 def backbone(model: str, count: int | None = None, rate: float | None = None) -> Backbone:
-    """`model`: a name of `r2plus1d.PUBLISHED`; a .pth, .pt or .safetensors file of such weights; or hub name or folder
-    of any image or video backbone of transformers.
+    """`model`: a name of `r2plus1d.PUBLISHED`; a .pth, .pt or .safetensors file of such weights; or the hub name or
+    folder of any image or video backbone of transformers. count, rate: as in `Backbone`, to replace the defaults.
 
-    R(2+1)D sees as many frames as it was trained on, 30 a second whatever the clip's own rate (the paper does not say;
-    it was trained on consecutive frames). Other video backbones see as many as their config says, spread over the
-    second; image backbones the frame in its middle."""
+    R(2+1)D gets as many frames as it was trained on, 30 per second whatever the clip's own rate (the paper does not
+    say; it was trained on consecutive frames). Other video backbones get as many as their config says, spread over the
+    second; image backbones the frame in its middle. ModelError where the model cannot be loaded or used so."""
     if model in r2plus1d.PUBLISHED or Path(model).suffix in (".pth", ".pt", ".safetensors"):
         encode, trained = r2plus1d.load(model)
         if not (count or trained):
-            raise ModelError(f"{model}: made for windows of 8 or of 32 frames? Say which with --frames")
+            raise ModelError(f"{model}: trained on clips of 8 or of 32 frames? Set the number with --frames")
         input = f"shorter side {r2plus1d.SHORT}, middle {r2plus1d.SIDE} × {r2plus1d.SIDE}"
         return Backbone(encode, middle, count or trained, Fraction(rate or 30), input)
     config = pretrained(AutoConfig, model)
     wanted = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
     if count and count != (wanted or 1):
-        raise ModelError(f"{model!r} sees {wanted or 1} frames at a time; leave --frames {count} out")
+        raise ModelError(f"{model!r} takes windows of {wanted or 1} frames; leave --frames {count} out")
     encode = Pooled(pretrained(AutoModel, model), video=bool(wanted)).eval()
-    try:  # by PIL: the other kind asks for torchvision
-        processor = AutoImageProcessor.from_pretrained(located(model), backend="pil")
+    try:  # with PIL: the default needs torchvision
+        processor = AutoImageProcessor.from_pretrained(model_path(model), backend="pil")
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{model!r}: cannot tell how frames are prepared ({first}); wanted a preprocessor_config.json")
+        raise ModelError(
+            f"{model!r}: it does not say how to prepare frames ({first}); wanted a preprocessor_config.json"
+        )
     prepare = functools.partial(processed, processor=processor)
     input = files.digest(json.dumps(processor.to_dict(), sort_keys=True, default=str))
     return Backbone(encode, prepare, wanted or 1, Fraction(rate or wanted or 1), input)
 
 
 class Pooled(torch.nn.Module):
-    """A transformers backbone: its last hidden state averaged over all places; or of a model of images and text the
-    features of an image. For a ResNet that is its last pooling. A pooler with weights is not used: files often lack it.
-    """
+    """A transformers backbone: its last hidden state averaged over all positions, the last pooling of a ResNet; for a
+    model of images and text the features of an image. A pooler with weights is not used: files often lack it."""
 
     def __init__(self, model: torch.nn.Module, video: bool):
         super().__init__()
         self.model, self.video = model, video
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        pixels = frames if self.video else frames[:, 0]  # (B, count, 3, H, W) or (B, 3, H, W)
+        """(B, count, 3, H, W) → (B, dim)."""
+        pixels = frames if self.video else frames[:, 0]
         if hasattr(self.model, "get_image_features"):
-            found = self.model.get_image_features(pixels)
-            return getattr(found, "pooler_output", found)
+            features = self.model.get_image_features(pixels)
+            return getattr(features, "pooler_output", features)
         x = self.model(**{self.model.main_input_name: pixels}).last_hidden_state
-        return x.flatten(2).mean(2) if x.ndim > 3 else x.mean(1)  # (B, dim, h, w) or (B, places, dim)
+        return x.flatten(2).mean(2) if x.ndim > 3 else x.mean(1)  # (B, dim, h, w) or (B, positions, dim)
 
 
 def middle(frame: av.VideoFrame) -> np.ndarray:
-    """(112, 112, 3) uint8 RGB: the shorter side scaled to 128, the middle of it."""
+    """(112, 112, 3) uint8 RGB: the shorter side scaled to 128, then the middle square cropped."""
     short, side = r2plus1d.SHORT, r2plus1d.SIDE
     width, height = (round(short * size / min(frame.width, frame.height)) for size in (frame.width, frame.height))
     image = frame.reformat(width, height, format="rgb24", interpolation="BILINEAR").to_ndarray()
@@ -97,6 +97,6 @@ def middle(frame: av.VideoFrame) -> np.ndarray:
 
 
 def processed(frame: av.VideoFrame, processor) -> np.ndarray:
-    """(3, H, W) float32: by the image processor of a transformers model."""
+    """(3, H, W) float32, from the image processor of a transformers model."""
     pixels = processor(frame.to_ndarray(format="rgb24"), input_data_format="channels_last")["pixel_values"]
     return np.asarray(pixels, np.float32).reshape(np.shape(pixels)[-3:])

@@ -1,4 +1,4 @@
-"""What a folder of features records: settings, sources and checksums."""
+"""The records of a folder of features: the settings, the video files and the checksums of each stream."""
 
 import hashlib
 import json
@@ -12,77 +12,77 @@ from ssb.video.decode import VideoError
 
 
 def check_settings(out: Path, stream: str, settings: dict):
-    """Keep the settings, or refuse (VideoError) to go on with a stream that was made with others."""
+    """Write <stream>.json; VideoError where the stream was made with other settings, or has no settings."""
     path = out / f"{stream}.json"
-    mend = "choose another name, or delete its folder"
+    fix = "choose another name, or delete its folder"
     if path.is_file():
         try:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise VideoError(f"{path}: not readable ({error}); delete it and the folder {stream}/") from None
         if other := [key for key in settings if before.get(key) != settings[key]]:
-            raise VideoError(f"{out / stream}: made with other {listed(other)}, see {path.name}; {mend}")
+            raise VideoError(f"{out / stream}: made with other {listed(other)}, see {path.name}; {fix}")
     elif any((out / stream).glob("[!.]*.npy")) or (out / f"{stream}.npy").exists():
-        raise VideoError(f"{out}: has a stream {stream!r} that was not made here; {mend}")
+        raise VideoError(f"{out}: has a stream {stream!r} without {path.name}; {fix}")
     else:
         with files.written(path) as draft:
             draft.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
-def there(out: Path, stream: str, clip: str, sums: dict[str, str]) -> bool:
-    """Is the clip done, as it was written? If it was not entered in the sums (the process was killed), it is now."""
+def complete(out: Path, stream: str, clip: str, sums: dict[str, str]) -> bool:
+    """Whether the features of a clip are there as they were written. A clip without a checksum, whose process was
+    killed, gets one in `sums`."""
     path = out / stream / f"{clip}.npy"
-    if not path.is_file():
-        return False
     try:
         check_array(read_array(path), path, "steps, dim")
     except CorpusError:
         return False
-    found = sha256(path)
-    return sums.setdefault(clip, found) == found
+    sha = sha256(path)
+    return sums.setdefault(clip, sha) == sha
 
 
-def replaced(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
-    """Those of the clips that are done whose features are of another file than the one given now: of another size, or
-    of another time of change and other content. Their features are deleted. What a clip is of that was made before
-    this was kept is not known; it is taken to be this file."""
-    before, other, unknown = read_sources(out, stream), [], 0
+def remove_changed(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
+    """Of these clips with features, those whose file is not the one that the features were made of: it has another
+    size, or another time of change and other content. Their features are deleted. A clip without a record, made by an
+    earlier version, is taken to be of this file."""
+    before, changed, unrecorded = read_sources(out, stream), [], 0
     for clip, path in sorted(done.items()):
         if not path.is_file():
             continue
-        now, known = path.stat(), before.get(clip)
-        if known and (now.st_size, now.st_mtime_ns) == known[:2]:
+        now, source = path.stat(), before.get(clip)
+        if source and (now.st_size, now.st_mtime_ns) == source[:2]:
             continue
         sha = sha256(path)
-        if known and (now.st_size, sha) != (known[0], known[2]):
-            other.append(clip)
+        if source and (now.st_size, sha) != (source[0], source[2]):
+            changed.append(clip)
             (out / stream / f"{clip}.npy").unlink()
             continue
-        unknown += known is None
-        enter_source(out, stream, clip, path, sha)
-    if other:
-        print(f"{len(other)} clips were made of other files of these names, and are made anew: {listed(other)}")
-    if unknown:
-        print(f"{unknown} clips do not say of which file they were made; they are taken to be of these")
-    return other
+        unrecorded += source is None
+        add_source(out, stream, clip, path, sha)
+    if changed:
+        print(f"{len(changed)} clips were made of other files of these names, and are made again: {listed(changed)}")
+    if unrecorded:
+        print(f"{unrecorded} clips have no record of their file; they are taken to be of these files")
+    return changed
 
 
 def read_sources(out: Path, stream: str) -> dict[str, tuple[int, int, str]]:
-    """Clip → size, time of change (ns) and SHA-256 of the file that it was made of."""
+    """Clip → size, time of change (ns) and SHA-256 of the file that its features were made of."""
     path = out / f"{stream}.sources.tsv"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = (re.fullmatch(r"(.+)\t(\d+)\t(-?\d+)\t([0-9a-f]{64})", line) for line in lines)
-    return {row[1]: (int(row[2]), int(row[3]), row[4]) for row in found if row}  # the last line of a clip counts
+    rows = (re.fullmatch(r"(.+)\t(\d+)\t(-?\d+)\t([0-9a-f]{64})", line) for line in lines)
+    return {row[1]: (int(row[2]), int(row[3]), row[4]) for row in rows if row}  # the last line of a clip counts
 
 
-def enter_source(out: Path, stream: str, clip: str, source: Path, sha: str):
-    """A line more, so that a killed process has said of which files its clips are."""
+def add_source(out: Path, stream: str, clip: str, source: Path, sha: str):
+    """Append a line to <stream>.sources.tsv, so that the record is complete even if the process is killed."""
     state = source.stat()
     with open(out / f"{stream}.sources.tsv", "a", encoding="utf-8") as file:
         file.write(f"{clip}\t{state.st_size}\t{state.st_mtime_ns}\t{sha}\n")
 
 
 def sha256(path: Path) -> str:
+    """Hex digits of the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -96,7 +96,7 @@ def read_sums(out: Path, stream: str) -> dict[str, str]:
 
 
 def write_sums(out: Path, stream: str, sums: dict[str, str], gone: Iterable[str] = ()):
-    """gone: clips that are not to be listed any more, unless `sums` has them."""
+    """Add these sums to <stream>.sha256. gone: clips to remove from it, unless `sums` has them."""
     before = read_sums(out, stream)  # again, as another process may have done other clips
     sums = {clip: sha for clip, sha in before.items() if clip not in set(gone)} | sums
     with files.written(out / f"{stream}.sha256") as draft:

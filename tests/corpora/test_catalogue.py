@@ -1,5 +1,5 @@
-"""Getting data: the list of files against the readers and the real files; downloads from a server that cuts, changes
-its mind and lies, on this machine alone."""
+"""Getting data: the list of files against the readers and the real files; downloads from a local server that cuts
+connections, serves another version and sends wrong content."""
 
 import dataclasses
 import hashlib
@@ -27,9 +27,7 @@ from ssb.corpora.load import CORPORA
 CONTENT = np.random.default_rng(0).bytes(700_000)  # of several chunks
 FILED = {name: record for name, record in CORPORA.items() if record.dataset}  # read from files
 ANNOTATED = {
-    name: (record.dataset, record.labels or record.read.annotation)
-    for name, record in FILED.items()
-    if name != "howto100m"
+    name: (record.dataset, record.labels or record.annotation) for name, record in FILED.items() if name != "howto100m"
 }
 
 
@@ -48,14 +46,14 @@ def test_every_corpus_is_listed():
     for file in download.sources():
         assert file.target in file.names and file.what
         assert len(file.sha256) in (0, len(file.names)) and all(len(x) == 64 for x in file.sha256)
-        assert file.page or not file.link  # who may not fetch it must find it
+        assert file.page or not file.link  # without a link a page says where it is
         for address in filter(None, (file.page, file.link)):
             assert address.startswith(("https://", "http://")) and " " not in address
     names = [(file.dataset, name) for file in download.sources() for name in file.names]
     assert len(names) == len(set(names))
 
 
-OPENED: list[Path] | None = None  # where a test wants to know
+OPENED: list[Path] | None = None  # a list while a test records which files are opened
 
 
 def watch(event: str, arguments: tuple):
@@ -71,7 +69,7 @@ def test_a_reader_opens_the_listed_files_and_no_other(corpus, tmp_path, monkeypa
     dataset, annotation = ANNOTATED[corpus]
     wanted = [file for file in download.sources() if corpus in file.corpora and file.names != ["features.npz"]]
     for file in wanted:
-        if (name := file.found(DATA / dataset)) is None:
+        if (name := file.present(DATA / dataset)) is None:
             pytest.skip(f"no {file.target} in {DATA / dataset}")
         (tmp_path / name).symlink_to(DATA / dataset / name)
     monkeypatch.setattr(sys.modules[__name__], "OPENED", [])
@@ -126,23 +124,23 @@ def msvd(tmp_path, monkeypatch) -> Path:
 
 def test_what_loads_is_complete(msvd, capsys):
     assert asked("msvd") == 0
-    said = capsys.readouterr().out
-    assert f"wanted in {msvd.parent}" in said and said.count("other content: counts may differ") == 7
-    assert "features look: 5 of 5 clips (100.0 %)\n" in said and "features move: 5 of 5 clips (100.0 %)\n" in said
-    assert said.endswith("it loads: train 2, val 1, test 2\n")
-    line = next(line for line in said.splitlines() if "msvd/sents_val_lc_nopunc.txt" in line)
+    printed = capsys.readouterr().out
+    assert f"wanted in {msvd.parent}" in printed and printed.count("other content: counts may differ") == 7
+    assert "features look: 5 of 5 clips (100.0 %)\n" in printed and "features move: 5 of 5 clips (100.0 %)\n" in printed
+    assert printed.endswith("it loads: train 2, val 1, test 2\n")
+    line = next(line for line in printed.splitlines() if "msvd/sents_val_lc_nopunc.txt" in line)
     assert line.endswith("https://www.cs.utexas.edu/users/ml/clamp/videoDescription/")
 
 
 def test_clips_without_features(msvd, home, capsys):
     (msvd / "features" / "move" / "a_3.npy").unlink()
     assert asked("msvd") == 1
-    said = capsys.readouterr().out
-    assert "msvd: not complete" in said and "features look: 5 of 5 clips (100.0 %)\n" in said
+    printed = capsys.readouterr().out
+    assert "msvd: not complete" in printed and "features look: 5 of 5 clips (100.0 %)\n" in printed
     listing = "results/cache/missing/msvd-move.txt"
-    assert f"features move: 4 of 5 clips (80.0 %); none for 'a_3'; all in {listing}\n" in said
+    assert f"features move: 4 of 5 clips (80.0 %); none for 'a_3'; all in {listing}\n" in printed
     assert (home / listing).read_text() == "a_3\n"
-    assert 'corpus_options={"missing": "drop"}' in said and "it loads" not in said
+    assert 'corpus_options={"missing": "drop"}' in printed and "it loads" not in printed
 
 
 def test_no_features(msvd, capsys):
@@ -155,10 +153,10 @@ def test_no_features(msvd, capsys):
 def test_a_missing_file(msvd, capsys):
     (msvd / "val_list.txt").unlink()
     assert asked("msvd") == 1
-    said = capsys.readouterr().out
-    assert "msvd: not complete\n  missing: val_list.txt\n" in said
-    assert "to fetch val_list.txt:\n  `ssb data msvd --download`\n" in said
-    assert [line.split()[1] for line in said.splitlines() if "msvd/val_list.txt" in line] == ["missing"]
+    printed = capsys.readouterr().out
+    assert "msvd: not complete\n  missing: val_list.txt\n" in printed
+    assert "to fetch val_list.txt:\n  `ssb data msvd --download`\n" in printed
+    assert [line.split()[1] for line in printed.splitlines() if "msvd/val_list.txt" in line] == ["missing"]
 
 
 def test_a_damaged_file(msvd, capsys):
@@ -170,24 +168,24 @@ def test_a_damaged_file(msvd, capsys):
 def test_a_damaged_stream_does_not_load(msvd, capsys):
     np.save(msvd / "features" / "look.npy", np.full((5, 2, 3), np.nan, np.float32))
     assert asked("msvd") == 1
-    said = capsys.readouterr().out
-    assert "look.npy: NaN or infinity" in said and "it loads" not in said
+    printed = capsys.readouterr().out
+    assert "look.npy: NaN or infinity" in printed and "it loads" not in printed
 
 
 def test_a_folder_of_your_own(small_folder, monkeypatch, capsys):
     small_folder.rename(small_folder.with_name("vatex"))
     monkeypatch.setenv("SSB_DATA", str(small_folder.parent))
     assert asked("vatex") == 0
-    said = capsys.readouterr().out
-    assert "is a folder of your own" in said and "it loads: train 6, val 3, test 3" in said
+    printed = capsys.readouterr().out
+    assert "is a folder of your own" in printed and "it loads: train 6, val 3, test 3" in printed
 
 
 def test_what_has_no_link(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SSB_DATA", str(tmp_path / "none"))
     assert asked("crosstask") == 1
-    said = capsys.readouterr().out
-    assert "crosstask/crosstask.csv has no link: " in said and "see https://github.com/mlvlab/VT-TWINS" in said
-    assert "--download" not in said
+    printed = capsys.readouterr().out
+    assert "crosstask/crosstask.csv has no link: " in printed and "see https://github.com/mlvlab/VT-TWINS" in printed
+    assert "--download" not in printed
 
 
 def test_narration_is_a_file_or_a_folder_of_tables(tmp_path, monkeypatch, capsys):
@@ -197,9 +195,9 @@ def test_narration_is_a_file_or_a_folder_of_tables(tmp_path, monkeypatch, capsys
     for name in ("README.txt", "x.csv", "x.json"):
         (captions / name).write_text("start,end,text\n")
         assert asked("howto100m") == 1
-        said = capsys.readouterr().out
-        assert ("howto100m/captions  there, unknown sum" in said) == (name != "README.txt")
-        assert ("missing: caption.json" in said) == (name == "README.txt")
+        printed = capsys.readouterr().out
+        assert ("howto100m/captions  there, unknown sum" in printed) == (name != "README.txt")
+        assert ("missing: caption.json" in printed) == (name == "README.txt")
         (captions / name).unlink()
 
 
@@ -211,26 +209,26 @@ def test_howto100m_is_complete_where_it_loads(tmp_path, monkeypatch, capsys):
         f"index it: `ssb index {tmp_path / 'howto100m'}`\n",
     )
     assert asked("howto100m") == 1
-    said = capsys.readouterr().out
-    assert "missing: caption.json\n  no features" in said and command in said and "--download" in said
+    printed = capsys.readouterr().out
+    assert "missing: caption.json\n  no features" in printed and command in printed and "--download" in printed
     (home / "features" / "look").mkdir(parents=True)
-    told = {f"video{i}": {"start": [0], "end": [2], "text": ["words"]} for i in range(60)}
-    (home / "caption.json").write_text(json.dumps(told))
-    for video in told:
+    narrations = {f"video{i}": {"start": [0], "end": [2], "text": ["words"]} for i in range(60)}
+    (home / "caption.json").write_text(json.dumps(narrations))
+    for video in narrations:
         np.save(home / "features" / "look" / f"{video}.npy", np.ones((3, 2), np.float16))
     assert asked("howto100m") == 1
-    said = capsys.readouterr().out
-    assert "howto100m: not complete\n" in said and command in said and "no features" not in said
+    printed = capsys.readouterr().out
+    assert "howto100m: not complete\n" in printed and command in printed and "no features" not in printed
     index.index(home, say=lambda line: None)
     (home / "caption.json").unlink()
     assert asked("howto100m") == 0
-    said = capsys.readouterr().out
-    assert "howto100m: complete\n  it loads: train 54, val 3, test 3\n" in said and "--download" not in said
+    printed = capsys.readouterr().out
+    assert "howto100m: complete\n  it loads: train 54, val 3, test 3\n" in printed and "--download" not in printed
     for path in (home / "features" / "look").glob("*.npy"):
         path.unlink()
     assert asked("howto100m") == 1
-    said = capsys.readouterr().out
-    assert "howto100m: not complete\n" in said and "look/video0.npy: no such file" in said and command in said
+    printed = capsys.readouterr().out
+    assert "howto100m: not complete\n" in printed and "look/video0.npy: no such file" in printed and command in printed
 
 
 def test_youcook2_wants_steps(tmp_path, monkeypatch, capsys):
@@ -244,9 +242,9 @@ def test_youcook2_wants_steps(tmp_path, monkeypatch, capsys):
     (home / "youcookii_annotations_trainval.json").write_text(json.dumps({"database": videos}))
     (home / "vttwins_validation_youcook.csv").write_text("video_id,start,end,text\nv_b,0,5,do 0\n")
     assert asked("youcook2") == 1
-    said = capsys.readouterr().out
-    assert "first cut the videos at the annotated times" in said and "CLIPS/<video>_<step>.mp4" in said
-    name = re.search(r"such as (\S+)\.mp4, which make <video>_<step>\.npy", said)[1]
+    printed = capsys.readouterr().out
+    assert "first cut the videos at the annotated times" in printed and "CLIPS/<video>_<step>.mp4" in printed
+    name = re.search(r"such as (\S+)\.mp4, which make <video>_<step>\.npy", printed)[1]
     (home / "features" / "look").mkdir(parents=True)
     np.save(home / "features" / "look" / f"{name}.npy", np.ones((5, 2), np.float16))
     asked("youcook2")
@@ -260,9 +258,9 @@ def test_labels_need_no_features(tmp_path, monkeypatch, capsys):
     (tmp_path / "hmdb51" / "vttwins_hmdb51.csv").write_text(table)
     np.save(tmp_path / "hmdb51" / "features" / "look" / "b.npy", np.ones((1, 2), np.float32))
     assert asked("hmdb51") == 0
-    said = capsys.readouterr().out
-    assert "hmdb51: labels complete; features: look 1 of 2 clips (50.0 %)\n" in said
-    assert "features look: 1 of 2 clips (50.0 %); none for 'a'; all in " in said
+    printed = capsys.readouterr().out
+    assert "hmdb51: labels complete; features: look 1 of 2 clips (50.0 %)\n" in printed
+    assert "features look: 1 of 2 clips (50.0 %); none for 'a'; all in " in printed
     (tmp_path / "hmdb51" / "features").rename(tmp_path / "features")
     assert asked("hmdb51") == 0
     assert "hmdb51: labels complete; features: none\n  no features, which are yours: " in capsys.readouterr().out
@@ -289,19 +287,20 @@ def test_a_family(tmp_path, monkeypatch, capsys):
     np.save(home / "features" / "look.npy", np.ones((6, 1, 3), np.float32))
     (home / "features" / "look.ids.txt").write_text("\n".join(clips[:6]))
     assert asked("msrvtt") == 1
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in FILED:
-        assert (f"\n{name}: " in said) == name.startswith("msrvtt")
-    assert said.count("msrvtt/train_val_videodatainfo.json ") == 1
+        assert (f"\n{name}: " in printed) == name.startswith("msrvtt")
+    assert printed.count("msrvtt/train_val_videodatainfo.json ") == 1
     assert (
-        "msrvtt1k_odd: complete\n  features look: 3 of 3 clips (100.0 %)\n  it loads: train 1, val 1, test 1\n" in said
+        "msrvtt1k_odd: complete\n  features look: 3 of 3 clips (100.0 %)\n  it loads: train 1, val 1, test 1\n"
+        in printed
     )
     assert (
         "msrvtt_full: not complete\n  features look: 6 of 8 clips (75.0 %); none for 'video6', 'video7'; all in "
-        in said
+        in printed
     )
-    assert "msrvtt_1ka: not complete\n  features look: 6 of 8 clips" in said
-    assert "msrvtt_1ka_7k: not complete\n  missing: MSRVTT_train.7k.csv\n" in said
+    assert "msrvtt_1ka: not complete\n  features look: 6 of 8 clips" in printed
+    assert "msrvtt_1ka_7k: not complete\n  missing: MSRVTT_train.7k.csv\n" in printed
 
 
 def test_the_list_says_how_much_is_there(msvd, monkeypatch, capsys):
@@ -445,12 +444,12 @@ def test_a_download(place, site, wanted, known, capsys):
     wanted(("a.txt", "/x/a.txt", CONTENT if known else None))
     assert asked("msvd", "--download") == 0
     assert (place / "a.txt").read_bytes() == CONTENT
-    said = capsys.readouterr()
-    assert said.err == "" and f"fetching {site.url}/x/a.txt" in said.out
+    printed = capsys.readouterr()
+    assert printed.err == "" and f"fetching {site.url}/x/a.txt" in printed.out
     if known:
-        assert left(place) == {"a.txt"} and "msvd/a.txt: sha256 ok" in said.out
+        assert left(place) == {"a.txt"} and "msvd/a.txt: sha256 ok" in printed.out
     else:
-        assert left(place) == {"a.txt", "checksums.txt"} and sha256(CONTENT) in said.out
+        assert left(place) == {"a.txt", "checksums.txt"} and sha256(CONTENT) in printed.out
         assert (place / "checksums.txt").read_text() == f"{sha256(CONTENT)}  a.txt\n"
     assert asked("msvd", "--download") == 0 and len(site.asked) == 1
 
@@ -470,17 +469,21 @@ def test_a_recorded_sum_is_compared(place, site, wanted):
 
 @pytest.mark.parametrize("cut", [1, 65_536, 300_000, len(CONTENT) - 1])
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_download_goes_on(place, site, wanted, cut, ranges, capsys):
+def test_a_cut_download_is_continued(place, site, wanted, cut, ranges, capsys):
     site.pages["/a.txt"], site.ranges, site.cut = CONTENT, ranges, cut
     wanted(("a.txt", "/a.txt", CONTENT))
     assert asked("msvd", "--download") == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith(f"error: {site.url}/a.txt: ") and "; see https://page" in said
+    printed = capsys.readouterr().err
+    assert (
+        printed.count("\n") == 1
+        and printed.startswith(f"error: {site.url}/a.txt: ")
+        and "; see https://page" in printed
+    )
     assert not (place / "a.txt").exists()
     had = (place / "a.txt.part").stat().st_size
     assert cut - download.CHUNK <= had <= cut and (place / "a.txt.part").read_bytes() == CONTENT[:had]
     if had:
-        assert f"cut after {had:,} bytes; the same command goes on from there" in said
+        assert f"cut after {had:,} bytes; the same command continues from there" in printed
     site.cut = None
     assert asked("msvd", "--download") == 0
     assert (place / "a.txt").read_bytes() == CONTENT and left(place) == {"a.txt"}
@@ -509,10 +512,10 @@ def test_another_version_is_not_added_to_the_first(place, site, wanted):
 
 
 @pytest.mark.parametrize("tag", ["", 'W/"weak"'])
-def test_without_a_mark_of_the_version_it_begins_anew(place, site, wanted, tag, capsys):
+def test_without_the_version_a_download_starts_again(place, site, wanted, tag, capsys):
     site.pages["/a.txt"], site.cut, site.tag = CONTENT, 300_000, tag
     wanted(("a.txt", "/a.txt", None))
-    assert asked("msvd", "--download") == 1 and "the same command begins anew" in capsys.readouterr().err
+    assert asked("msvd", "--download") == 1 and "the same command starts again" in capsys.readouterr().err
     site.cut = None
     assert asked("msvd", "--download") == 0 and (place / "a.txt").read_bytes() == CONTENT
     assert site.asked == [("/a.txt", None)] * 2
@@ -538,8 +541,8 @@ def test_a_server_that_refuses(place, site, wanted, status, words, capsys):
     site.pages["/a.txt"], site.status = CONTENT, status
     wanted(("a.txt", "/a.txt", CONTENT))
     assert asked("msvd", "--download") == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {site.url}/a.txt: the server says {words}") and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {site.url}/a.txt: the server says {words}") and printed.count("\n") == 1
     assert left(place) == set()
 
 
@@ -578,7 +581,7 @@ def test_every_link_of_the_list(site, tmp_path, monkeypatch, capsys):
     assert download.download(list(FILED)) == [] and len(site.asked) == len(site.pages)
     for (dataset, name), wanted in content.items():
         assert (tmp_path / dataset / name).read_bytes() == wanted
-    assert all(file.found(tmp_path / file.dataset) == file.target for file in rows)
+    assert all(file.present(tmp_path / file.dataset) == file.target for file in rows)
     assert download.download(list(FILED)) == [] and len(site.asked) == len(site.pages)  # nothing again
 
 
@@ -588,8 +591,8 @@ def test_another_sum(place, site, wanted, capsys):
     place.mkdir(parents=True)
     (place / "mine.txt").write_text("kept")
     assert asked("msvd", "--download") == 1
-    said = capsys.readouterr().err
-    assert sha256(CONTENT) in said and sha256(CONTENT[:-1]) in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert sha256(CONTENT) in printed and sha256(CONTENT[:-1]) in printed and printed.count("\n") == 1
     assert left(place) == {"mine.txt"}
 
 
@@ -608,8 +611,8 @@ def test_a_place_that_cannot_be_written(place, site, wanted, capsys):
     place.parent.mkdir(parents=True)
     place.write_text("a file where the folder should be")
     assert asked("msvd", "--download") == 1
-    said = capsys.readouterr().err
-    assert "cannot be kept" in said and "set SSB_DATA to another" in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "cannot be kept" in printed and "set SSB_DATA to another" in printed and printed.count("\n") == 1
 
 
 def test_stopped_by_hand(place, site, wanted, monkeypatch, capsys):
@@ -686,8 +689,8 @@ def test_wrong_archives(place, site, wanted, path, pack, capsys):
     ):
         site.pages[path] = content
         assert asked("msvd", "--download") == 1
-        said = capsys.readouterr().err
-        assert words in said and said.count("\n") == 1 and left(place) == set()
+        printed = capsys.readouterr().err
+        assert words in printed and printed.count("\n") == 1 and left(place) == set()
     site.pages[path] = whole
     assert asked("msvd", "--download") == 0 and left(place) == {"a.txt"}
 

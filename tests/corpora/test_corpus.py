@@ -73,7 +73,7 @@ def test_the_last_second_may_be_rounded_and_no_more():
     look, move = packed(6, 2), packed(5, 3, seed=1)
     values, mask = corpus_of({"look": look, "move": move}).features()
     assert np.array_equal(values, np.concatenate([look.values[:, :5], move.values], 2)) and mask.all()
-    with pytest.raises(CorpusError, match=r"made: streams of clip 'a' differ in steps \(.*: 6, .*: 4\)"):
+    with pytest.raises(CorpusError, match=r"made: clip 'a': the streams differ in steps \(.*: 6, .*: 4\)"):
         corpus_of({"look": look, "move": packed(4, 3)}).features()
 
 
@@ -205,7 +205,7 @@ def test_describe(tmp_path):
     ]
 
 
-def test_describe_tells_the_false_negatives_where_they_are_known():
+def test_describe_gives_the_share_of_false_negatives_where_it_is_known():
     corpus = load_corpus("shapes", clips=60, false_negatives=0.05)
     lines = corpus.describe().splitlines()
     assert lines[0] == f"shapes ({corpus.fingerprint}): 60 clips (train 40, val 5, test 15), 300 captions"
@@ -234,16 +234,19 @@ TABLE = corpus_of(LOOK).captions
         (dict(clips=["a", "b", "a", "d"]), "made: duplicate clip id 'a'; keep one of each"),
         (dict(captions=TABLE.rename(columns={"text": "sentence"})), "made: captions lack the column 'text'"),
         (dict(captions=TABLE.assign(text=["x"] * 5 + [None] + ["x"] * 2)), "made: empty caption of clip 'c'; write"),
-        (dict(captions=TABLE.assign(clip=[0, 0, 1, 1, 2, 2, 3, 9])), "made: a caption points at clip number 9 of 4"),
-        (dict(captions=TABLE.assign(clip=[0, 0, 1, 1, 2, 2, 3, -1])), "made: a caption points at clip number -1 of 4"),
+        (dict(captions=TABLE.assign(clip=[0, 0, 1, 1, 2, 2, 3, 9])), "made: clip of a caption: 9 is not from 0 to 3"),
+        (dict(captions=TABLE.assign(clip=[0, 0, 1, 1, 2, 2, 3, -1])), "made: clip of a caption: -1 is not from 0 to 3"),
         (dict(captions=TABLE[:6]), "made: no caption for clip 'd'"),
         (dict(captions=TABLE[:0]), "made: no caption for clip 'a', 'b', 'c', 'd'"),
-        (dict(splits={"train": np.array([0, 1]), "val": np.array([], int)}), "made: split 'val' is empty"),
+        (
+            dict(splits={"train": np.array([0, 1]), "val": np.array([], int)}),
+            "made: split 'val': shape (0,); wanted (clips), none of",
+        ),
         (
             dict(splits={"train": np.array([0, 1]), "val": np.array([1])}),
-            "made: clip 'b' is in split 'train' and again in 'val'",
+            "made: clip 'b' is in 'train' and again in 'val'; keep it in one place",
         ),
-        (dict(splits={"train": np.array([0, 4])}), "made: split 'train' points at clip number 4 of 4"),
+        (dict(splits={"train": np.array([0, 4])}), "made: split 'train': 4 is not from 0 to 3"),
         (dict(streams={}), "made: no feature stream; put <stream>.npy"),
         (dict(streams={"look": packed(3, 2, clips=5)}), "made: stream 'look' has 5 clips, the corpus 4"),
     ],

@@ -121,7 +121,7 @@ def test_msrvtt_full(real):
 
 @pytest.mark.parametrize(
     "reader, train",
-    [(CORPORA[name].read.annotation, train) for name, train in (("msrvtt_1ka", 8503), ("msrvtt_1ka_7k", 6513))],
+    [(CORPORA[name].annotation, train) for name, train in (("msrvtt_1ka", 8503), ("msrvtt_1ka_7k", 6513))],
 )
 def test_msrvtt_1ka(real, reader, train):
     home = real("msrvtt", "MSRVTT_JSFUSION_test.csv")
@@ -167,7 +167,7 @@ def test_msvd(real):
 @pytest.mark.parametrize("name, test", [("val_1", 4917), ("val_2", 4885)])
 def test_activitynet(real, name, test):
     home = real("activitynet", "train.json")
-    reader = CORPORA["activitynet" if name == "val_1" else "activitynet_val2"].read.annotation
+    reader = CORPORA["activitynet" if name == "val_1" else "activitynet_val2"].annotation
     annotation = captions, splits = reader(home)
     wanted = {"train": 9509, "val": 500, "test": test}
     assert sizes(annotation) == (wanted, wanted)
@@ -311,7 +311,7 @@ TABLES = {
         labels.crosstask,
         "end,start,task_id,text,video_id\n2,1,9,stir,a\n5,4,9,stir,a\n",
         {
-            ("5,4,9", "4,4,9"): "a step of video 'a' ends before it begins; mend or delete",
+            ("5,4,9", "4,4,9"): "a step of video 'a' ends before it begins; fix or delete",
             ("5,4,9", "x,4,9"): "end holds 'x'; wanted numbers",
             ("task_id", "task"): "columns are 'end', 'start', 'task', .*; wanted video_id, task_id",
         },
@@ -322,7 +322,7 @@ TABLES = {
         {
             ("1,2,0", "1,3,0"): "a split is not 0, 1 or 2",
             ("1,2,0", "1,,0"): "a split is not 0, 1 or 2",
-            ("c.avi", "d/a.b.mp4"): "clip 'a.b' is there twice; keep one",
+            ("c.avi", "d/a.b.mp4"): "duplicate clip id 'a.b'; keep one",
             ("label", "class"): "columns are 'video_id', 'class'",
         },
     ),
@@ -456,12 +456,16 @@ def test_a_half_needs_the_category_of_every_clip(msrvtt, tmp_path):
     content = json.loads(zipfile.ZipFile(msrvtt / "train_val_annotation.zip").read("train_val_videodatainfo.json"))
     shutil.copy(msrvtt / "clips1000_split.json", tmp_path)
     path = tmp_path / "train_val_videodatainfo.json"
-    for videos in ([v for v in content["videos"] if v["video_id"] != "video7"], [{"video_id": "video7"}], None):
+    damaged = "videodatainfo.json: not the MSR-VTT annotation: wanted videos with video_id and category"
+    for videos, message in (
+        ([v for v in content["videos"] if v["video_id"] != "video7"], "no category for clip 'video7'; wanted"),
+        ([v | {"category": "9"} for v in content["videos"]], "no category for clip .* and 995 more; wanted"),
+        ([{"video_id": "video7"}], damaged),
+        (None, damaged),
+    ):
         path.write_text(json.dumps({"sentences": [], "videos": videos}))
-        with pytest.raises(
-            CorpusError, match="videodatainfo.json: not the MSR-VTT annotation: wanted videos with video_id"
-        ):
-            CORPORA["msrvtt1k_odd"].read.annotation(tmp_path)
+        with pytest.raises(CorpusError, match=message):
+            CORPORA["msrvtt1k_odd"].annotation(tmp_path)
 
 
 def test_files_of_an_older_reader_keep_their_name(msrvtt):

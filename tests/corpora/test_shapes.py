@@ -1,4 +1,4 @@
-"""The embedded corpus: what its pixels, features and captions claim is checked against them, not against its code."""
+"""The corpus shapes: its captions and features are checked against its pixels, not against its code."""
 
 import dataclasses
 import hashlib
@@ -72,8 +72,8 @@ def test_same_seed_same_bits_and_other_seed_other(small, monkeypatch, tmp_path):
 
 
 def test_pixels_of_this_version():
-    """A cache on a user's disk is believed for as long as VERSION stands. Changed pixels need another VERSION and then
-    another digest here."""
+    """A cache on a user's disk is used while VERSION is the same. Changed pixels need another VERSION and then another
+    digest here."""
     films = b"".join(shapes.film(shapes.scenes(30), 0, clip).tobytes() for clip in range(30))
     assert (pixels.VERSION, hashlib.sha256(films).hexdigest()[:12]) == (1, "36d2ee626607")
 
@@ -84,9 +84,9 @@ def test_frames_can_be_sent_to_another_process(small):
     assert np.array_equal(film, small.frames(3))
 
 
-@pytest.mark.parametrize("dial", [0.005, 0.02, 0.15])
-def test_dial_hits_and_measures_as_a_double_loop(dial):
-    corpus = shapes.corpus(clips=60, captions=3, false_negatives=dial)
+@pytest.mark.parametrize("share", [0.005, 0.02, 0.15])
+def test_the_share_of_false_negatives_is_reached_and_measured_as_by_a_double_loop(share):
+    corpus = shapes.corpus(clips=60, captions=3, false_negatives=share)
     rows = corpus.meaning.to_dict("records")
     hits = pairs = 0
     for clip, says in zip(corpus.captions["clip"], corpus.captions["says"]):
@@ -94,7 +94,7 @@ def test_dial_hits_and_measures_as_a_double_loop(dial):
             if other != clip:
                 pairs += 1
                 hits += all(rows[clip][name] == rows[other][name] for name in says)
-    assert hits / pairs == pytest.approx(dial, rel=0.05)
+    assert hits / pairs == pytest.approx(share, rel=0.05)
     assert corpus.false_negative_rate() == pytest.approx(hits / pairs, rel=1e-12)
 
 
@@ -108,13 +108,13 @@ def test_rate_of_a_split_counts_that_split_alone(small):
     assert small.false_negative_rate("test") == pytest.approx(true[~own].mean())
 
 
-def test_less_is_said_as_the_dial_rises(home):
-    few, many = (shapes.corpus(clips=200, false_negatives=dial).captions["says"] for dial in (0.005, 0.1))
+def test_captions_mention_less_as_the_share_rises(home):
+    few, many = (shapes.corpus(clips=200, false_negatives=share).captions["says"] for share in (0.005, 0.1))
     assert all(set(vague) <= set(exact) for vague, exact in zip(many, few)) and sum(map(len, many)) < sum(map(len, few))
 
 
 @pytest.mark.parametrize("attribute, words", [("colour", COLOURS), ("shape", SHAPES), ("speed", SPEEDS)])
-def test_text_tells_what_it_says_truly_and_nothing_else(small, attribute, words):
+def test_text_mentions_what_says_lists_correctly_and_nothing_else(small, attribute, words):
     meaning = {word: value for value, line in words.items() for word in line.split()}
     said = 0
     for clip, text, says in small.captions.itertuples(index=False):
@@ -167,7 +167,7 @@ def accuracy(corpus, names, attribute) -> float:
     return float(max(right, key=lambda hits: hits[val].mean())[test].mean())
 
 
-def test_streams_carry_what_captions_tell(full):
+def test_streams_contain_what_captions_mention(full):
     for attribute in ("shape", "colour", "size", "background"):
         assert accuracy(full, ["appearance"], attribute) > 0.8, attribute
     moving, looking = (accuracy(full, [name], "motion") for name in ("motion", "appearance"))
@@ -203,7 +203,7 @@ def test_motion_is_in_the_pixels(speed, least, background):
     assert np.ptp(seen("bounce")[1]) > 4 and np.ptp(seen("shake")[0]) > 4
 
 
-def test_every_shape_and_colour_is_seen_on_every_background():
+def test_every_shape_and_colour_is_visible_on_every_background():
     for background in shapes.WORDS["background"]:
         for colour in shapes.WORDS["colour"]:
             for shape in shapes.WORDS["shape"]:
@@ -233,7 +233,7 @@ def test_damaged_cache_is_made_again(damage, monkeypatch, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_cache_is_read_and_the_dial_does_not_remake_it(small, monkeypatch):
+def test_cache_is_read_and_the_share_does_not_remake_it(small, monkeypatch):
     monkeypatch.setattr(shapes, "render", None)
     assert isinstance(shapes.corpus(clips=200, false_negatives=0.1).streams["motion"].values, np.memmap)
 

@@ -1,4 +1,5 @@
-"""Told videos: dials counted by hand, truth against the captions themselves, similarities against naive loops."""
+"""Long videos and their narrations: noise counted by hand, truth against the captions themselves, similarities against
+naive loops."""
 
 import dataclasses
 import json
@@ -42,8 +43,9 @@ def long(home):
     return load_corpus("events", videos=45, takes=5)
 
 
-def told(corpus, **dials) -> Stories:
-    return of_videos(corpus, corpus.stories.clips.shape[1], **dials)
+def narrated(corpus, **noise) -> Stories:
+    """The videos of a corpus, narrated in another way."""
+    return of_videos(corpus, corpus.stories.clips.shape[1], **noise)
 
 
 def inversions(truth) -> int:
@@ -106,7 +108,7 @@ def test_seed_is_all(small, monkeypatch, tmp_path):
     assert not np.array_equal(other.stories.truth, small.stories.truth)
 
 
-def test_cache_is_read_and_no_dial_remakes_it(small, monkeypatch):
+def test_cache_is_read_and_no_option_of_the_captions_remakes_it(small, monkeypatch):
     monkeypatch.setattr(shapes, "render", None)
     changed = load_corpus(
         "events", **SMALL | {"false_negatives": 0.08, "disorder": 0.5, "irrelevant": 0, "captions": 2}
@@ -116,7 +118,7 @@ def test_cache_is_read_and_no_dial_remakes_it(small, monkeypatch):
 
 
 @pytest.mark.parametrize("name, value", [("disorder", 0.5), ("missing", 0.5), ("irrelevant", 0.5)])
-def test_a_dial_changes_nothing_but_the_stories(small, name, value):
+def test_noise_changes_nothing_but_the_stories(small, name, value):
     changed = load_corpus("events", **SMALL, **{name: value})
     assert changed.captions.equals(small.captions)
     assert np.array_equal(changed.stories.clips, small.stories.clips)
@@ -126,9 +128,9 @@ def test_a_dial_changes_nothing_but_the_stories(small, name, value):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 8), st.integers(0, 7), st.integers(0, 8), st.integers(0, 3))
-def test_dials_are_exact(long, disorder, missing, irrelevant, seed):
-    stories = told(long, disorder=disorder / 8, missing=missing / 8, irrelevant=irrelevant / 8, seed=seed)
-    stories.check(long.clips, long.captions["clip"].to_numpy(), long.splits)
+def test_shares_are_exact(long, disorder, missing, irrelevant, seed):
+    stories = narrated(long, disorder=disorder / 8, missing=missing / 8, irrelevant=irrelevant / 8, seed=seed)
+    stories.check("long", long.clips, long.captions["clip"].to_numpy(), long.splits)
     assert stories.captions.shape == stories.truth.shape == (45, 8 - missing + irrelevant)
     for truth in stories.truth:
         kept = [clip for clip in truth if clip >= 0]
@@ -136,8 +138,8 @@ def test_dials_are_exact(long, disorder, missing, irrelevant, seed):
         assert inversions(truth) == disorder if disorder < 8 - missing else inversions(truth) <= disorder
 
 
-def test_captions_are_of_the_events_and_strangers_are_false_of_all(long):
-    stories = told(long, disorder=0.25, missing=0.25, irrelevant=0.5)
+def test_captions_are_of_the_events_and_irrelevant_ones_are_false_of_all(long):
+    stories = narrated(long, disorder=0.25, missing=0.25, irrelevant=0.5)
     rows, words = long.captions, long.meaning.to_dict("records")
     split_of = {clip: split for split, clips in long.splits.items() for clip in clips}
     for clips, captions, truth in zip(stories.clips, stories.captions, stories.truth):
@@ -148,27 +150,27 @@ def test_captions_are_of_the_events_and_strangers_are_false_of_all(long):
             assert split_of[clip] == split_of[clips[0]]
 
 
-def test_each_dial_leaves_the_draws_of_the_others(long):
-    calm = told(long)
+def test_each_kind_of_noise_leaves_the_draws_of_the_others(long):
+    calm = narrated(long)
     assert np.array_equal(calm.truth, np.tile(np.arange(8), (45, 1)))
 
     def kept(stories):
         return [set(captions[truth >= 0]) for captions, truth in zip(stories.captions, stories.truth)]
 
-    def strangers(stories):
+    def irrelevant_of(stories):
         return [set(captions[truth < 0]) for captions, truth in zip(stories.captions, stories.truth)]
 
-    few, many = told(long, missing=0.25), told(long, missing=0.5, irrelevant=0.5, disorder=0.5)
+    few, many = narrated(long, missing=0.25), narrated(long, missing=0.5, irrelevant=0.5, disorder=0.5)
     assert all(a < b < set(c) for a, b, c in zip(kept(many), kept(few), calm.captions))
-    fewer = strangers(told(long, irrelevant=0.25))
-    assert all(a < b for a, b in zip(fewer, strangers(many)))
+    fewer = irrelevant_of(narrated(long, irrelevant=0.25))
+    assert all(a < b for a, b in zip(fewer, irrelevant_of(many)))
     assert len(set.union(*fewer)) > 60  # not the same ones for every video
-    for stories in (few, told(long, missing=0.25, irrelevant=0.5)):
+    for stories in (few, narrated(long, missing=0.25, irrelevant=0.5)):
         assert all(inversions(truth) == 0 for truth in stories.truth)
 
 
-def test_strangers_come_anywhere(long):
-    truth = np.concatenate([told(long, irrelevant=0.125, seed=seed).truth for seed in range(20)])
+def test_irrelevant_captions_are_inserted_anywhere(long):
+    truth = np.concatenate([narrated(long, irrelevant=0.125, seed=seed).truth for seed in range(20)])
     share = (truth < 0).mean(0)
     assert np.allclose(share, 1 / 9, atol=4 * np.sqrt(1 / 9 * 8 / 9 / len(truth)))  # four standard errors
 
@@ -176,12 +178,12 @@ def test_strangers_come_anywhere(long):
 def test_each_describer_is_heard(long):
     clip = long.captions["clip"].to_numpy()
     first = np.searchsorted(clip, np.arange(360))
-    turn = np.concatenate([(told(long, seed=s).captions - first[long.stories.clips]).ravel() for s in range(5)])
+    turn = np.concatenate([(narrated(long, seed=s).captions - first[long.stories.clips]).ravel() for s in range(5)])
     assert np.allclose(np.bincount(turn, minlength=5) / len(turn), 0.2, atol=0.04)
 
 
-def test_order_is_what_tells_takes_apart():
-    """With similarities from the truth, and vague captions: to heed their order finds more than not to."""
+def test_order_distinguishes_takes():
+    """With similarities from the truth and vague captions, a similarity that uses their order finds more."""
     vague = load_corpus("events", videos=45, takes=5, false_negatives=0.1)
     stories, rows = vague.stories, np.arange(45)
     true = vague.truth(stories.captions.ravel(), stories.clips.ravel()).reshape(45, 8, 45, 8)
@@ -238,11 +240,11 @@ def test_fingerprint_of_the_default_corpus_is_what_it_was():
 
 
 def test_describe(small):
-    line = "stories: 36 videos (train 24, val 4, test 8) of 4 clips, told by 4 captions; 0 clips are in no video"
+    line = "stories: 36 videos (train 24, val 4, test 8) of 4 clips, narrated by 4 captions; 0 clips are in no video"
     assert line in small.describe().split("\n")
     assert "stories" not in dataclasses.replace(small, stories=None).describe()
     assert list(small.stories.split("val")) == [24, 25, 26, 27]
-    with pytest.raises(CorpusError, match="no split 'dev'; they have 'train', 'val', 'test'"):
+    with pytest.raises(CorpusError, match="no split 'dev'; it has 'train', 'val', 'test'"):
         small.stories.split("dev")
 
 
@@ -263,13 +265,16 @@ DAMAGE = {  # of stories of 36 videos, 4 clips, 4 captions
     "clip twice in a video": (lambda s: dict(clips=put(s.clips, ((0, 0), 1))), "clip number '1' is an event twice"),
     "one list": (lambda s: dict(clips=s.clips[0]), "stories.clips: shape (4,); wanted (videos, clips)"),
     "no video": (lambda s: dict(clips=s.clips[:0]), "stories.clips: shape (0, 4)"),
-    "floats": (lambda s: dict(captions=s.captions * 1.0), "stories.captions: wanted an array of whole numbers"),
+    "floats": (lambda s: dict(captions=s.captions * 1.0), "stories.captions: holds float64; wanted whole numbers"),
     "a nested list": (lambda s: dict(clips=s.clips.tolist()), "stories.clips: wanted an array of whole numbers"),
     "fewer rows": (lambda s: dict(captions=s.captions[1:]), "36 rows of clips and 35 of captions"),
-    "another split": (lambda s: dict(splits=s.splits | {"dev": np.array([0])}), "split 'dev' is none of the corpus"),
+    "another split": (
+        lambda s: dict(splits={"dev": np.array([0])}),
+        "the corpus has no split 'dev'; it has 'train', 'val', 'test'",
+    ),
     "in two splits": (
         lambda s: dict(splits=s.splits | {"val": np.array([3, 24])}),
-        "video 3 is in split 'train' and again in 'val'",
+        "video 3 is in 'train' and again in 'val'; keep it in one place",
     ),
     "no such video": (
         lambda s: dict(splits=s.splits | {"val": np.array([36])}),
@@ -277,11 +282,11 @@ DAMAGE = {  # of stories of 36 videos, 4 clips, 4 captions
     ),
     "clips of another split": (
         lambda s: dict(splits={"test": np.array([27, 28])}),
-        "video 27 of split 'test' shows clip 'video0027_0' of no such split",
+        "video 27 of split 'test' has clips of 'video0027_0', which is not in that split",
     ),
-    "told of another split": (
+    "captions of another split": (
         lambda s: dict(captions=put(s.captions, ((0, slice(None)), 431)), truth=None),
-        "video 0 of split 'train' is told of clip 'video0035_3' of no such split",
+        "video 0 of split 'train' has captions of 'video0035_3', which is not in that split",
     ),
     "truth of another shape": (lambda s: dict(truth=s.truth[:, 1:]), "truth of shape (36, 3) for captions of (36, 4)"),
     "truth out of range": (lambda s: dict(truth=put(s.truth, ((0, 0), 4))), "stories.truth: 4 is not from -1 to 3"),
@@ -314,10 +319,10 @@ def test_windows_by_hand():
     assert stories.clips.tolist() == [[0, 1], [6, 5], [7, 3]]
     assert np.array_equal(stories.captions, stories.clips) and list(stories.splits["train"]) == [0, 1, 2]
     line = dataclasses.replace(corpus, stories=stories).describe().split("\n")[-1]
-    assert line == "stories: 3 videos (train 3) of 2 clips, told by 2 captions; 2 clips are in no video"
+    assert line == "stories: 3 videos (train 3) of 2 clips, narrated by 2 captions; 2 clips are in no video"
 
 
-def test_strangers_where_nothing_is_known_are_of_other_videos():
+def test_irrelevant_captions_are_of_other_videos_where_meaning_is_unknown():
     corpus = steps_corpus({"a": list(range(40)), "b": [0, 1, 2]})
     for seed in range(5):
         stories = of_videos(corpus, 2, irrelevant=1.0, seed=seed)
@@ -332,7 +337,7 @@ def test_strangers_where_nothing_is_known_are_of_other_videos():
     "corpus, message",
     [
         (lambda: load_corpus("shapes", clips=30, false_negatives=0.05), "captions lack the column 'start', 'video'"),
-        (lambda: steps_corpus({"a": [1, 2]}, start=["1", "2"]), "whose start is no number"),
+        (lambda: steps_corpus({"a": [1, 2]}, start=["1", "soon"]), "whose start is not a number"),
         (lambda: steps_corpus({"a": [1, 2]}, start=[1, np.nan]), "captions without video"),
         (lambda: steps_corpus({"a": [1]}), "no video of split 'train' has 2 clips"),
     ],
@@ -352,7 +357,7 @@ def test_youcook2():
     stories = of_videos(corpus, 4, disorder=0.25, missing=0.25, irrelevant=0.5)
     corpus = dataclasses.replace(corpus, stories=stories)
     assert {split: len(videos) for split, videos in stories.splits.items()} == {"train": 1984, "val": 106, "test": 679}
-    assert "told by 5 captions; 2611 clips are in no video" in corpus.describe()  # 1885 + 92 + 634
+    assert "narrated by 5 captions; 2611 clips are in no video" in corpus.describe()  # 1885 + 92 + 634
     rows = captions.set_index("clip")
     for video in [0, 700, 2000, 2768]:
         events = rows.loc[[corpus.clips[clip] for clip in stories.clips[video]]]
@@ -363,7 +368,7 @@ def test_youcook2():
             assert text == events["text"].iloc[number] if number >= 0 else not own
 
 
-def told_folder(path):
+def folder_of_videos(path):
     """A corpus on the disk whose captions say of which video they are and when: two videos of four clips a split."""
     splits = {split: [f"{split}{v}_{k}" for v in "ab" for k in range(4)] for split in ("train", "val", "test")}
     rows = [(clip, f"step {clip}", clip[:-2], 10.0 * int(clip[-1])) for ids in splits.values() for clip in ids][::-1]
@@ -376,17 +381,17 @@ def told_folder(path):
     return path
 
 
-def test_load_corpus_tells_videos_of_captions_that_have_them(tmp_path, capsys):
-    path = told_folder(tmp_path / "mine")
-    plain, told = load_corpus(path), load_corpus(path, events=4, missing=0.5, irrelevant=0.25, disorder=0.25)
-    assert plain.stories is None and told.fingerprint != plain.fingerprint
-    assert [[told.clips[clip] for clip in clips] for clips in told.stories.clips[:2]] == [
+def test_load_corpus_makes_long_videos_of_captions_with_video_and_start(tmp_path, capsys):
+    path = folder_of_videos(tmp_path / "mine")
+    plain, videos = load_corpus(path), load_corpus(path, events=4, missing=0.5, irrelevant=0.25, disorder=0.25)
+    assert plain.stories is None and videos.fingerprint != plain.fingerprint
+    assert [[videos.clips[clip] for clip in clips] for clips in videos.stories.clips[:2]] == [
         ["traina_0", "traina_1", "traina_2", "traina_3"],
         ["trainb_0", "trainb_1", "trainb_2", "trainb_3"],
     ]
-    assert told.stories.captions.shape == (6, 3) and (told.stories.truth < 0).sum() == 6
-    own = of_videos(told, 4, disorder=0.25, missing=0.5, irrelevant=0.25)
-    assert np.array_equal(told.stories.truth, own.truth) and told.stories.scripts is None
+    assert videos.stories.captions.shape == (6, 3) and (videos.stories.truth < 0).sum() == 6
+    own = of_videos(videos, 4, disorder=0.25, missing=0.5, irrelevant=0.25)
+    assert np.array_equal(videos.stories.truth, own.truth) and videos.stories.scripts is None
     whole = load_corpus(path, events=4, missing="drop")  # of features, not of captions
     assert whole.stories.captions.shape == (6, 4) and "left out for want of features" in capsys.readouterr().out
     for options, message in (
@@ -399,10 +404,10 @@ def test_load_corpus_tells_videos_of_captions_that_have_them(tmp_path, capsys):
             load_corpus(path, **options)
     table = pd.read_csv(path / "captions.csv")
     table.drop(columns="start").to_csv(path / "captions.csv", index=False)
-    with pytest.raises(CorpusError, match="mine: captions lack the column 'start'; videos cannot be told"):
+    with pytest.raises(CorpusError, match="mine: captions lack the column 'start'; long videos need it"):
         load_corpus(path, events=4)
     table.assign(start="soon").to_csv(path / "captions.csv", index=False)
-    with pytest.raises(CorpusError, match="whose start is no number"):
+    with pytest.raises(CorpusError, match="whose start is not a number"):
         load_corpus(path, events=4)
 
 

@@ -30,15 +30,15 @@ GRIDS = {  # as the notebooks ask for them, by preset
     "collapse": lambda preset: ablations.COLLAPSE,
     "table2f": lambda preset: ablations.table2f(Config.preset(preset).batch),
     "constants": lambda preset: constants.constants(),
-    "same_meaning": lambda preset: same_meaning.same_meaning(Config.preset(preset).captioning),
+    "same_meaning": lambda preset: same_meaning.grid(Config.preset(preset).captioning),
     "emcl": lambda preset: emcl_layer.grid(emcl_layer.LAYER._replace(beta=1.0)),
     "s2dtw": lambda preset: long_videos.ABLATION,
     "together": lambda preset: together.clips(),
     "together_videos": lambda preset: together.SEQUENCES,
 }
 NAMED = GRIDS | {  # settings that differ in what they begin with or are tested on
-    "pretraining": lambda preset: transfer.fine_tuned(Config.preset(preset)),
-    "table10": lambda preset: {transfer.SAID.format(name): {} for name in transfer.BOTH},
+    "pretraining": lambda preset: transfer.fine_tuned(Config.preset(preset), ("none", "cross")),
+    "table10": lambda preset: {transfer.ZERO_SHOT.format(name): {} for name in ("none", "cross")},
 }
 CLAIMS = {f"table{table}": claims for table, claims in ablations.CLAIMS.items()} | {
     "table1": objectives.CLAIMS,

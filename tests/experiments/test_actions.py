@@ -7,12 +7,12 @@ import torch
 from helpers import DATA
 
 from ssb import ConfigError, CorpusError, Study
-from ssb.corpora import labels as labels_module
-from ssb.experiments import actions as actions_module
-from ssb.metrics import actions
+from ssb.corpora import labels
+from ssb.experiments import actions
+from ssb.metrics import actions as metrics
 
 SMALL = {"epochs": 1, "corpus_options": {"clips": 90, "captions": 2, "false_negatives": 0.05}}
-QUICK = actions.Recipe(epochs=3, milestones=(2,), lr=1e-2, held_out=0.25)
+QUICK = metrics.Recipe(epochs=3, milestones=(2,), lr=1e-2, held_out=0.25)
 GRID = {name: {"objective": name} for name in ("none", "cross")}
 
 
@@ -24,7 +24,7 @@ def home(tmp_path_factory):
 @pytest.fixture
 def study(home, monkeypatch):
     monkeypatch.setenv("SSB_HOME", str(home))
-    monkeypatch.setitem(actions_module.RECIPES, "ucf101", QUICK)
+    monkeypatch.setitem(actions.RECIPES, "ucf101", QUICK)
     return Study("table11", "shapes", "smoke", seeds=[0, 1], jobs=1, changes=SMALL)
 
 
@@ -55,68 +55,67 @@ def ucf(tmp_path, monkeypatch):
 
 
 def test_own_classes(study, runs):
-    found = actions_module.compare(study, runs)
-    names = [actions_module.POOLED, actions_module.UNTRAINED, "head, none", "head, cross"]
-    assert list(found.ranks) == names and all(ranks.shape == (2, 22) for ranks in found.ranks.values())
+    compared = actions.compare(study, runs)
+    names = [actions.POOLED, actions.UNTRAINED, "head, none", "head, cross"]
+    assert list(compared.ranks) == names and all(ranks.shape == (2, 22) for ranks in compared.ranks.values())
     rows = pd.read_csv(study.results / "table11.csv", keep_default_na=False)
     assert len(rows) == 8 and {"run", "preset", "config_sha", "commit", "seconds", "recipe"} <= set(rows)
     for name in names:
         for seed in (0, 1):
             row = rows[(rows["setting"] == name) & (rows["seed"] == seed)].iloc[0]
-            assert row["top-1"] == pytest.approx(100 * (found.ranks[name][seed] == 1).mean(), abs=0.006)
+            assert row["top-1"] == pytest.approx(100 * (compared.ranks[name][seed] == 1).mean(), abs=0.006)
             assert row["run"] == runs["cross" if name == "head, cross" else "none"][seed].name
-    assert found.films.tolist() == [study.corpus.clips[i] for i in study.corpus.split("test")]
+    assert compared.films.tolist() == [study.corpus.clips[i] for i in study.corpus.split("test")]
 
 
 def test_features_by_plain_loops(study, runs):
     model, data = runs["cross"][1].load(study.corpus)
-    task = actions_module.own_task(runs["cross"][1], study.corpus)
+    task = actions.own_task(runs["cross"][1], study.corpus)
     task.mask[::3, 5:] = False
-    pooled, head = (
-        actions_module.averaged(task.values, task.mask),
-        actions_module.embedded(model, task.values, task.mask, 32),
-    )
+    pooled, head = metrics.mean_over_time(task.values, task.mask), actions.embedded(model, task.values, task.mask, 32)
     for i in (0, 1, 33, 89):
         steps = task.values[i][task.mask[i]]
         assert pooled[i] == pytest.approx(steps.mean(axis=0), rel=1e-4, abs=1e-5)
         with torch.no_grad():
             alone = model.embed_video(torch.from_numpy(steps)[None], torch.ones(1, len(steps), dtype=bool))[0]
         assert head[i] == pytest.approx(alone.numpy(), abs=1e-5)
-    assert torch.equal(torch.from_numpy(actions_module.own_task(runs["cross"][1], study.corpus).values), data.video)
-    blank = actions_module.embedded(actions_module.untrained(data), task.values, task.mask)
-    assert not np.allclose(blank, head, atol=1e-3)
-    assert np.array_equal(blank, actions_module.embedded(actions_module.untrained(data), task.values, task.mask))
+    assert torch.equal(torch.from_numpy(actions.own_task(runs["cross"][1], study.corpus).values), data.video)
+    initial = actions.embedded(actions.untrained(data), task.values, task.mask)
+    assert not np.allclose(initial, head, atol=1e-3)
+    assert np.array_equal(initial, actions.embedded(actions.untrained(data), task.values, task.mask))
 
 
 def test_official_splits(study, runs, ucf):
-    task = actions_module.official_task("ucf101", runs["none"][0], study.corpus)
+    task = actions.official_task("ucf101", runs["none"][0], study.corpus)
     assert task.values.shape == (48, 5, 192) and task.mask.all() and len(set(task.films)) == 24
     assert (task.values[:24].mean() > 2.9) and (task.values[24:].mean() < 0.1)  # in the order of the list
     for train, val, test in task.splits.values():
         assert val is None and len(test) == 16 and not set(task.films[train]) & set(task.films[test])
-    found = actions_module.compare(study, runs, "ucf101")
-    assert found.rows.groupby(["setting", "seed"])["split"].apply(list).tolist() == [["split1", "split2", "split3"]] * 8
-    assert found.rows.loc[found.rows["setting"] == actions_module.POOLED, "top-1"].tolist() == [100] * 6
-    assert found.ranks["head, cross"].shape == (2, 48) and sorted(found.films) == sorted(task.films)
+    compared = actions.compare(study, runs, "ucf101")
+    assert (
+        compared.rows.groupby(["setting", "seed"])["split"].apply(list).tolist() == [["split1", "split2", "split3"]] * 8
+    )
+    assert compared.rows.loc[compared.rows["setting"] == actions.POOLED, "top-1"].tolist() == [100] * 6
+    assert compared.ranks["head, cross"].shape == (2, 48) and sorted(compared.films) == sorted(task.films)
 
 
 def test_features_that_do_not_fit(study, runs, ucf):
     path = ucf / "features" / "motion.npy"
     np.save(path, np.load(path)[:, :, :60])
     with pytest.raises(CorpusError, match=r"motion.npy: 60 dims, but run .* was trained on 64 of 'motion' in shapes"):
-        actions_module.compare(study, runs, "ucf101")
+        actions.compare(study, runs, "ucf101")
     path.unlink()
     with pytest.raises(CorpusError, match="no stream 'motion'"):
-        actions_module.compare(study, runs, "ucf101")
+        actions.compare(study, runs, "ucf101")
     with pytest.raises(CorpusError, match="'ucf'; there are 'ucf101', 'hmdb51'"):
-        actions_module.compare(study, runs, "ucf")
+        actions.compare(study, runs, "ucf")
     with pytest.raises(ConfigError, match="recipe = 'kinetics'"):
-        actions_module.compare(study, runs, recipe="kinetics")
+        actions.compare(study, runs, recipe="kinetics")
 
 
 def test_films():
     names = pd.Series(["April_09_brush_hair_u_nm_np1_ba_goo_1", "v_Run_g01_c02"])
-    assert actions_module.film(names).tolist() == ["April_09_brush_hair_u_nm_np1_ba_goo", "v_Run_g01"]
+    assert actions.film(names).tolist() == ["April_09_brush_hair_u_nm_np1_ba_goo", "v_Run_g01"]
 
 
 @pytest.mark.parametrize(
@@ -126,12 +125,12 @@ def test_the_official_lists(dataset, sizes):
     """The sizes that their authors give."""
     if not (DATA / dataset).is_dir():
         pytest.skip(f"no lists of {dataset} in {DATA}")
-    table = actions_module.OFFICIAL[dataset](DATA / dataset)
-    found = actions_module.official(table)
-    assert [(len(train), len(test)) for train, _, test in found.values()] == sizes
-    assert actions_module.OFFICIAL[dataset] is getattr(labels_module, dataset)
-    films = actions_module.film(table["clip"])
-    for train, _, test in found.values():
+    table = actions.OFFICIAL[dataset](DATA / dataset)
+    splits = actions.official(table)
+    assert [(len(train), len(test)) for train, _, test in splits.values()] == sizes
+    assert actions.OFFICIAL[dataset] is getattr(labels, dataset)
+    films = actions.film(table["clip"])
+    for train, _, test in splits.values():
         assert not set(train) & set(test)
         if dataset == "ucf101":
             assert not set(films[train]) & set(films[test])
@@ -140,7 +139,7 @@ def test_the_official_lists(dataset, sizes):
 def by_hand():
     """Heads that recognise 60 % and 80 % where the average recognises 60 %, on the same 200 clips and two seeds."""
     base = np.where(np.arange(200) % 5 < 3, 1, 2)
-    ranks = {actions_module.POOLED: base, actions_module.UNTRAINED: base, "head, none": base}
+    ranks = {actions.POOLED: base, actions.UNTRAINED: base, "head, none": base}
     ranks = {name: np.stack([x, np.roll(x, 5)]) for name, x in ranks.items()}
     ranks["head, cross"] = np.where(np.arange(200) % 5 < 4, 1, 2) * np.ones((2, 1))
     rows = [
@@ -151,19 +150,19 @@ def by_hand():
             "top-1": 100 * (x[seed] == 1).mean(),
             "top-5": 100,
             "classes": 5,
-            "epoch": actions_module.RECIPES["ucf101"].epochs if seed else 1,
+            "epoch": actions.RECIPES["ucf101"].epochs if seed else 1,
             "recipe": "ucf101",
         }
         for name, x in ranks.items()
         for seed in (0, 1)
     ]
-    return actions_module.Compared(pd.DataFrame(rows), ranks, np.arange(200))
+    return actions.Compared(pd.DataFrame(rows), ranks, np.arange(200))
 
 
 @pytest.mark.parametrize("recipe, paper", [("ucf101", 34), ("hmdb51", 7)])
 def test_summary_and_claims(study, recipe, paper):
     compared = by_hand()
-    summary, claims = actions_module.summary(study, compared), actions_module.claims(study, compared, recipe)
+    summary, claims = actions.summary(study, compared), actions.claims(study, compared, recipe)
     assert summary["top-1"].tolist() == pytest.approx([60, 60, 60, 80])
     assert summary["verdict"].tolist() == ["", "not resolved", "not resolved", "higher"]
     assert summary.loc["head, cross", "delta"] == pytest.approx(20)
@@ -171,9 +170,9 @@ def test_summary_and_claims(study, recipe, paper):
     assert claims["verdict"].tolist() == ["not resolved", "held", "not resolved", "held", "held"]
     assert claims["delta"].tolist() == pytest.approx([0, 20, 0, 20, 20])
     assert claims["paper"].tolist()[:2] == [paper, paper] and np.isnan(claims["paper"][2])
-    assert actions_module.claims(study, compared)["paper"].isna().all()  # of other classes the paper says nothing
-    words = actions_module.reading(summary, claims)
-    assert "best at the last epoch of their schedule" in words and "head, cross 50 %" in words
+    assert actions.claims(study, compared)["paper"].isna().all()  # the paper has no number for other classes
+    words = actions.reading(summary, claims)
+    assert "best at the last epoch" in words and "head, cross 50 %" in words
     assert "head, cross: 80.0 %, +20.0" in words and "cross-captioning makes a better head for actions" in words
-    figure = actions_module.recognised(compared.rows, summary, "shapes")
+    figure = actions.recognised(compared.rows, summary, "shapes")
     assert "points" in figure.axes[1].get_xlabel() and len(figure.axes[0].get_yticklabels()) == 4

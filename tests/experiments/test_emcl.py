@@ -1,4 +1,4 @@
-"""EMCL asked what it adds: how rows are dealt into blocks, scores against the module called by hand, what is chosen,
+"""EMCL in the study: the order of rows in blocks, scores against the module called by hand, the choice of constants,
 and claims against their definitions."""
 
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import ssb
 from ssb import emcl
-from ssb.experiments import emcl_figures, emcl_inference, emcl_layer, overview
+from ssb.experiments import emcl_inference, emcl_layer, overview
 from ssb.experiments.emcl_inference import MODULE, Embedded
 from ssb.experiments.emcl_layer import Constants
 from ssb.metrics import retrieval
@@ -38,7 +38,7 @@ clip_ofs = st.integers(1, 9).flatmap(
 )
 
 
-# how rows are dealt
+# the order of rows
 
 
 @settings(deadline=None, max_examples=40)
@@ -47,14 +47,14 @@ def test_every_caption_meets_every_clip_once(drawn, order, block):
     clips, own, more = drawn
     one = member([*own, *more], clips)
     met = np.zeros((len(one.text), clips), int)
-    for rows, columns in emcl_inference.dealt(one, order, block):
+    for rows, columns in emcl_inference.row_orders(one, order, block):
         np.add.at(met, (rows[:, None].numpy(), columns.numpy()), 1)
     assert (met == 1).all()
 
 
 def blocks_of_pairs(one, order, block):
     """(caption's block, own clip's block) of every caption; blocks of which clips are left over have no captions."""
-    for rows, columns in emcl_inference.dealt(one, order, block):
+    for rows, columns in emcl_inference.row_orders(one, order, block):
         place = torch.argsort(columns)
         yield from zip((torch.arange(len(rows)) // block).tolist(), (place[one.clip_of[rows]] // block).tolist())
 
@@ -62,9 +62,9 @@ def blocks_of_pairs(one, order, block):
 def test_paired_rows_have_their_own_clip_at_the_same_place_and_apart_ones_in_another_block():
     clip_of = np.random.default_rng(0).permutation(np.repeat(np.arange(40), 3))
     one = member(clip_of, 40)
-    for rows, columns in emcl_inference.dealt(one, "paired", 8):
+    for rows, columns in emcl_inference.row_orders(one, "paired", 8):
         assert (one.clip_of[rows] == columns).all()
-    assert len([*emcl_inference.dealt(one, "paired", 8)]) == 3
+    assert len([*emcl_inference.row_orders(one, "paired", 8)]) == 3
     assert all(a != b for a, b in blocks_of_pairs(one, "apart", 8))
     share = np.mean([a == b for a, b in blocks_of_pairs(one, "shuffled", 8)])
     assert share < 0.5
@@ -72,7 +72,7 @@ def test_paired_rows_have_their_own_clip_at_the_same_place_and_apart_ones_in_ano
 
 def test_paired_rows_stay_paired_where_clips_have_unequal_captions():
     one = member([2, 0, 2, 1, 2, 0], 4)  # clip 3 has none
-    found = [(rows.tolist(), columns.tolist()) for rows, columns in emcl_inference.dealt(one, "paired", 2)]
+    found = [(rows.tolist(), columns.tolist()) for rows, columns in emcl_inference.row_orders(one, "paired", 2)]
     assert found == [([1, 3, 0], [0, 1, 2, 3]), ([5, 2], [0, 2, 1, 3]), ([4], [2, 0, 1, 3])]
 
 
@@ -88,7 +88,7 @@ def test_listed_scores_are_those_of_the_rows_as_they_are(block):
 
 @pytest.mark.parametrize("form", ["ours", "released"])
 @pytest.mark.parametrize("block", [4, None])
-def test_scores_are_those_of_the_dealt_rows_put_back(form, block):
+def test_scores_are_those_of_the_shuffled_rows_put_back(form, block):
     one = member(np.arange(30) % 10, 10, seed=3)
     torch.manual_seed(3)
     by_hand = emcl.EMCL(3, 2, 0.3, 0.5, released=form == "released").eval()
@@ -132,10 +132,10 @@ def test_captions_of_a_clip_in_one_block_tell_what_belongs_together(form, beta):
     assert listed > shuffled + 10
 
 
-def test_wrong_names_are_told():
+def test_unknown_forms_and_orders_are_refused():
     one = member([0, 1], 2)
     with pytest.raises(
-        ValueError, match="form = 'theirs', order = 'paired'; forms are ours, released, orders shuffled"
+        ValueError, match="form = 'theirs', order = 'paired': wanted one of ..ours', 'released'. and one of ..shuffled'"
     ):
         emcl_inference.scores(one, "theirs", SMALL, "paired")
     with pytest.raises(ValueError, match="order = 'sorted'"):
@@ -151,7 +151,7 @@ def few(monkeypatch):
     tried = {"bases": (2, 7), "stages": (1, 10), "temperature": (0.1, 0.5), "beta": (0.1, 4.0)}
     monkeypatch.setattr(emcl_inference, "TRIED", tried)
     monkeypatch.setattr(emcl_inference, "BLOCKS", (16, None))
-    monkeypatch.setattr(emcl_inference, "TEMPERATURES", (0.1,))
+    monkeypatch.setattr(emcl_inference, "TEMPERATURES", {0.1: "-"})
     return [member(np.arange(60) % 30, 30, 24, seed) for seed in (0, 1)]
 
 
@@ -300,14 +300,16 @@ def test_embeddings_of_a_run_are_those_it_was_ranked_by(trained):
 
 def test_figures_are_drawn(few):
     best = {"ours": MODULE, "released": SMALL}
-    figure = emcl_figures.constants(emcl_inference.sweep(few, best), emcl_inference.effective_ranks(few), best, "title")
+    figure = emcl_inference.constants_figure(
+        emcl_inference.sweep(few, best), emcl_inference.effective_ranks(few), best, "title"
+    )
     labels = [axis.get_xlabel() for axis in figure.axes]
-    assert labels == [*emcl_figures.AXES.values(), "bases K"]
+    assert labels == [*emcl_inference.AXES.values(), "bases K"]
     assert figure.axes[4].get_xticklabels()[-1].get_text() == "all"
     frame = emcl_inference.orders(few, SMALL)
-    figure = emcl_figures.orders(frame, "title")
+    figure = emcl_inference.orders_figure(frame, "title")
     drawn = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     rows = frame[(frame["form"] == "ours") & (frame["order"] == "apart")]
-    assert drawn["the same, own clip in another block"].tolist() == pytest.approx(
+    assert drawn["one caption a clip, own clip in another block"].tolist() == pytest.approx(
         rows.groupby("block")["delta"].mean().tolist()
     )

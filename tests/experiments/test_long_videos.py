@@ -105,10 +105,10 @@ def test_ranks_are_those_of_naive_distances(home):
     assert run.metrics["n_queries"] == len(rows) and set(run.ranks["clip"]) == set(range(len(rows)))
 
 
-def test_what_cannot_be_trained_is_said(home):
-    with pytest.raises(ConfigError, match="tells 3 captions of 4 clips; take contrast = 's2dtw'"):
+def test_what_cannot_be_trained_is_refused(home):
+    with pytest.raises(ConfigError, match="has 3 captions and 4 clips; take contrast = 's2dtw'"):
         fit(small(UNEVEN, contrast="info_nce"), quiet=True)
-    with pytest.raises(CorpusError, match="no long videos; sequences = True wants a corpus such as events"):
+    with pytest.raises(CorpusError, match="no long videos; sequences = True needs a corpus such as events"):
         fit(Config.preset("smoke", sequences=True, corpus_options={"clips": 60}), quiet=True)
 
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_trained_is_said(home):
 def test_place_by_place_any_loss_can_be_trained(home, changes):
     run = fit(small(**changes), quiet=True)
     model, data = run.load()
-    c_t, c_v = data.told(model, "test")
+    c_t, c_v = data.embed_sequences(model, "test")
     assert c_t.shape == c_v.shape == (8, 4, 32) and run.metrics["n_queries"] == 8
 
 
@@ -127,7 +127,9 @@ def test_without_negatives_embeddings_collapse(home):
         run = fit(small(objective="none", epochs=40, lr=1e-2, text_lr=1e-2, s2dtw_contrastive=contrastive), quiet=True)
         corpus = load_corpus("events", **EVENTS)
         model, data = run.load(corpus)
-        unit = torch.nn.functional.normalize(torch.cat([x.flatten(0, 1) for x in data.told(model, "train")]), dim=1)
+        unit = torch.nn.functional.normalize(
+            torch.cat([x.flatten(0, 1) for x in data.embed_sequences(model, "train")]), dim=1
+        )
         values = torch.linalg.svdvals(unit)
         first[contrastive] = (values[0] ** 2 / (values**2).sum()).item()
     assert first[False] > 0.95 and first[True] < 0.6
@@ -139,7 +141,7 @@ def test_measures_by_hand(home):
     found = long_videos.measure(run, corpus)
     assert found.keys() == set(long_videos.MEASURES)
     model, data = run.load(corpus)
-    c_t, c_v = (torch.nn.functional.normalize(x, dim=-1) for x in data.told(model, "test"))
+    c_t, c_v = (torch.nn.functional.normalize(x, dim=-1) for x in data.embed_sequences(model, "test"))
     best = torch.einsum("qmd,cnd->qcmn", c_t, c_v).amax(-1).mean(-1)
     right = (best.argmax(1) == torch.arange(8)).double().mean()
     assert found["best-match R@1"] == pytest.approx(100 * right.item())
@@ -152,7 +154,7 @@ def test_the_shown_pair_is_of_median_margin(home):
     corpus = load_corpus("events", **EVENTS)
     found = long_videos.pairs(run, corpus)
     model, data = run.load(corpus)
-    c_t, c_v = data.told(model, "test")
+    c_t, c_v = data.embed_sequences(model, "test")
     score = s2dtw.distances(c_v, c_t).numpy()
     margins = [np.delete(row, i).min() - row[i] for i, row in enumerate(score)]
     video = int(np.argsort(margins)[4])
@@ -165,13 +167,13 @@ def test_the_shown_pair_is_of_median_margin(home):
     assert [(caption, clip) for clip, caption in right] == [(i, t) for i, t in enumerate(truth) if t >= 0]
 
 
-def test_measures_stand_beside_the_supplement(home):
+def test_measures_include_those_of_the_supplement(home):
     study = Study("s2dtw", corpus="events", preset="smoke", seeds=[0], jobs=1, changes={"corpus_options": EVENTS})
     runs = study.run(
         {name: long_videos.ABLATION[name] | {"batch": 6} for name in (long_videos.FULL, "γ = 1", "symmetric")}
     )
     rows = study.rows(runs, also=long_videos.table(runs, study.corpus))
-    table = long_videos.beside(rows, study.corpus)
+    table = long_videos.measures(rows, study.corpus)
     paper = pd.read_csv(Path(ssb.__file__).with_name("paper.csv"), dtype={"table": str})
     paper = paper[(paper["table"] == "VT-TWINS 3") & (paper["row"] == "gamma 1") & (paper["dataset"] == "crosstask")]
     assert table.loc["γ = 1", "paper: crosstask CTR"] == paper["value"].item()
@@ -237,19 +239,19 @@ def chance_of(truth, draws=400) -> float:
     return 100 * np.mean(right)
 
 
-def test_what_was_measured_by_other_code_is_measured_anew(home, monkeypatch):
+def test_values_of_other_code_are_measured_again(home, monkeypatch):
     study = Study("s2dtw", corpus="events", preset="smoke", seeds=[0], jobs=1, changes={"corpus_options": EVENTS})
     runs = study.run({"x": small(objective="none").model_dump(include={"sequences", "contrast", "objective", "batch"})})
     calls = []
 
-    def measure(run, corpus, split="test", probe=True):
+    def measure(run, corpus):
         calls.append(1)
         return {"spread": 1.0}
 
-    first = long_videos.table(runs, study.corpus, probe=False)
+    first = long_videos.table(runs, study.corpus)
     monkeypatch.setattr(long_videos, "measure", measure)
-    assert long_videos.table(runs, study.corpus, probe=False)["spread"].tolist() == [1.0] != first["spread"].tolist()
-    long_videos.table(runs, study.corpus, probe=False)
+    assert long_videos.table(runs, study.corpus)["spread"].tolist() == [1.0] != first["spread"].tolist()
+    long_videos.table(runs, study.corpus)
     assert len(calls) == 1
 
 
@@ -270,7 +272,7 @@ def test_youcook2_by_its_real_annotation(home, tmp_path, monkeypatch):
     study = Study("s2dtw", corpus="youcook2", preset="smoke", seeds=[0], jobs=1, changes=changes)
     assert {split: len(videos) for split, videos in study.corpus.stories.splits.items()}["test"] == 679
     runs = study.run({name: long_videos.ABLATION[name] for name in (long_videos.FULL, "soft-DTW")})
-    table = long_videos.beside(study.rows(runs, also=long_videos.table(runs, study.corpus)), study.corpus)
+    table = long_videos.measures(study.rows(runs, also=long_videos.table(runs, study.corpus)), study.corpus)
     assert table.index.tolist() == [*sorted(runs), "captions spread evenly (blind)", "random scores"]
     assert {"motion top-1", "right script", "within-script R@1"}.isdisjoint(table) and "step recall" in table
     assert table[["R@1 by full S2DTW", "spread", "step recall"]].loc[[*runs]].notna().all(axis=None)

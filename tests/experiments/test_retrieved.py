@@ -12,7 +12,7 @@ from ssb.metrics import meaning, retrieval
 
 
 @st.composite
-def searched(draw):
+def similarities(draw):
     """Similarities of few values, so that ties abound, the own clip of each query, and what is true."""
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     queries, clips, values = draw(st.integers(1, 14)), draw(st.integers(2, 6)), draw(st.sampled_from([2, 4, 50]))
@@ -24,47 +24,47 @@ def searched(draw):
 
 
 def naive(similarity, own, fits):
-    """(kind, rank, margin) of each query, as the rules are told."""
+    """(kind, rank, margin) of each query, by the definitions."""
     for row, mine, true in zip(similarity.tolist(), own.tolist(), fits.tolist()):
         others = [s for clip, s in enumerate(row) if clip != mine]
         margin = row[mine] - max(others)
         rank = 1 + sum(s > row[mine] for s in others) + sum(s == row[mine] for s in others) / 2
-        leaders = [clip for clip, s in enumerate(row) if s == max(row)]
-        kind = "good" if leaders == [mine] else "tied" if any(true[clip] for clip in leaders) else "bad"
+        first = [clip for clip, s in enumerate(row) if s == max(row)]
+        kind = "good" if first == [mine] else "tied" if any(true[clip] for clip in first) else "bad"
         yield kind, rank, margin
 
 
 @settings(deadline=None, max_examples=150)
-@given(searched(), st.integers(1, 3))
-def test_cases_are_chosen_as_the_rules_say(drawn, cases):
+@given(similarities(), st.integers(1, 3))
+def test_cases_are_chosen_by_the_rules(drawn, cases):
     similarity, own, fits = drawn
-    known = list(naive(similarity, own, fits))
-    assert retrieved.kinds(similarity, own, fits).tolist() == [kind for kind, _, _ in known]
-    assert retrieved.margins(similarity, own).tolist() == [margin for _, _, margin in known]
+    expected = list(naive(similarity, own, fits))
+    assert retrieved.kinds(similarity, own, fits).tolist() == [kind for kind, _, _ in expected]
+    assert retrieved.margins(similarity, own).tolist() == [margin for _, _, margin in expected]
     wanted = []
     for kind in ("good", "tied", "bad"):
-        left = [query for query in range(len(own)) if known[query][0] == kind]
+        left = [query for query in range(len(own)) if expected[query][0] == kind]
         for _ in range(cases):
             if not left:
                 break
             if kind == "bad":
-                best = max(left, key=lambda q: (known[q][1], -known[q][2], -q))
+                best = max(left, key=lambda q: (expected[q][1], -expected[q][2], -q))
             else:
-                best = max(left, key=lambda q: (known[q][2], -q))
-            wanted.append((kind, best, *known[best][1:]))
+                best = max(left, key=lambda q: (expected[q][2], -q))
+            wanted.append((kind, best, *expected[best][1:]))
             left = [query for query in left if own[query] != own[best]]
-    found = retrieved.choose(similarity, own, fits, cases)
-    assert list(found.columns) == ["kind", "query", "rank", "margin"]
-    assert list(found.itertuples(index=False, name=None)) == wanted
+    chosen = retrieved.choose(similarity, own, fits, cases)
+    assert list(chosen.columns) == ["kind", "query", "rank", "margin"]
+    assert list(chosen.itertuples(index=False, name=None)) == wanted
 
 
 def test_the_kinds_by_hand():
     similarity = np.array([
         [0.9, 0.1, 0.2],  # own clip first
         [0.9, 0.9, 0.2],  # shares the first place, with a clip of which it is not true
-        [0.5, 0.9, 0.2],  # a clip that is as true is first
-        [0.5, 0.2, 0.9],  # another is first, the one that is as true is last
-        [0.5, 0.9, 0.9],  # of two that share the first place one is as true
+        [0.5, 0.9, 0.2],  # another clip of which it is true is first
+        [0.5, 0.2, 0.9],  # a clip of which it is not true is first
+        [0.5, 0.9, 0.9],  # of two that share the first place it is true of one
     ])  # fmt: skip
     fits = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 0, 1]], bool)
     own = np.zeros(5, int)
@@ -75,7 +75,7 @@ def test_the_kinds_by_hand():
     assert chosen["rank"].tolist() == [1, 1.5, 2]
 
 
-def test_good_is_a_rank_of_one_and_the_kinds_tell_semantic_first_places():
+def test_good_is_rank_1_and_good_or_tied_is_semantic_rank_1():
     """Where nothing ties, good and tied together are the queries whose semantic rank is 1."""
     rng = np.random.default_rng(0)
     text, video, own = rng.normal(size=(60, 8)), rng.normal(size=(20, 8)), np.arange(60) % 20
@@ -90,7 +90,7 @@ def test_good_is_a_rank_of_one_and_the_kinds_tell_semantic_first_places():
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 10**6), st.integers(1, 3))
-def test_disagreements_are_the_worst_of_the_others_misses(seed, cases):
+def test_disagreements_are_the_worst_ranks_of_the_other_run(seed, cases):
     rng = np.random.default_rng(seed)
     one, two, own = rng.integers(1, 5, 20).astype(float), rng.integers(2, 9, 20) / 2, rng.integers(6, size=20)
     wanted = []
@@ -101,14 +101,14 @@ def test_disagreements_are_the_worst_of_the_others_misses(seed, cases):
                 worst = max(left, key=lambda q: (wrong[q], -q))
                 wanted.append((first, worst, one[worst], two[worst]))
                 left = [q for q in left if own[q] != own[worst]]
-    found = retrieved.disagreements(one, two, own, cases)
-    assert list(found.itertuples(index=False, name=None)) == wanted
+    chosen = retrieved.disagreements(one, two, own, cases)
+    assert list(chosen.itertuples(index=False, name=None)) == wanted
 
 
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match=r"fits is float64 of shape \(2, 3\); wanted bool of shape \(2, 3\)"):
         retrieved.kinds(np.eye(2, 3), [0, 1], np.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"similarity has shape \(2, 1\); a margin needs two clips"):
+    with pytest.raises(ValueError, match=r"similarity has shape \(2, 1\); a margin needs two or more clips"):
         retrieved.margins(np.ones((2, 1)), [0, 0])
 
 
@@ -123,27 +123,27 @@ def trained(shared_home):
     runs = {
         name: ssb.fit(ssb.Config.preset("smoke", objective=name, **base), corpus, True) for name in ("none", "cross")
     }
-    return corpus, {name: retrieved.found(run, corpus) for name, run in runs.items()}
+    return corpus, {name: retrieved.search(run, corpus) for name, run in runs.items()}
 
 
-def test_what_is_found_is_what_the_run_found(trained):
-    corpus, found = trained
-    for each in found.values():
+def test_a_search_has_the_ranks_of_the_run(trained):
+    corpus, searches = trained
+    for each in searches.values():
         assert np.array_equal(each.ranks, each.run.ranks["t2v"]) and np.array_equal(each.own, each.run.ranks["clip"])
         captions = corpus.captions_of(corpus.split("test"))
         assert each.texts == captions["text"].tolist()
         assert [each.clips[column] for column in each.own] == captions["clip"].tolist()
         assert np.array_equal(each.fits, corpus.truth(captions["caption"], corpus.split("test")))
-    shares = retrieved.shares(found)
-    assert list(shares.columns) == ["what", "none", "cross"] and list(shares.index) == ["good", "tied", "bad"]
-    for name, each in found.items():
+    shares = retrieved.shares(searches)
+    assert list(shares.columns) == ["definition", "none", "cross"] and list(shares.index) == ["good", "tied", "bad"]
+    for name, each in searches.items():
         assert shares[name].sum() == pytest.approx(100, abs=0.2)
         assert shares[name]["good"] == pytest.approx(each.run.metrics["t2v R@1"], abs=0.06)
 
 
-def test_the_table_tells_a_case_in_full(trained):
-    corpus, found = trained
-    each = found["cross"]
+def test_the_table_has_every_case_in_full(trained):
+    corpus, searches = trained
+    each = searches["cross"]
     frame = retrieved.table(each, each.choose(3))
     assert frame["kind"].value_counts().max() == 3 and set(frame["setting"]) == {"cross"}
     ids = [corpus.clips[clip] for clip in corpus.split("test")]
@@ -151,14 +151,14 @@ def test_the_table_tells_a_case_in_full(trained):
     for row in frame.to_dict("records"):
         scores = dict(zip(ids, each.similarity[row["query"]]))
         ordered = sorted(scores.values(), reverse=True)
-        told = captions.iloc[row["query"]]
-        assert row["clip"] == corpus.clips[told["clip"]] and "text" not in row
+        caption = captions.iloc[row["query"]]
+        assert row["clip"] == corpus.clips[caption["clip"]] and "text" not in row
         assert row["similarity"] == pytest.approx(scores[row["clip"]], abs=1e-6)
-        for place in (1, 2, 3):
-            assert row[f"similarity {place}"] == pytest.approx(ordered[place - 1], abs=1e-6)
-            assert scores[row[f"found {place}"]] == pytest.approx(ordered[place - 1], abs=1e-6)
-            own, other = (corpus.meaning.iloc[corpus.clips.index(row[name])] for name in ("clip", f"found {place}"))
-            assert row[f"true {place}"] == all(own[name] == other[name] for name in told["says"])
+        for k in (1, 2, 3):
+            assert row[f"similarity {k}"] == pytest.approx(ordered[k - 1], abs=1e-6)
+            assert scores[row[f"found {k}"]] == pytest.approx(ordered[k - 1], abs=1e-6)
+            own, other = (corpus.meaning.iloc[corpus.clips.index(row[name])] for name in ("clip", f"found {k}"))
+            assert row[f"true {k}"] == all(own[name] == other[name] for name in caption["says"])
         assert (row["kind"] == "good") == (row["found 1"] == row["clip"] and row["rank"] == 1)
         assert row["share of kind"] == pytest.approx(100 * np.mean(each.kinds == row["kind"]), abs=0.06)
 
@@ -167,36 +167,34 @@ def labels(figure) -> list[str]:
     return [axis.get_title() for axis in figure.findobj(lambda x: hasattr(x, "get_title") and hasattr(x, "imshow"))]
 
 
-def test_the_figure_marks_the_right_ones_and_states_its_rules(trained):
-    _, found = trained
-    each = found["cross"]
+def test_the_figure_marks_the_right_clips_and_states_its_rules(trained):
+    _, searches = trained
+    each = searches["cross"]
     chosen = each.choose(2)
     figure = retrieved.figure(each, chosen, "Title: shapes, smoke")
     own = [title for title in labels(figure) if title.startswith("own clip: s = ")]
-    assert len(own) == len(chosen), "the own clip is shown once in each case"
+    assert len(own) == len(chosen), "each case has its own clip once"
     outside = sum(each.own[q] not in retrieved.top(each, q) for q in chosen["query"])
     assert sum(", rank " in title for title in own) == outside
-    seen = [(q, c) for q in chosen["query"] for c in retrieved.top(each, q) if c != each.own[q] and each.fits[q, c]]
-    assert sum(title.startswith("as true: ") for title in labels(figure)) == len(seen)
+    true = [(q, c) for q in chosen["query"] for c in retrieved.top(each, q) if c != each.own[q] and each.fits[q, c]]
+    assert sum(title.startswith("also true: ") for title in labels(figure)) == len(true)
     words = " ".join(
         text.get_text().replace("\n", " ") for text in figure.findobj(match=lambda x: hasattr(x, "get_text"))
     )
     for kind in chosen["kind"].unique():
-        share = 100 * np.mean(each.kinds == kind)
-        assert (
-            f"{kind}, {share:.1f} % of queries: {retrieved.KINDS[kind][0]}. Shown: {retrieved.KINDS[kind][1]}" in words
-        )
+        share, (definition, rule) = 100 * np.mean(each.kinds == kind), retrieved.KINDS[kind]
+        assert f"{kind}, {share:.1f} % of queries: {definition}. Shown: {rule}" in words
     for query in chosen["query"]:
         assert each.texts[query][:40] in words
 
 
 def test_the_contrast_has_a_line_for_each_run(trained, home):
-    _, found = trained
-    ranks = [each.ranks for each in found.values()]
-    differ = retrieved.disagreements(*ranks, found["none"].own)
-    figure = retrieved.contrast(found, differ, "Title: shapes, smoke")
+    _, searches = trained
+    ranks = [each.ranks for each in searches.values()]
+    differ = retrieved.disagreements(*ranks, searches["none"].own)
+    figure = retrieved.contrast(searches, differ, "Title: shapes, smoke")
     assert sum("own clip" in title for title in labels(figure)) == 2 * len(differ)
-    nothing = retrieved.contrast(found, retrieved.disagreements(ranks[0], ranks[0], found["none"].own), "Title")
+    nothing = retrieved.contrast(searches, retrieved.disagreements(ranks[0], ranks[0], searches["none"].own), "Title")
     assert any("no such query" in text.get_text() for text in nothing.texts)
     figures.save(nothing, home / "figures", "nothing", alt="Nothing.")
 
@@ -206,6 +204,6 @@ def test_without_frames_a_clip_is_shown_by_its_own_caption(small_folder, home):
 
     corpus = ssb.load_corpus(small_folder)
     figure, axis = plt.subplots()
-    figures.seen(axis, corpus, 7)
+    figures.show_clip(axis, corpus, 7)
     assert [text.get_text() for text in axis.texts] == ["a red thing number 07"] and not axis.images
     plt.close(figure)

@@ -14,7 +14,7 @@ from ssb.config import Config, ConfigError
 from ssb.corpora.load import load_corpus
 from ssb.corpora.reading import CorpusError
 from ssb.experiments import emcl_layer, transfer
-from ssb.experiments.transfer import ZeroShot, begun, fine_tuned, zero_shot
+from ssb.experiments.transfer import ZeroShot, fine_tuned, initial_runs, zero_shot
 from ssb.metrics import retrieval
 from ssb.study import Study
 from ssb.training.data import Data
@@ -56,12 +56,12 @@ def test_words_keep_their_numbers(home):
     """The captions of the second corpus are numbered by the tokenizer of the first, or its weights were nonsense."""
     first = fit(small(**THERE), quiet=True)
     second = fit(small(pretrained=first.name, **HERE), quiet=True)
-    (_, known), (_, data) = first.load(), second.load()
+    (_, trained), (_, data) = first.load(), second.load()
     sentence = "watch a large red circle slide to the left"
     for name in ("tokenizer", "label_tokenizer"):
-        assert getattr(data, name)(sentence) == getattr(known, name)(sentence)
+        assert getattr(data, name)(sentence) == getattr(trained, name)(sentence)
     fresh = Data(small(**HERE), data.corpus)
-    assert fresh.tokenizer.get_vocab() != known.tokenizer.get_vocab()
+    assert fresh.tokenizer.get_vocab() != trained.tokenizer.get_vocab()
 
 
 def test_a_decoder_may_be_new(home):
@@ -95,25 +95,26 @@ def test_zero_shot_is_the_run_itself_on_its_own_corpus(home):
 def test_zero_shot_by_hand(home):
     """Captions and clips of the other corpus through the trained model, with its tokenizer and its statistics."""
     run, corpus = fit(small(**THERE), quiet=True), load_corpus("shapes", **HERE["corpus_options"])
-    found = zero_shot({"cross": [run]}, corpus)["cross, zero-shot"][0]
-    model, known = run.load()
+    tested = zero_shot({"cross": [run]}, corpus)["cross, zero-shot"][0]
+    model, trained = run.load()
     clips = corpus.split("test")
     values, mask = corpus.features(max_steps=run.config.max_steps)
     captions = corpus.captions_of(clips)
     with torch.inference_mode():
         c_v = model.embed_video(torch.from_numpy(values[clips]), torch.from_numpy(mask[clips]))
-        end = [known.tokenizer.eos_token_id]
-        ids = [torch.tensor([known.tokenizer(text).input_ids + end]) for text in captions["text"]]
+        end = [trained.tokenizer.eos_token_id]
+        ids = [torch.tensor([trained.tokenizer(text).input_ids + end]) for text in captions["text"]]
         c_t = torch.cat([model.embed_text(row, torch.ones_like(row, dtype=torch.bool)) for row in ids])
-    place = captions["clip"].map({clip: i for i, clip in enumerate(clips)}).to_numpy(copy=True)
-    ranks = retrieval.ranks(losses.cosine(c_t, c_v), place)
-    assert np.mean(found.ranks["t2v"] == ranks) > 0.97  # rounding may turn a tie
-    assert found.metrics["t2v MnR"] != run.metrics["t2v MnR"] and found.provenance["corpus_sha"] == corpus.fingerprint
+    own = captions["clip"].map({clip: i for i, clip in enumerate(clips)}).to_numpy(copy=True)
+    ranks = retrieval.ranks(losses.cosine(c_t, c_v), own)
+    assert np.mean(tested.ranks["t2v"] == ranks) > 0.97  # rounding may break a tie
+    assert tested.metrics["t2v MnR"] != run.metrics["t2v MnR"]
+    assert tested.provenance["corpus_sha"] == corpus.fingerprint and tested.config == run.config
 
 
 def test_zero_shot_wants_features_of_the_same_width(home):
     run = fit(small(**THERE), quiet=True)
-    with pytest.raises(ConfigError, match="width 192, those of shapes have 64; name streams"):
+    with pytest.raises(ConfigError, match="width 192, those of shapes have 64; name streams of that total"):
         ZeroShot(run, load_corpus("shapes", **OPTIONS), ["motion"])
 
 
@@ -121,7 +122,7 @@ def test_a_study_fine_tunes_each_seed_from_its_own(home):
     options = dict(preset="smoke", seeds=[0, 1], jobs=1)
     before = Study("before", changes={**THERE, "epochs": 1}, **options).run({"none": {"objective": "none"}})
     study = Study("after", changes={**HERE, "epochs": 4}, **options)
-    runs = study.run(fine_tuned(study.base, ["none"]), begin=begun(before))
+    runs = study.run(fine_tuned(study.base, ["none"]), begin=initial_runs(before))
     assert [run.config.pretrained for run in runs["none, pre-trained"]] == [run.name for run in before["none"]]
     assert {run.config.epochs for run in runs["none, pre-trained"] + runs["none, a quarter"]} == {1}
     assert {run.config.epochs for run in runs["none"]} == {4} and runs["none"][0].config.pretrained == ""
@@ -168,14 +169,14 @@ def test_without_beta_emcl_is_no_layer(home):
 def test_ranks_with_emcl_are_of_blocks_of_the_batch_dealt_at_random(home):
     run = fit(small(objective="none", emcl=True, **THERE), quiet=True)
     model, data = run.load()
-    c_t, c_v, place = data.embed(model, "test")
+    c_t, c_v, own = data.embed(model, "test")
     generator = torch.Generator().manual_seed(0)
     captions, clips = (torch.randperm(len(x), generator=generator).split(16) for x in (c_t, c_v))
     scores = torch.empty(len(c_t), len(c_v))
     for i, j in itertools.product(captions, clips):
         rows = model.emcl(torch.cat([c_v[j], c_t[i]]))
         scores[i[:, None], j] = losses.cosine(rows[len(j) :], rows[: len(j)])
-    assert np.mean(run.ranks["t2v"] == retrieval.ranks(scores, place)) > 0.97
+    assert np.mean(run.ranks["t2v"] == retrieval.ranks(scores, own)) > 0.97
     assert model.emcl.start.shape == (1, 32) and not torch.equal(model.emcl.start, build(data).emcl.start)
 
 
@@ -222,24 +223,24 @@ def test_weights_that_would_be_left_are_refused(home):
         fit(small(objective="none", **changes, **HERE), quiet=True)
 
 
-def test_a_row_says_what_was_trained_on(home):
+def test_rows_name_the_corpus_of_the_first_training(home):
     options = dict(preset="smoke", seeds=[0], jobs=1)
     before = Study("before", changes={**THERE, "epochs": 1}, **options)
     first = before.run({"none": {"objective": "none"}})
     study = Study("pretraining", changes={**HERE, "epochs": 1}, **options)
-    runs = study.run(fine_tuned(study.base, ["none"]), begin=begun(first)) | zero_shot(first, study.corpus)
+    runs = study.run(fine_tuned(study.base, ["none"]), begin=initial_runs(first)) | zero_shot(first, study.corpus)
     rows = study.rows(runs).set_index("setting")["trained_on"]
-    said = "shapes; captions 2; clips 120; false_negatives 0.05"
-    assert rows.to_dict() == {"none": "", "none, a quarter": "", "none, pre-trained": said, "none, zero-shot": said}
-    beside = transfer.beside(runs, "3", corpus=study.data)
-    assert beside.set_index("method").loc["none, pre-trained", "pretrain"] == said
+    label = "shapes; captions 2; clips 120; false_negatives 0.05"
+    assert rows.to_dict() == {"none": "", "none, a quarter": "", "none, pre-trained": label, "none, zero-shot": label}
+    frame = transfer.with_paper_rows(runs, "3", study.corpus_label)
+    assert frame.set_index("method").loc["none, pre-trained", "pretrain"] == label
     assert "trained_on" not in before.rows(first)
 
 
 def test_figures_of_a_run_that_ranks_by_more_are_refused(home):
     run = fit(small(objective="cross", emcl=True, **THERE), quiet=True)
     with pytest.raises(ConfigError, match="take a run without"):
-        figures.support_weights(run, 4)
+        figures.support_weights(*run.load(), 4)
 
 
 def test_the_papers_settings_of_a_benchmark():

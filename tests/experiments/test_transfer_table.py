@@ -1,4 +1,4 @@
-"""The paper's rows as they are printed, and ours beside them, against the csv module, numpy and direct bootstraps."""
+"""The paper's rows as printed and ours below them, against the csv module, numpy and direct bootstraps."""
 
 import csv
 import re
@@ -25,6 +25,15 @@ def cells(table: str) -> dict[tuple[str, ...], float]:
     """(method, pretrain, dataset, "way metric") → number, read without pandas."""
     rows = [row for row in PRINTED if row["table"] == table]
     return {(r["row"], r["group"], r["dataset"], f"{r['direction']} {r['metric']}"): float(r["value"]) for r in rows}
+
+
+@pytest.mark.parametrize("values", [{}, {"table": "cost"}, {"table": "3", "direction": "t2v", "group": ""}])
+def test_rows_of_the_file(values):
+    """Against the csv module: the rows that agree in every given column, in the order of the file."""
+    wanted = [row for row in PRINTED if all(row[column] == value for column, value in values.items())]
+    found = paper_module.rows(**values)
+    assert [*found["row"]] == [row["row"] for row in wanted] and [*found["group"]] == [row["group"] for row in wanted]
+    assert found["value"].tolist() == [float(row["value"]) for row in wanted] and len(wanted) > 5
 
 
 @pytest.mark.parametrize("table", paper_module.TABLES)
@@ -61,7 +70,8 @@ def test_baselines_of_the_tables_by_hand():
     assert [paper_module.recalls_of(t) for t in paper_module.TABLES] == [(1, 5, 10)] * 2 + [(1, 5, 50)] + [
         (1, 5, 10)
     ] * 2
-    with pytest.raises(ValueError, match="table = '2a' is none of methods by dataset; wanted one of 3, 4, 5, 6, 10"):
+    message = "table = '2a' does not compare methods by dataset; wanted one of 3, 4, 5, 6, 10"
+    with pytest.raises(ValueError, match=message):
         paper_module.baselines("2a")
 
 
@@ -127,41 +137,29 @@ def test_one_seed_has_no_deviation(uneven):
 
 
 @pytest.mark.parametrize("table", paper_module.TABLES)
-def test_beside_leaves_blank_what_a_side_does_not_have(uneven, table):
-    frame = transfer.beside(uneven, table)
+def test_rows_are_blank_where_there_is_no_number(uneven, table):
+    frame = transfer.with_paper_rows(uneven, table, "shapes")
     paper, mine = frame[frame["from"] == "paper"], frame[frame["from"] == "ours"]
     assert frame["from"].tolist() == ["paper"] * len(paper) + ["ours", "ours"]
     names = [name for name in frame if re.match(r"(t2v|v2t)", name)]
     assert mine[names].notna().all().all() and set(mine["dataset"]) == {"shapes"}
-    known = cells(table)
+    numbers = cells(table)
     for _, row in paper.iterrows():
         for name in names:
-            wanted = known.get((row["method"], row["pretrain"], row["dataset"], name))
+            wanted = numbers.get((row["method"], row["pretrain"], row["dataset"], name))
             assert row[name] == wanted if wanted is not None else np.isnan(row[name]), name
-    printed = {f"{way} {name}" for way in transfer.WAYS for name in SURE}
+    printed = {f"{way} {name}" for way in transfer.PROTOCOLS for name in SURE}
     assert printed < set(names) and ("t2v R@50" in names) == (table == "5") != ("t2v R@10" in names)
 
 
-def test_beside_with_other_recalls_and_another_corpus(uneven):
-    frame = transfer.beside(uneven, "3", recalls=(1, 50), corpus="msrvtt_1ka")
-    assert frame.loc[frame["from"] == "paper", "t2v R@50"].isna().all() and "t2v R@5" not in frame
-    assert frame.loc[frame["from"] == "ours", "t2v R@50"].notna().all()
-    assert transfer.same_data(frame)
-
-
 def test_what_cannot_be_compared_is_refused(uneven, home):
-    with pytest.raises(ValueError, match="nothing to put beside"):
-        transfer.beside({}, "3")
-    with pytest.raises(ValueError, match="no run of 'full'"):
-        transfer.beside(uneven | {"full": []}, "3")
+    with pytest.raises(ValueError, match="no run to compare with the paper's rows"):
+        transfer.with_paper_rows({}, "3", "shapes")
+    with pytest.raises(ValueError, match="no run of 'full' to compare"):
+        transfer.with_paper_rows(uneven | {"full": []}, "3", "shapes")
     odd = made(home, "odd", "full", 0, np.ones(9), np.arange(9))
-    with pytest.raises(ValueError, match="'full', run odd: other test queries"):
-        transfer.beside(uneven | {"full": [odd]}, "3")
-    config = ssb.Config.preset("smoke", corpus="vidvrd")
-    (uneven["none"][0].folder / "config.json").write_text(config.model_dump_json())
-    runs = {name: [ssb.Run(run.folder) for run in members] for name, members in uneven.items()}
-    with pytest.raises(ValueError, match="runs trained on shapes, vidvrd: say in `corpus`"):
-        transfer.beside(runs, "3")
+    with pytest.raises(ValueError, match="'full', run odd: its test queries differ"):
+        transfer.with_paper_rows(uneven | {"full": [odd]}, "3", "shapes")
 
 
 @pytest.mark.parametrize(
@@ -169,26 +167,26 @@ def test_what_cannot_be_compared_is_refused(uneven, home):
     [("msrvtt_1ka", "3", 1), ("msrvtt_1ka", "10", 1), ("msrvtt_1ka_7k", "3", 0), ("msrvtt1k", "3", 0),
      ("activitynet", "5", 1), ("activitynet_val2", "5", 0), ("msvd", "6", 1), ("msvd", "3", 0), ("shapes", "3", 0)],
 )  # fmt: skip
-def test_the_title_says_whose_data_the_papers_rows_are_of(uneven, corpus, table, same):
-    frame = transfer.beside(uneven, table, corpus=corpus)
+def test_the_title_names_the_data_of_the_papers_rows(uneven, corpus, table, same):
+    frame = transfer.with_paper_rows(uneven, table, corpus)
     assert transfer.same_data(frame) == same
     html = transfer.show(frame, "Title").to_html()
     assert ("OTHER DATA" in html) != same and "Title; " in html
-    figure = transfer.dots(uneven, table, "Title", corpus=corpus)
+    figure = transfer.dots(uneven, table, "Title", corpus)
     drawn = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert drawn[-2:] == ["none", "cross"] and (len(drawn) == len(frame) if same else len(drawn) == 2)
-    assert ("left out" in figure.get_suptitle()) != same
+    assert ("without the paper's rows" in figure.get_suptitle()) != same
     assert figure.axes[1].get_xlabel() == ("text→video R@50 (%)" if table == "5" else "text→video R@10 (%)")
 
 
-def test_shown_grey_bold_and_blank(uneven):
-    frame = transfer.beside(uneven, "3")
-    shown = transfer.printed(frame)
-    assert shown.shape == (16, 3 + 3 * 6) and not shown.isin(["nan", "<NA>"]).any().any()
+def test_displayed_in_grey_bold_and_blank(uneven):
+    frame = transfer.with_paper_rows(uneven, "3", "shapes")
+    text = transfer.printed(frame)
+    assert text.shape == (16, 3 + 3 * 6) and not text.isin(["nan", "<NA>"]).any().any()
     head = "video→text (ours: best-caption)"
-    translated = shown.loc[frame["method"] == "VidTranslate"].iloc[0]
+    translated = text.loc[frame["method"] == "VidTranslate"].iloc[0]
     assert translated["text→video"].tolist() == ["14.7", "", "", "", "52.8", ""] and set(translated[head]) == {""}
-    bold = transfer.best(frame, shown)
+    bold = transfer.best(frame, text)
     assert not bold[frame["from"] == "paper"].any().any() and not bold[""].any().any()
     first, second = (transfer.ours({name: uneven[name]}).iloc[0] for name in ("none", "cross"))
     for way, name in transfer.HEADS.items():
@@ -203,7 +201,7 @@ def test_shown_grey_bold_and_blank(uneven):
 
 
 def test_a_dot_stands_at_each_known_number(uneven):
-    figure = transfer.dots(uneven, "5", "T", corpus="activitynet")
+    figure = transfer.dots(uneven, "5", "T", "activitynet")
     frame = paper_module.baselines("5")
     for axis, metric in zip(figure.axes, ("R@1", "R@50")):
         dots = [
@@ -215,10 +213,10 @@ def test_a_dot_stands_at_each_known_number(uneven):
         assert len(wanted) == (5 if metric == "R@1" else 4)
 
 
-def test_the_file_says_whose_a_row_is(uneven, home):
+def test_the_file_tells_the_papers_rows_from_ours(uneven, home):
     table = study.Study("pretraining", preset="smoke", seeds=[0], changes={"corpus_options": {"clips": 60}})
-    frame = transfer.beside(uneven, "6")
-    transfer.write(table, frame)
+    frame = transfer.with_paper_rows(uneven, "6", "shapes")
+    table.write(frame.round(2), f"{table.table}_beside.csv")
     path = home / "results" / "shapes-smoke" / "pretraining_beside.csv"
     assert "results/shapes-smoke/pretraining_beside.csv" in table.written()
     back = pd.read_csv(path, keep_default_na=False, dtype=str)

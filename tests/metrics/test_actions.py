@@ -39,7 +39,7 @@ def test_separable_actions_are_all_recognised_and_shuffled_names_are_not():
     x, y = clusters(400)
     train, test = np.arange(200), np.arange(200, 400)
     found = actions.recognise({"x": x}, y, train, test, recipe=QUICK, seeds=(0, 1))
-    assert found.rows["top-1"].tolist() == [100, 100] and found.correct["x"].all()
+    assert found.rows["top-1"].tolist() == [100, 100] and (found.ranks["x"] == 1).all()
     mixed = np.random.default_rng(3).permutation(y)
     chance = actions.recognise({"x": x}, mixed, train, test, recipe=QUICK, seeds=(0, 1)).rows
     assert chance["top-1"].mean() == pytest.approx(25, abs=4 * 100 * np.sqrt(0.25 * 0.75 / 200))
@@ -78,8 +78,6 @@ def test_the_epoch_is_the_best_on_the_clips_held_out():
     ]
     assert score(layer) == max(each) == each[layer.epoch - 1]
     assert len(set(each)) > 1
-    soon = actions.fit(x[:100], y[:100], val, recipe=replace(recipe, epochs=500, patience=1))
-    assert soon.epoch < 500
 
 
 def test_held_out_clips_keep_films_whole_and_classes_alike():

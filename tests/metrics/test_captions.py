@@ -1,5 +1,6 @@
 """Generated captions against a loop over the model's own caption loss; their metrics against hand-worked cases."""
 
+import contextlib
 import math
 import os
 
@@ -14,8 +15,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from ssb import Config, load_corpus, losses
-from ssb import model as model_module
-from ssb.experiments import captioning as captioning_module
+from ssb.experiments import captioning
 from ssb.metrics import captions
 from ssb.training.data import Data
 from ssb.training.runs import build
@@ -44,6 +44,16 @@ def trained(shared_home):
     return model.eval(), data
 
 
+@contextlib.contextmanager
+def with_config(data, **changes):
+    """The data with other settings inside the block."""
+    config, data.config = data.config, data.config.replace(**changes)
+    try:
+        yield
+    finally:
+        data.config = config
+
+
 def greedy(model, support, mask, most) -> list[int]:
     """The tokens of one caption, each that which adds least to the model's own loss of the caption so far."""
     tokens, end = [], model.decoder.config.eos_token_id
@@ -67,27 +77,26 @@ def cut(row, end=1) -> list[int]:
 def test_greedy_is_the_best_next_token_of_the_own_loss(trained):
     model, data = trained
     clips = torch.tensor([39, 42])  # of five steps and of eight
-    seen = captioning_module.own(model, data, clips)
-    found = model_module.generated(model, *seen, beams=1, max_tokens=MOST)
-    for i, row in enumerate(found):
-        assert cut(row) == greedy(model, seen[0][[i]], seen[1][[i]], MOST)
+    support, mask = captioning.own(model, data, clips)
+    for i, row in enumerate(model.generate(support, mask, beams=1, max_tokens=MOST)):
+        assert cut(row) == greedy(model, support[[i]], mask[[i]], MOST)
 
 
 @torch.no_grad()
 def test_beams_find_what_is_more_likely_per_token(trained):
     model, data = trained
-    seen = captioning_module.own(model, data, torch.arange(48))
+    support, mask = captioning.own(model, data, torch.arange(48))
 
-    def found(beams):
-        rows = model_module.generated(model, *seen, beams, 60)
+    def search(beams):
+        rows = model.generate(support, mask, beams, 60)
         for row in rows.tolist():  # a start mark, then words, and after the end mark nothing
             assert row[0] == 0 and set(row[row.index(1) :] if 1 in row else []) <= {0, 1}
         rows = [cut(row) for row in rows]
         labels = [torch.tensor([row]) for row in rows]
-        costs = [model.caption_loss(seen[0][[i]], seen[1][[i]], label).item() for i, label in enumerate(labels)]
+        costs = [model.caption_loss(support[[i]], mask[[i]], label).item() for i, label in enumerate(labels)]
         return np.array(costs), np.array([row[-1] == 1 for row in rows])
 
-    (one, ended), (four, finished) = found(1), found(4)
+    (one, ended), (four, finished) = search(1), search(4)
     both = ended & finished
     assert both.sum() > 12
     assert four[both].mean() < one[both].mean()
@@ -96,26 +105,27 @@ def test_beams_find_what_is_more_likely_per_token(trained):
 def test_own_support_is_the_clip_itself(trained):
     model, data = trained
     with torch.no_grad():
-        seen, mask = captioning_module.own(model, data, torch.tensor([3, 4]))
+        support, mask = captioning.own(model, data, torch.tensor([3, 4]))
         for i, clip in enumerate((3, 4)):
             alone = model.to_decoder(model.normalise(data.video[[clip]], data.video_mask[[clip]]))[0]
             real = data.video_mask[clip]
             assert torch.equal(mask[i], real)
-            torch.testing.assert_close(seen[i][real], alone[real])
+            torch.testing.assert_close(support[i][real], alone[real])
 
 
-@pytest.mark.parametrize("size", [1, 5, 500])
+@pytest.mark.parametrize("size", [2, 5, 500])
 def test_retrieved_support_set_by_plain_loops(trained, size):
     model, data = trained
     with torch.no_grad():
-        known = data.embed_videos(model, data.train)
+        train = data.embed_videos(model, data.train)
         clips = torch.tensor([int(data.train[2]), *data.corpus.split("test")[:2].tolist()])
-        seen, mask = captioning_module.retrieved(model, data, clips, known, size)
+        with with_config(data, support_set=size):
+            support, mask = captioning.retrieved(model, data, clips, train)
         for i, clip in enumerate(clips.tolist()):
             own = data.embed_videos(model, clips[[i]].numpy())
             near = sorted(
                 (
-                    (torch.cosine_similarity(own, known[[j]]).item(), int(other))
+                    (torch.cosine_similarity(own, train[[j]]).item(), int(other))
                     for j, other in enumerate(data.train)
                     if other != clip
                 ),
@@ -128,49 +138,45 @@ def test_retrieved_support_set_by_plain_loops(trained, size):
             steps = model.to_decoder(model.normalise(data.video, data.video_mask))
             wanted, wanted_mask = losses.weighted_mean(weights, steps, data.video_mask)
             assert torch.equal(mask[i], wanted_mask[0])
-            torch.testing.assert_close(seen[i], wanted[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(support[i], wanted[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("source", captioning_module.SOURCES)
+@pytest.mark.parametrize("source", captioning.SOURCES)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_caption_does_not_depend_on_its_neighbours(trained, monkeypatch, source, beams):
     model, data = trained
-    whole = captioning_module.captions(model, data, "test", source, beams, 8)
-    assert whole["clip"].tolist() == data.corpus.split("test").tolist()
-    monkeypatch.setattr(captioning_module, "BATCH", 1)
-    pd.testing.assert_frame_equal(captioning_module.captions(model, data, "test", source, beams, 8), whole)
+    with with_config(data, max_tokens=8):
+        together = captioning.caption(model, data, "test", source, beams)
+        assert together["clip"].tolist() == data.corpus.split("test").tolist()
+        monkeypatch.setattr(captioning, "BATCH", 1)
+        pd.testing.assert_frame_equal(captioning.caption(model, data, "test", source, beams), together)
 
 
-def test_the_test_captions_are_not_looked_at(trained, monkeypatch):
+def test_the_test_captions_are_not_used(trained, monkeypatch):
     model, data = trained
-    before = captioning_module.captions(model, data, source="support", beams=1)
+    before = captioning.caption(model, data, source="support", beams=1)
     monkeypatch.setattr(data, "text", None)
     monkeypatch.setattr(data, "labels", None)
-    pd.testing.assert_frame_equal(captioning_module.captions(model, data, source="support", beams=1), before)
+    pd.testing.assert_frame_equal(captioning.caption(model, data, source="support", beams=1), before)
 
 
-def test_what_cannot_be_captioned(trained):
+def test_arguments_that_are_refused(trained):
     model, data = trained
-    for wrong in ({"source": "other"}, {"beams": 0}, {"max_tokens": 0}, {"support_set": 0}):
+    for wrong in ({"source": "other"}, {"beams": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            captioning_module.captions(model, data, **wrong)
-    config = data.config
-    try:
-        data.config = config.replace(objective="none")
-        with pytest.raises(ValueError, match="no decoder"):
-            captioning_module.captions(model, data)
-    finally:
-        data.config = config
+            captioning.caption(model, data, **wrong)
+    with with_config(data, objective="none"), pytest.raises(ValueError, match="no decoder"):
+        captioning.caption(model, data)
 
 
 def frame(*texts) -> pd.DataFrame:
     """A row for each caption of clips 0, 1, …"""
-    rows = [(clip, text) for clip, told in enumerate(texts) for text in ([told] if isinstance(told, str) else told)]
+    rows = [(clip, text) for clip, some in enumerate(texts) for text in ([some] if isinstance(some, str) else some)]
     return pd.DataFrame(rows, columns=["clip", "text"])
 
 
-SAID = frame("A man is running, fast.", "two dogs play", "the cat's asleep on a red-hot roof")
-TOLD = frame(
+HYPOTHESES = frame("A man is running, fast.", "two dogs play", "the cat's asleep on a red-hot roof")
+REFERENCES = frame(
     ["a man runs fast", "The man is running in a park!"],
     ["two dogs play in the snow", "dogs (two) play", "some animals"],
     ["a cat sleeps on the roof"],
@@ -180,56 +186,59 @@ FAST = ("BLEU-4", "ROUGE-L", "CIDEr")  # METEOR takes ten seconds to begin
 
 @java
 def test_scores_are_those_of_pycocoevalcap():
-    words = PTBTokenizer()
-    told = {i: [{"caption": t} for t in part["text"]] for i, part in TOLD.groupby("clip")}
-    said = {i: [{"caption": t}] for i, t in enumerate(SAID["text"])}
-    pair = words.tokenize(told), words.tokenize(said)
+    tokenizer = PTBTokenizer()
+    references = {i: [{"caption": t} for t in part["text"]] for i, part in REFERENCES.groupby("clip")}
+    hypotheses = {i: [{"caption": t}] for i, t in enumerate(HYPOTHESES["text"])}
+    pair = tokenizer.tokenize(references), tokenizer.tokenize(hypotheses)
     want = Bleu(4).compute_score(*pair, verbose=0)[0][3], Rouge().compute_score(*pair)[0], Cider().compute_score(*pair)
-    order = TOLD.sample(frac=1, random_state=1)  # of the references; others' are not looked at
+    order = REFERENCES.sample(frac=1, random_state=1)  # of the references; those of other clips are not used
     order = pd.concat([order, pd.DataFrame({"clip": [9], "text": ["two dogs play"]})])
-    found = captions.scores(SAID, order, FAST)
-    assert list(found.values()) == pytest.approx([100 * want[0], 100 * want[1], 100 * want[2][0]])
-    each = captions.cider(SAID, TOLD)
-    assert each.tolist() == pytest.approx(100 * want[2][1]) and each.mean() == pytest.approx(found["CIDEr"])
+    scores, each = captions.evaluate(HYPOTHESES, order, FAST)
+    assert list(scores.values()) == pytest.approx([100 * want[0], 100 * want[1], 100 * want[2][0]])
+    assert each.tolist() == pytest.approx(100 * want[2][1]) and each.mean() == pytest.approx(scores["CIDEr"])
+    assert each.index.tolist() == [0, 1, 2]
 
 
 @java
 def test_bleu_and_cider_worked_by_hand():
     # clip 0: 5 of 6 words are right, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples; clip 1: all of 4, 3, 2, 1
-    said = frame("the cat sat on a mat", "dogs run very far")
-    told = frame("the cat sat on the mat", "dogs run very far")
-    assert captions.scores(said, told, ("BLEU-4",))["BLEU-4"] == pytest.approx(
-        100 * (9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25, rel=1e-6
-    )
+    hypotheses = frame("the cat sat on a mat", "dogs run very far")
+    references = frame("the cat sat on the mat", "dogs run very far")
+    scores, each = captions.evaluate(hypotheses, references, ("BLEU-4",))
+    assert scores["BLEU-4"] == pytest.approx(100 * (9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25, rel=1e-6)
     # no n-gram is in both clips' references, so every idf is log 2 and cancels in the cosine; "the" counts once in the
     # caption and twice in the reference, "a" only in the caption: (min(1, 2) · 2 + 4) / (√6 · √8) of single words
     singles = (1 * 2 + 4) / (math.sqrt(6) * math.sqrt(8))
     want = 10 * np.mean([singles, 3 / 5, 2 / 4, 1 / 3])
-    assert captions.cider(said, told).tolist() == pytest.approx([100 * want, 1000.0])
+    assert each.tolist() == pytest.approx([100 * want, 1000.0])
 
 
 @java
 def test_line_ends_and_empty_captions_stay_with_their_clip():
-    said = frame("a man\u2028runs\r\nfast", "", "two dogs play")
-    told = frame("a man runs fast", "a boat", "two dogs play")
-    found = captions.cider(said, told)
-    assert found[0] > 500 and found[1] == 0 and found[2] > 500
+    hypotheses = frame("a man\u2028runs\r\nfast", "", "two dogs play")
+    _, each = captions.evaluate(hypotheses, frame("a man runs fast", "a boat", "two dogs play"), ())
+    assert each[0] > 500 and each[1] == 0 and each[2] > 500
 
 
 @java
 @pytest.mark.slow
 def test_meteor_of_the_same_and_of_other_words():
-    told = frame("two dogs play in the snow", "a man cooks rice in a pan")
-    assert captions.scores(told, told, ("METEOR",))["METEOR"] == pytest.approx(100)
+    references = frame("two dogs play in the snow", "a man cooks rice in a pan")
+    assert captions.evaluate(references, references, ("METEOR",))[0]["METEOR"] == pytest.approx(100)
     other = frame("quantum stocks fell sharply", "")
-    assert captions.scores(other, told, ("METEOR",))["METEOR"] < 5
+    assert captions.evaluate(other, references, ("METEOR",))[0]["METEOR"] < 5
 
 
 @java
 @pytest.mark.slow
 def test_meteor_of_one_java_program_is_that_of_one_for_each_set():
-    pairs = [captions.tokenized(SAID, TOLD), captions.tokenized(TOLD.drop_duplicates("clip"), TOLD)]
-    pairs.append(captions.tokenized(SAID, TOLD[::-1]))  # the first again, with the references in another order
+    pairs = [
+        captions.tokenized(HYPOTHESES, REFERENCES),
+        captions.tokenized(REFERENCES.drop_duplicates("clip"), REFERENCES),
+    ]
+    pairs.append(
+        captions.tokenized(HYPOTHESES, REFERENCES[::-1])
+    )  # the first again, with the references in another order
     fresh = [Meteor().compute_score(*pair)[0] for pair in pairs]
     captions._meteor.cache_clear()
     assert [captions.meteor(*pair) for pair in pairs] == fresh
@@ -240,28 +249,28 @@ def test_meteor_of_one_java_program_is_that_of_one_for_each_set():
 @java
 @pytest.mark.slow
 def test_meteor_goes_on_after_its_program_was_stopped_or_interrupted(monkeypatch):
-    pair = captions.tokenized(SAID, TOLD)
+    pair = captions.tokenized(HYPOTHESES, REFERENCES)
     want = captions.meteor(*pair)
     captions._meteor().meteor_p.kill()
     captions._meteor().meteor_p.wait()
     assert captions.meteor(*pair) == want
-    judge, asked = captions._meteor(), []
+    scorer, calls = captions._meteor(), []
 
-    def stat(said, told):  # interrupted at the second of three captions, one answer not read
-        asked.append(said)
-        if len(asked) == 2:
+    def stat(hypothesis, references):  # interrupted at the second of three captions, one answer not read
+        calls.append(hypothesis)
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        return type(judge)._stat(judge, said, told)
+        return type(scorer)._stat(scorer, hypothesis, references)
 
-    monkeypatch.setattr(judge, "_stat", stat)
+    monkeypatch.setattr(scorer, "_stat", stat)
     with pytest.raises(KeyboardInterrupt):
         captions.meteor(*pair)
     assert captions.meteor(*pair) == want
 
 
 @java
-def test_the_tokenizer_says_nothing_on_standard_error(capfd):
-    captions.cider(SAID, TOLD)
+def test_the_tokenizer_prints_nothing_on_standard_error(capfd):
+    captions.evaluate(HYPOTHESES, REFERENCES, ())
     assert capfd.readouterr().err == ""
     os.write(2, b"heard")
     assert capfd.readouterr().err == "heard"
@@ -269,36 +278,36 @@ def test_the_tokenizer_says_nothing_on_standard_error(capfd):
 
 @java
 def test_examples_are_chosen_by_rule():
-    told = frame(*(f"word{i} runs over there now" for i in range(7)))
-    said = frame(*(" ".join(t.split()[: 5 - i % 5]) for i, t in enumerate(told["text"])))
-    each = captions.cider(said, told).sort_values(ascending=False, kind="stable")
-    found = captions.examples(said, told, each=2)
-    assert found["kind"].tolist() == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
-    assert found["clip"].tolist() == [*each.index[:2], *each.index[2:4], *each.index[-2:]]
-    assert found["references"].tolist() == told["text"][found["clip"]].tolist()
-    assert len(captions.examples(said[:2], told)) == 0
+    references = frame(*(f"word{i} runs over there now" for i in range(7)))
+    hypotheses = frame(*(" ".join(t.split()[: 5 - i % 5]) for i, t in enumerate(references["text"])))
+    each = captions.evaluate(hypotheses, references, ())[1].sort_values(ascending=False, kind="stable")
+    chosen = captions.examples(hypotheses, references, each=2)
+    assert chosen["kind"].tolist() == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
+    assert chosen["clip"].tolist() == [*each.index[:2], *each.index[2:4], *each.index[-2:]]
+    assert chosen["references"].tolist() == references["text"][chosen["clip"]].tolist()
+    assert len(captions.examples(hypotheses[:2], references)) == 0
 
 
-def test_without_java_cells_stay_blank_and_say_why_once(monkeypatch, capsys, tmp_path):
+def test_without_java_scores_are_nan_and_the_reason_is_printed_once(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(os.environ, "PATH", str(tmp_path))
     captions.java_fails.cache_clear()
     try:
-        assert all(math.isnan(x) for x in captions.scores(SAID, TOLD).values())
-        assert list(captions.scores(SAID, TOLD)) == list(captions.METRICS)
-        assert captions.cider(SAID, TOLD).isna().all() and captions.examples(SAID, TOLD).empty
-        assert capsys.readouterr().out.count("stay blank: there is no `java`") == 1
+        scores, each = captions.evaluate(HYPOTHESES, REFERENCES)
+        assert list(scores) == list(captions.METRICS) and all(math.isnan(x) for x in scores.values())
+        assert each.isna().all() and captions.examples(HYPOTHESES, REFERENCES).empty
+        assert capsys.readouterr().out.count("stay blank: `java` is missing or does not run") == 1
     finally:
         captions.java_fails.cache_clear()
 
 
-def test_captions_that_cannot_be_judged():
-    with pytest.raises(ValueError, match="captioned twice"):
-        captions.scores(pd.concat([SAID, SAID[:1]]), TOLD)
+def test_captions_that_cannot_be_evaluated():
+    with pytest.raises(ValueError, match="clip '0' has two captions"):
+        captions.evaluate(pd.concat([HYPOTHESES, HYPOTHESES[:1]]), REFERENCES)
     with pytest.raises(ValueError, match="no reference for clip '2'"):
-        captions.scores(SAID, TOLD[TOLD["clip"] < 2])
+        captions.evaluate(HYPOTHESES, REFERENCES[REFERENCES["clip"] < 2])
     with pytest.raises(ValueError, match="'text'"):
-        captions.scores(SAID[["clip"]], TOLD)
+        captions.evaluate(HYPOTHESES[["clip"]], REFERENCES)
     with pytest.raises(ValueError, match="'SPICE'"):
-        captions.scores(SAID, TOLD, ("SPICE",))
+        captions.evaluate(HYPOTHESES, REFERENCES, ("SPICE",))
     with pytest.raises(ValueError, match="no hypotheses"):
-        captions.scores(SAID[:0], TOLD)
+        captions.evaluate(HYPOTHESES[:0], REFERENCES)

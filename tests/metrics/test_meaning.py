@@ -1,4 +1,4 @@
-"""Who means the same, and how a run treats them: against loops, scikit-learn, and captions made by hand."""
+"""Which clips have the same meaning, and how a run ranks them: against loops, scikit-learn and captions by hand."""
 
 import itertools
 
@@ -15,14 +15,14 @@ import ssb
 from ssb.corpora.corpus import Corpus, Stream
 from ssb.experiments import same_meaning
 from ssb.metrics import meaning, retrieval
-from ssb.text import located
+from ssb.text import model_path
 from ssb.training.runs import Run
 
 
 def captioned(captions: list[list[str]]) -> Corpus:
-    """A corpus on whose meaning nothing is known; its test clips are the last but two, in reverse."""
+    """A corpus without `meaning`; its test clips are all but the first two, in reverse order."""
     n = len(captions)
-    rows = [(clip, said) for clip, told in enumerate(captions) for said in told]
+    rows = [(clip, text) for clip, texts in enumerate(captions) for text in texts]
     return Corpus(
         name="hand",
         clips=[f"c{i}" for i in range(n)],
@@ -55,7 +55,7 @@ def test_semantic_ranks_are_the_mean_over_all_orders_of_the_tied(drawn):
     for rank, row, right in zip(meaning.semantic_ranks(text, video, fits), cosines(text, video), fits):
         orders = itertools.permutations(range(len(row)))  # those that a sort may give are the descending ones
         firsts = [
-            next(place for place, clip in enumerate(order, 1) if right[clip])
+            next(rank for rank, clip in enumerate(order, 1) if right[clip])
             for order in orders
             if all(row[a] >= row[b] for a, b in itertools.pairwise(order))
         ]
@@ -83,13 +83,13 @@ def test_pairs_and_auc_agree_with_loops_and_scikit_learn(drawn):
         rest = [clip for clip in range(len(row)) if clip != own]
         if len(set(right[rest])) == 2:
             areas.append(roc_auc_score(right[rest], np.array(row)[rest]))
-    found = meaning.pairs(text, video, clip_of, fits)
-    assert {kind: values.tolist() for kind, values in found.items()} == wanted
+    kinds = meaning.pairs(text, video, clip_of, fits)
+    assert {kind: values.tolist() for kind, values in kinds.items()} == wanted
     area = meaning.auc(text, video, clip_of, fits)
     assert area == pytest.approx(np.mean(areas)) if areas else np.isnan(area)
 
 
-def test_embeddings_that_say_nothing_score_chance():
+def test_constant_embeddings_score_chance():
     fits = np.random.default_rng(0).random((40, 12)) < 0.3
     clip_of = np.arange(40) % 12
     fits[np.arange(40), clip_of] = True
@@ -116,24 +116,24 @@ def test_what_does_not_fit_together_is_refused():
         meaning.semantic_ranks(text, video, fits)
 
 
-# who means the same
+# clips of the same meaning
 
 
 def test_on_shapes_the_truth_is_what_the_captions_say():
     corpus = ssb.load_corpus("shapes", clips=60, false_negatives=0.1)
-    found = meaning.same(corpus, "val")
+    fits = meaning.same(corpus, "val")
     clips = corpus.split("val")
     captions = corpus.captions_of(clips)
-    assert found.shape == (len(captions), len(clips)) and found.sum() > len(captions)
-    for row, (_, said) in zip(found, captions.iterrows()):
-        own = corpus.meaning.iloc[said["clip"]]
+    assert fits.shape == (len(captions), len(clips)) and fits.sum() > len(captions)
+    for row, (_, caption) in zip(fits, captions.iterrows()):
+        own = corpus.meaning.iloc[caption["clip"]]
         others = corpus.meaning.iloc[clips]
-        wanted = [all(other[name] == own[name] for name in said["says"]) for _, other in others.iterrows()]
-        assert row.tolist() == wanted and row[list(clips).index(said["clip"])]
+        wanted = [all(other[name] == own[name] for name in caption["says"]) for _, other in others.iterrows()]
+        assert row.tolist() == wanted and row[list(clips).index(caption["clip"])]
 
 
 def naive_near(vectors, clip_of):
-    """As the rule is told, in loops of float64."""
+    """The definition, in loops of float64."""
     cosine = [[np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for b in vectors] for a in vectors]
     everyone = range(len(vectors))
 
@@ -150,20 +150,20 @@ def test_near_is_as_near_as_captions_of_one_clip(seed, chunk):
     rng = np.random.default_rng(seed)
     clip_of = rng.permutation(np.r_[np.arange(8), rng.integers(7, size=23)])  # the last clip has one caption
     vectors = rng.normal(size=(8, 5))[clip_of] + rng.normal(size=(31, 5))
-    found = meaning.near(vectors, clip_of, chunk=chunk)
-    assert found.tolist() == naive_near(vectors, clip_of)
-    assert 31 < found.sum() < found.size
+    near = meaning.near(vectors, clip_of, chunk=chunk)
+    assert near.tolist() == naive_near(vectors, clip_of)
+    assert 31 < near.sum() < near.size
 
 
 def test_equal_captions_are_near_where_captions_of_a_clip_are_equal():
-    """The usual nearness is then 1, which a cosine may miss by a rounding."""
-    said = np.random.default_rng(0).normal(size=(40, 384))
-    vectors, clip_of = np.concatenate([said, said, said]), np.r_[np.arange(40), np.arange(40), np.arange(40)[::-1]]
-    found = meaning.near(vectors, clip_of)
-    assert (found == np.maximum(np.eye(40), np.eye(40)[::-1])[clip_of].astype(bool))[:80].all()
+    """The threshold is then 1, which a cosine may miss by a rounding."""
+    once = np.random.default_rng(0).normal(size=(40, 384))
+    vectors, clip_of = np.concatenate([once, once, once]), np.r_[np.arange(40), np.arange(40), np.arange(40)[::-1]]
+    near = meaning.near(vectors, clip_of)
+    assert (near == np.maximum(np.eye(40), np.eye(40)[::-1])[clip_of].astype(bool))[:80].all()
 
 
-def test_captions_without_company_are_refused():
+def test_one_caption_for_each_clip_is_refused():
     with pytest.raises(ValueError, match="no clip has two captions"):
         meaning.near(np.eye(3), np.arange(3))
 
@@ -172,10 +172,10 @@ def test_by_sentences_paraphrases_fit_and_the_split_gives_the_order():
     dogs = ["a dog runs on the beach", "a dog is running along the beach"]
     cooks = ["a man is cooking pasta in a kitchen", "a man cooks pasta in the kitchen"]
     corpus = captioned([["x"], ["y"], dogs, cooks, [dogs[1], "the dog runs along a beach"], ["a rocket is launched"]])
-    found = meaning.same(corpus)  # clips 5, 4, 3, 2
+    fits = meaning.same(corpus)  # clips 5, 4, 3, 2
     # "on the beach" is farther from "along the beach" than the median, so it fits its own clip only
     wanted = [[1, 0, 0, 0]] + 2 * [[0, 1, 0, 1]] + 2 * [[0, 0, 1, 0]] + [[0, 0, 0, 1], [0, 1, 0, 1]]
-    assert found.astype(int).tolist() == wanted
+    assert fits.astype(int).tolist() == wanted
 
 
 def test_with_one_caption_a_clip_the_same_words_mean_the_same():
@@ -190,13 +190,13 @@ def test_a_sentence_is_the_mean_of_its_tokens():
         "two women are talking about a recipe in a bright kitchen",
         "a man is singing",
     ]
-    found = meaning.sentences(captions)
-    folder = located(meaning.ENCODER)
+    vectors = meaning.sentences(captions)
+    folder = model_path(meaning.ENCODER)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    for vector, caption in zip(found, captions):
+    for vector, caption in zip(vectors, captions):
         with torch.inference_mode():
             state = model(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0].mean(0)
-        assert np.allclose(vector, state, atol=1e-3)  # states are kept as float16
+        assert np.allclose(vector, state, atol=1e-3)  # states are stored as float16
 
 
 # runs
@@ -213,21 +213,22 @@ def trained(shared_home):
     return corpus, [ssb.fit(config, corpus, quiet=True) for config in configs]
 
 
-def test_a_run_is_measured_as_it_was_trained(trained):
+def test_a_run_is_measured_on_its_test_clips(trained):
     corpus, (run, _) = trained
     own = np.eye(15, dtype=bool)[run.ranks["clip"]]
-    plain = same_meaning.measure(run, own)
+    plain = same_meaning.measure(run, corpus, own)[0]
     for name in ("R@1", "R@5", "R@10", "MdR"):
         assert plain[f"semantic {name}"] == pytest.approx(run.metrics[f"t2v {name}"])
     assert plain["false negatives"] == 0 and np.isnan([plain[k] for k in ("same meaning", "gap", "AUC")]).all()
-    found = same_meaning.measure(run)
-    assert found["semantic R@1"] > plain["semantic R@1"] and found["own"] == plain["own"]
+    fits = meaning.same(corpus)
+    row = same_meaning.measure(run, corpus, fits)[0]
+    assert row["semantic R@1"] > plain["semantic R@1"] and row["own"] == plain["own"]
     text, video, clip_of = run.load(corpus)[1].embed(run.load(corpus)[0], "test")
-    kinds = meaning.pairs(text, video, clip_of, meaning.same(corpus))
-    assert found["own"] > found["other"] and found["same meaning"] == pytest.approx(kinds["same meaning"].mean())
+    kinds = meaning.pairs(text, video, clip_of, fits)
+    assert row["own"] > row["other"] and row["same meaning"] == pytest.approx(kinds["same meaning"].mean())
     gap = (kinds["same meaning"].mean() - kinds["other"].mean()) / np.std(kinds["other"])
-    assert found["gap"] == pytest.approx(gap)
-    assert found["AUC"] == meaning.auc(text, video, clip_of, meaning.same(corpus))
+    assert row["gap"] == pytest.approx(gap)
+    assert row["AUC"] == meaning.auc(text, video, clip_of, fits)
 
 
 def test_false_negatives_are_what_batches_hold(trained):
@@ -239,30 +240,33 @@ def test_false_negatives_are_what_batches_hold(trained):
         clips = rng.permutation(15)[: run.config.batch]
         caption = rng.choice(np.flatnonzero(clip_of == clips[0]))
         counts.append(fits[caption, clips[1:]].sum())
-    wanted = same_meaning.measure(run, fits, corpus)["false negatives"]
+    wanted = same_meaning.measure(run, corpus, fits)[0]["false negatives"]
     assert wanted == pytest.approx(np.mean(counts), abs=4 * np.std(counts) / 4000**0.5) and wanted > 0.3
 
 
-def test_a_table_reads_each_run_once(trained, monkeypatch):
+def test_a_table_loads_each_run_once(trained, monkeypatch):
     corpus, members = trained
-    read, load = [], Run.load
-    monkeypatch.setattr(Run, "load", lambda run, *args: (read.append(run.name), load(run, *args))[1])
+    loaded, load = [], Run.load
+    monkeypatch.setattr(Run, "load", lambda run, *args: (loaded.append(run.name), load(run, *args))[1])
     fits = meaning.same(corpus)
-    found = same_meaning.table({"none": members, "again": members[::-1]}, corpus, fits)
-    assert sorted(read) == sorted(run.name for run in members)
-    assert found.rows["setting"].tolist() == ["none", "none", "again", "again"]
-    assert found.rows["seed"].tolist() == [0, 1, 1, 0]
-    for _, row in found.rows.iterrows():
+    table = same_meaning.table({"none": members, "again": members[::-1]}, corpus, fits)
+    assert sorted(loaded) == sorted(run.name for run in members)
+    assert table.rows["setting"].tolist() == ["none", "none", "again", "again"]
+    assert table.rows["seed"].tolist() == [0, 1, 1, 0]
+    for _, row in table.rows.iterrows():
         run = members[row["seed"]]
         assert row["run"] == run.name and row["R@1"] == run.metrics["t2v R@1"]
-        assert {k: row[k] for k in same_meaning.measure(run, fits, corpus)} == same_meaning.measure(run, fits, corpus)
-    assert found.ranks["none"].shape == (2, 75) and (found.ranks["again"] == found.ranks["none"][::-1]).all()
-    each = [100 * (found.ranks["none"][s] <= 1).mean() for s in (0, 1)]
-    assert each == pytest.approx(found.rows["semantic R@1"][:2].tolist())
-    assert list(found.histogram) == ["setting", "kind", "similarity", "density"]
-    groups = found.histogram.groupby(["setting", "kind"])
+        metrics = same_meaning.measure(run, corpus, fits)[0]
+        assert {name: row[name] for name in metrics} == metrics
+    assert table.ranks["none"].shape == (2, 75) and (table.ranks["again"] == table.ranks["none"][::-1]).all()
+    each = [100 * (table.ranks["none"][s] <= 1).mean() for s in (0, 1)]
+    assert each == pytest.approx(table.rows["semantic R@1"][:2].tolist())
+    assert list(table.histogram) == ["setting", "kind", "similarity", "density"]
+    groups = table.histogram.groupby(["setting", "kind"])
     assert set(groups.groups) == set(itertools.product(("none", "again"), meaning.KINDS))
     for (_, kind), part in groups:
         assert len(part) == 60 and part["density"].sum() * 2 / 60 == pytest.approx(1)
-        mean = (part["similarity"] * part["density"]).sum() * 2 / 60  # of the middles of bins of 1/30
-        assert mean == pytest.approx(found.rows[kind][:2].mean(), abs=1 / 60)
+        mean = (part["similarity"] * part["density"]).sum() * 2 / 60  # of the centres of bins of width 1/30
+        assert mean == pytest.approx(table.rows[kind][:2].mean(), abs=1 / 60)
+    figure = same_meaning.densities(table.histogram, "title")
+    assert all(axis.get_ylim()[1] > table.histogram["density"].max() for axis in figure.axes), "no curve is cut off"

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ssb.experiments.power import noise
+from ssb.experiments.power import curves, in_words, noise
 from ssb.metrics import statistics
-from ssb.metrics.power import Components, components, curve, needed, power, standard_error
+from ssb.metrics.power import Components, components, needed, power, standard_error
 from ssb.metrics.retrieval import points
 
 
@@ -192,15 +192,25 @@ def test_ends_of_power():
             power(**{"components": Components(1, 1, 1), **wrong})
 
 
-def test_curve_is_a_row_for_each_choice():
-    noise = Components(100, 0.2, 300)
-    frame = curve(noise, effects=(1.0, 2.0), clips=(100, 1000), seeds=(3, 5), alpha=0.01)
-    assert list(frame) == ["effect", "clips", "seeds", "power"]
-    assert [tuple(row) for row in frame[["effect", "seeds", "clips"]].to_numpy()] == [
-        (e, s, c) for e in (1, 2) for s in (3, 5) for c in (100, 1000)
+def test_curves_have_a_row_for_each_choice():
+    parts = {"a": Components(100, 0.2, 300), "b": Components(0, 1, 50)}
+    frame = curves(pd.DataFrame(parts, index=Components._fields).T, 2.0, clips=(100, 1000), seeds=(3, 5))
+    assert list(frame) == ["difference", "effect", "clips", "seeds", "power"] and (frame["effect"] == 2).all()
+    assert [tuple(row) for row in frame[["difference", "seeds", "clips"]].to_numpy()] == [
+        (name, s, c) for name in parts for s in (3, 5) for c in (100, 1000)
     ]
     for row in frame.itertuples():
-        assert row.power == power(noise, row.effect, row.clips, row.seeds, 0.01)
+        assert row.power == power(parts[row.difference], 2.0, row.clips, row.seeds)
+
+
+def test_the_reading_of_the_power_gives_both_rates_and_the_clips_needed():
+    parts = Components(100, 0.05, 300)
+    frame = pd.DataFrame({"x": parts}, index=Components._fields).T
+    words = in_words(frame, 1.0, 300, 5)
+    assert words.startswith("With the noise of “x”, 5 seeds and 300 test clips resolve 1 points of R@1 in ")
+    assert f"in {power(parts, 1.0, 300, 5):.0%} of studies (80% need {needed(parts):,} clips)" in words
+    assert f"in {power(parts, 0.0, 300, 5):.1%} where there is no effect" in words
+    assert "(no number of clips is enough)" in in_words(frame.assign(seed=4), 1.0, 300, 5)
 
 
 def test_needed_is_the_least_number_of_clips():

@@ -116,7 +116,7 @@ def test_ctr_by_hand():
         "b": np.eye(3, 4),  # pour at 0 (not), bake at 1, stir at 2: neither is annotated
         "c": np.array([[0.0, 1.0]]),
     }
-    frame = steps.localised(scores, videos)
+    frame = steps.localise(scores, videos)
     assert frame.to_numpy().tolist() == [["a", "7", 2, 2], ["b", "7", 0, 1], ["c", "9", 0, 1]]
     assert steps.task_recall(frame).to_dict() == {"7": pytest.approx(200 / 3), "9": 0}
     assert steps.ctr(frame) == pytest.approx(100 / 3)
@@ -126,9 +126,9 @@ def test_ctr_by_hand():
     with pytest.raises(ValueError, match="no annotated step"):
         steps.ctr(unannotated)
     with pytest.raises(ValueError, match=r"video 'b': scores of shape \(3, 3\); wanted \(steps, clips\) = \(3, 4\)"):
-        steps.localised(scores | {"b": np.eye(3)}, videos)
+        steps.localise(scores | {"b": np.eye(3)}, videos)
     with pytest.raises(ValueError, match="no scores for video 'c'"):
-        steps.localised({video: scores[video] for video in "ab"}, videos)
+        steps.localise({video: scores[video] for video in "ab"}, videos)
 
 
 def released(scores: dict, videos) -> float:
@@ -153,7 +153,7 @@ def test_ctr_agrees_with_the_released_definition():
         inside[0, 0] = True
         videos.append(steps.Annotated(str(number), str(task), inside))
         scores[str(number)] = rng.standard_normal(inside.shape) + inside
-    found = steps.ctr(steps.localised(scores, videos))
+    found = steps.ctr(steps.localise(scores, videos))
     assert found == pytest.approx(released(scores, videos)) and 50 < found < 95
 
 
@@ -204,9 +204,9 @@ def test_crosstask():
         if second < end and second + 1 > start
     }
     assert sum(video.inside.sum() for video in videos) == len(seconds)
-    perfect = steps.ctr(steps.localised({video.video: video.inside for video in videos}, videos))
-    even = [(v.video, v.task, *steps.recall(steps.evenly(*v.inside.shape), v.inside)) for v in videos]
-    even = steps.ctr(pd.DataFrame(even, columns=["video", "task", "found", "steps"]))
+    perfect = steps.ctr(steps.localise({video.video: video.inside for video in videos}, videos))
+    even = [(v.video, v.task, *steps.count(steps.evenly(*v.inside.shape), v.inside)) for v in videos]
+    even = steps.ctr(pd.DataFrame(even, columns=steps.COLUMNS))
     assert 5 < even < 25 < 75 < perfect < 100  # no one order fits every video
 
 
@@ -217,19 +217,25 @@ def test_stories_by_hand():
     similarity = np.zeros((2, 3, 4))
     similarity[0, 0] = [9, 0, 1, 0]  # of clip 2: alone it would take clip 0, after the other it may not
     similarity[0, 2] = [9, 0, 0, 0]
-    frame = steps.of_stories(similarity, stories)
+    frame = steps.localise_stories(similarity, stories, np.arange(2))
     assert frame.to_numpy().tolist() == [[0, "events", 2, 2], [1, "events", 0, 0]]
     assert steps.ctr(frame) == 100
     similarity[0, 2] = [0, 0, 9, 0]
-    assert steps.of_stories(similarity[:1], stories, [0]).to_numpy().tolist() == [[0, "events", 0, 2]]
+    assert steps.localise_stories(similarity[:1], stories, [0]).to_numpy().tolist() == [[0, "events", 0, 2]]
     with pytest.raises(ValueError, match=r"similarity has shape \(2, 3, 4\); wanted .* = \(1, 3, 4\)"):
-        steps.of_stories(similarity, stories, [0])
-    told = Stories(stories.clips, stories.captions, {}, np.array([[-1, 3, 1], [-1, -1, -1]]))
-    assert steps.of_stories(None, told)["found"].tolist() == [2, 0]  # two captions of four clips, evenly: 1 and 3
-    told = Stories(stories.clips, stories.captions, {}, np.array([[2, 0, -1], [3, -1, -1]]))
-    assert steps.of_stories(None, told)["found"].tolist() == [0, 0]  # 1 and 3 again; one alone: 2
+        steps.localise_stories(similarity, stories, [0])
+    other = Stories(stories.clips, stories.captions, {}, np.array([[-1, 3, 1], [-1, -1, -1]]))
+    assert steps.localise_stories(None, other, np.arange(2))["correct"].tolist() == [
+        2,
+        0,
+    ]  # two captions of four clips, evenly: 1 and 3
+    other = Stories(stories.clips, stories.captions, {}, np.array([[2, 0, -1], [3, -1, -1]]))
+    assert steps.localise_stories(None, other, np.arange(2))["correct"].tolist() == [
+        0,
+        0,
+    ]  # 1 and 3 again; one alone: 2
     with pytest.raises(ValueError, match="not known"):
-        steps.of_stories(similarity, Stories(stories.clips, stories.captions, {}))
+        steps.localise_stories(similarity, Stories(stories.clips, stories.captions, {}), np.arange(2))
 
 
 def test_trimmed_recall_as_the_released_code_counts():
@@ -297,7 +303,7 @@ def test_ctr_of_a_run(run, crosstask):
         wanted = naive_ctr(run, crosstask)
     found = crosstask_module.of_run(run, crosstask)
     assert found.ctr == pytest.approx(wanted) and found.official
-    assert found.frame[["video", "task", "steps"]].to_numpy().tolist() == [["a", "7", 2], ["c", "9", 1]]
+    assert found.frame[["video", "task", "annotated"]].to_numpy().tolist() == [["a", "7", 2], ["c", "9", 1]]
     # evenly: a: seconds 1, 3, 5 for pour (0 to 2), bake, stir (4): 1 of 2; c: second 2 of cut (0 and 1): none
     assert found.evenly == pytest.approx(25)
     said = crosstask_module.crosstask(
@@ -312,24 +318,30 @@ def test_ctr_of_a_run(run, crosstask):
     assert not crosstask_module.of_run(run, crosstask).official  # pour and stir alone
 
 
-def test_what_crosstask_lacks_is_said(run, crosstask):
+def test_what_crosstask_lacks_is_named(run, crosstask):
     corpus = load_corpus(run.config.corpus, **run.config.corpus_options)
     look = crosstask / "features" / "appearance"
     np.save(look / "c.npy", np.zeros((9, 128), np.float32))
-    with pytest.raises(CorpusError, match=r"streams of video 'c' differ in seconds, \[9, 5\]"):
+    with pytest.raises(CorpusError, match="video 'c': the streams differ in steps .*appearance: 9, .*motion: 5"):
         crosstask_module.of_run(run, crosstask, corpus)
     np.save(look / "c.npy", np.zeros((4, 12), np.float32))
-    with pytest.raises(CorpusError, match="video 'c' has features of width 76 in .* the run was trained on 192"):
+    with pytest.raises(CorpusError, match=r"c.npy: shape \(4, 12\); wanted \(steps, 128\)"):
         crosstask_module.of_run(run, crosstask, corpus)
+    kept = np.load(look / "a.npy")
+    np.save(look / "a.npy", np.zeros((7, 12), np.float32))
+    with pytest.raises(CorpusError, match="features of width 76 in .*, but the run was trained on 192"):
+        crosstask_module.of_run(run, crosstask, corpus)
+    np.save(look / "a.npy", kept[:2])
     (look / "c.npy").unlink()
-    for stream in ("appearance", "motion"):
-        path = crosstask / "features" / stream / "a.npy"
-        np.save(path, np.load(path)[:2])
-    with pytest.raises(CorpusError, match="a.npy: 2 seconds for the 3 steps of task '7'"):
+    moves = crosstask / "features" / "motion" / "a.npy"
+    np.save(moves, np.load(moves)[:2])
+    with pytest.raises(CorpusError, match="video 'a' has 2 seconds for the 3 steps of task '7'"):
         crosstask_module.of_run(run, crosstask, corpus)
     (look / "a.npy").unlink()
     with pytest.raises(CorpusError, match="no video has features in every stream of the run, 'appearance', 'motion'"):
         crosstask_module.of_run(run, crosstask, corpus)
     look.rmdir()
-    said = crosstask_module.crosstask({"one": [run]}, corpus, crosstask)
-    assert said.startswith("CrossTask: left out, for there is no") and "appearance" in said and "motion'" not in said
+    with pytest.raises(CorpusError, match="features has no stream 'appearance'; it has 'motion'"):
+        crosstask_module.of_run(run, crosstask, corpus)
+    words = crosstask_module.crosstask({"one": [run]}, corpus, crosstask)
+    assert words.startswith("CrossTask: left out") and "appearance" in words and "motion'" not in words

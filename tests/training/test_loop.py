@@ -59,7 +59,7 @@ def home(tmp_path, monkeypatch):
 def test_same_config_same_bits(home, objective):
     first = content(fit(small(objective=objective), quiet=True))
     home("b")
-    torch.manual_seed(99)  # what else the process does is none of the run's business
+    torch.manual_seed(99)  # a run does not depend on what else the process does
     np.random.seed(99)
     before = torch.get_rng_state()
     again = content(fit(small(objective=objective), quiet=True))
@@ -131,25 +131,25 @@ def test_each_rate_moves_its_own_part_alone(home, slow):
 def test_the_second_caption_is_the_next_of_the_clip(home, small_folder):
     """Of clips with 1, 2, 3 and 4 captions, in any order: from each caption one after another, each once, and back."""
     counts = {f"clip{i:02d}": 1 + i % 4 for i in range(12)}
-    rows = [(clip, f"clip {clip[-2:]} said {n}") for clip, count in counts.items() for n in range(count)]
+    rows = [(clip, f"clip {clip[-2:]} caption {n}") for clip, count in counts.items() for n in range(count)]
     rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     corpus = load_corpus(str(small_folder))
     captions = pd.DataFrame(
-        {"clip": [corpus.clips.index(clip) for clip, _ in rows], "text": [said for _, said in rows]}
+        {"clip": [corpus.clips.index(clip) for clip, _ in rows], "text": [caption for _, caption in rows]}
     )
     config = Config.preset("smoke", contrast="triplet", intra=True, batch=6, epoch="pairs")
     data = Data(config, dataclasses.replace(corpus, captions=captions))
-    for caption, (clip, said) in enumerate(rows):
-        seen, now = [], caption
+    for caption, (clip, text) in enumerate(rows):
+        visited, now = [], caption
         for _ in range(counts[clip]):
             now = data.next[now]
-            seen.append(rows[now])
-        assert now == caption and len(set(seen)) == counts[clip] and {clip} == {found for found, _ in seen}
+            visited.append(rows[now])
+        assert now == caption and len(set(visited)) == counts[clip] and {clip} == {name for name, _ in visited}
     captions = data.order(0)[0]
     batch = data.batch(captions)
     for ids, mask, caption in zip(batch.other, batch.other_mask, captions):
-        (clip, said), other = rows[caption], data.tokenizer.decode(ids[mask], skip_special_tokens=True).strip()
-        assert (clip, other) in rows and (other == said) == (counts[clip] == 1)
+        (clip, text), other = rows[caption], data.tokenizer.decode(ids[mask], skip_special_tokens=True).strip()
+        assert (clip, other) in rows and (other == text) == (counts[clip] == 1)
     assert Data(config.replace(intra=False), data.corpus).batch(captions).other is None
 
 
@@ -157,12 +157,12 @@ def test_the_second_caption_is_the_next_of_the_clip(home, small_folder):
 def test_an_epoch_sees_each_training_clip_or_pair_once(home, epoch):
     corpus = load_corpus("shapes", **SMALL["corpus_options"])
     data = Data(small(epoch=epoch, batch=8), corpus)
-    seen = data.order(0).ravel()
-    clips = data.clip_of[seen]
+    captions = data.order(0).ravel()
+    clips = data.clip_of[captions]
     assert np.isin(clips, corpus.split("train")).all()
-    assert len(np.unique(clips if epoch == "clips" else seen)) == len(seen)
+    assert len(np.unique(clips if epoch == "clips" else captions)) == len(captions)
     whole = len(corpus.split("train")) * (1 if epoch == "clips" else 2)
-    assert whole - 3 * 8 < len(seen) <= whole
+    assert whole - 3 * 8 < len(captions) <= whole
     for batch in data.order(1):
         assert len(np.unique(data.clip_of[batch])) == len(batch)  # no clip is its own negative or in its own support
 
@@ -179,7 +179,7 @@ def test_a_finished_run_is_not_trained_again(home, monkeypatch):
     run = fit(small(objective="none"), quiet=True)
     monkeypatch.setattr(loop.Training, "take_step", None)
     assert fit(small(objective="none"), quiet=True).folder == run.folder
-    # without captioning its settings are nobody's, so tables that vary them share the run
+    # without captioning its settings have no effect, so tables that vary them share the run
     assert fit(small(objective="none", captioning=3.0, temperature=0.7), quiet=True).folder == run.folder
 
 
@@ -225,7 +225,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(home):
     assert steps[0] in [(1, 4), (1, 5)]  # not from the start
     assert not list(files.runs().glob("*.part"))
 
-    home("unbroken")
+    home("uninterrupted")
     assert content(resumed) == content(fit(config, quiet=True))
 
 
@@ -247,7 +247,7 @@ def one_point(monkeypatch):
 
 
 @pytest.mark.parametrize("intra, floor", [(False, 0.4), (True, 0.8)])
-def test_collapse_is_found_and_not_reported(home, monkeypatch, one_point, intra, floor):
+def test_collapse_is_detected_and_not_reported(home, monkeypatch, one_point, intra, floor):
     """Embeddings that are all one point sit at 2α with the hardest negative, with the intra-modal terms at 4α."""
     config = small(contrast="triplet", negatives="hardest", objective="none", epochs=3, intra=intra)
     words = f"{4 if intra else 2} × margin = {floor}".replace(".", r"\.")
@@ -279,14 +279,14 @@ def test_a_study_with_a_collapsed_run_keeps_the_others(home, monkeypatch, one_po
     assert [len(runs) for runs in work.run(grid).values()] == [1, 1]
 
 
-def test_a_collapse_behind_dropout_is_found_in_the_end(home):
+def test_a_collapse_with_dropout_is_detected_at_the_end(home):
     """Text from scratch, the hardest negative and dropout: the loss stays above 2α, the similarities never quite equal,
     and retrieval is chance."""
     options = {"clips": 480, "captions": 2, "false_negatives": 0.02}
     config = small(
         corpus_options=options, contrast="triplet", negatives="hardest", objective="none", epochs=4, batch=64
     )
-    with pytest.raises(Collapsed, match="validation recall is that of guessing"):
+    with pytest.raises(Collapsed, match="validation recall is at chance"):
         fit(config.replace(dropout=0.9, lr=1e-5), quiet=True)
 
 
@@ -409,10 +409,10 @@ def test_schedules(home):
 
     def factors(**changes):
         job = loop.Training(small(objective="none", epochs=4, **changes), data, files.runs() / "x", True)
-        found = []
+        values = []
         for job.epoch in range(4):
-            found.append(job.lr_factor(job.epoch / 4))
-        return found
+            values.append(job.lr_factor(job.epoch / 4))
+        return values
 
     assert factors(lr_schedule="constant") == [1, 1, 1, 1]
     assert factors(lr_schedule="decay") == pytest.approx([1, 0.95, 0.9025, 0.857375])

@@ -1,13 +1,13 @@
 """The narrations of HowTo100M (Miech et al., 2019) as they are published, read one video at a time.
 
-Official: `caption.json`, one JSON object of several GB, video id → {"start": […], "end": […], "text": […]}, the second
-at which each narration begins and ends and its words, from which the authors have taken stop words out (their
-raw_caption.json, of the same form, has them). Or `captions/`, for each video one <video id>.csv with the columns start,
-end, text, the form that the code of Miech et al. (2020) reads, or one <video id>.json of {"start": […], "end": […],
-"text": […]}. Where caption.json is there too, it is read.
+Official: `caption.json`, one JSON object of several GB, video id → {"start": […], "end": […], "text": […]}, the seconds
+at which each narration begins and ends and its words, without stop words (the authors' raw_caption.json, of the same
+form, has them). Or `captions/`, for each video one <video id>.csv with the columns start, end, text, the form that the
+code of Miech et al. (2020) reads, or one <video id>.json of {"start": […], "end": […], "text": […]}. caption.json is
+read if both exist.
 
-Ours: what is wrong with a video costs that video alone (`Unfit`), as the narrations are recognised speech and there are
-136 million of them; and a narration without words is left out of its video, as taking stop words out leaves such.
+Ours: an error in a video skips that video alone (`Unfit`), because the narrations are automatic transcripts and there
+are 136 million of them; and a narration of stop words alone, which has no words left, is skipped.
 """
 
 import codecs
@@ -24,10 +24,12 @@ from ssb import files
 from ssb.corpora.reading import CorpusError
 
 BLOCK = 1 << 22  # bytes read at a time
-LONGEST = 1 << 26  # characters of one video; what is longer is no list of narrations
+LONGEST = 1 << 26  # characters of one video; anything longer is not a list of narrations
 NAME = re.compile(r"[^\s/\\\0\ud800-\udfff]{1,60}")  # of a video: a file name and a word, in UTF-8
-BLANK = re.compile(r"[ \t\n\r]*")
-DECODER = json.JSONDecoder(strict=False)  # a line break inside a text is no matter
+OPENING, EMPTY, KEY, COLON, NEXT = (  # the punctuation of an object, each after any white space
+    re.compile(mark.replace(" ", r"[ \t\n\r]*")) for mark in ("\ufeff? {", " }", ' (?=")', " : ", " [,}]")
+)
+DECODER = json.JSONDecoder(strict=False)  # which allows line breaks inside a text
 
 
 class Unfit(ValueError):
@@ -35,7 +37,7 @@ class Unfit(ValueError):
 
 
 def source(folder: Path) -> Path:
-    """caption.json or captions/ of a folder; CorpusError where there is neither."""
+    """caption.json or captions/ of a folder; CorpusError where it has neither."""
     for path in (folder / "caption.json", folder / "captions"):
         if path.exists():
             return path
@@ -43,8 +45,8 @@ def source(folder: Path) -> Path:
 
 
 def state(path: Path) -> dict:
-    """What tells whether the narrations are still those that an index was begun from: `of`, their total number of bytes
-    or files, and `sha`."""
+    """What changes when the narrations change: `of`, their total number of bytes or files, and `sha`, a hash of sizes
+    and times of change."""
     if path.is_dir():
         names = video_files(path)
         stats = ((path / name).stat() for name in names)
@@ -54,74 +56,66 @@ def state(path: Path) -> dict:
     return {"of": stat.st_size, "sha": files.digest(f"{stat.st_size} {stat.st_mtime_ns}")}
 
 
-def videos(path: Path, place: int = 0) -> Iterator[tuple[str, object, int]]:
-    """Each video's id, its entry, to be given to `checked`, and the place after it: of the next byte or the next file.
-    `place`: where to go on."""
-    return file_videos(path, place) if path.is_dir() else json_videos(path, place)
+def videos(path: Path, position: int = 0) -> Iterator[tuple[str, object, int]]:
+    """Each video's id, its entry, an argument of `checked`, and the position after it: of the next byte or the next
+    file. `position`: where to begin."""
+    return file_videos(path, position) if path.is_dir() else json_videos(path, position)
 
 
-def json_videos(path: Path, place: int) -> Iterator[tuple[str, object, int]]:
-    """Holds no more than a block and a video at a time.
+def json_videos(path: Path, position: int) -> Iterator[tuple[str, object, int]]:
+    """`videos` of a caption.json, with no more than a block and a video in memory.
 
-    A reader of JSON streams such as ijson ends at the first NaN and at the first byte that is not UTF-8; here they are
-    the trouble of the video that has them. CorpusError where the file is not such an object, or ends too soon.
+    A reader of JSON streams such as ijson stops at the first NaN and at the first byte that is not UTF-8; here they
+    only invalidate their video. CorpusError where the file is not such an object, or ends too early.
     """
     decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    held, at = "", 0
+    held, at, last = "", 0, False
     with open(path, "rb") as file:
-        file.seek(place)
-        while True:
+        file.seek(position)
+        while not last:
             try:
-                key, entry, end, last = one_video(held, at, first=place == 0)
-            except (IndexError, ValueError, RecursionError) as error:  # not such an object, or not yet all of it
+                key, entry, end, last = one_video(held, at, first=position == 0)
+            except (ValueError, RecursionError) as error:  # not such an object, or not yet all of it
                 block = file.read(BLOCK)
                 if not block or len(held) - at > LONGEST:
                     raise CorpusError(
-                        f'{path}: from byte {place} on not {{video id: {{"start": […], "end": […], "text": […]}}, …}} '
-                        f"({error}); download it again"
+                        f'{path}: from byte {position} on not {{video id: {{"start": […], "end": […], "text": […]}}, '
+                        f"…}} ({error}); download it again"
                     ) from None
                 held, at = held[at:] + decode(block), 0
                 continue
-            place += len(held[at:end].encode("utf-8", "surrogateescape"))
+            position += len(held[at:end].encode("utf-8", "surrogateescape"))
             at = end
             if key is not None:
-                yield key, entry, place
-            if last:
-                break
+                yield key, entry, position
         rest = held[at:].encode("utf-8", "surrogateescape")
         while not rest.strip():
             if not (rest := file.read(BLOCK)):
                 return
-        raise CorpusError(f"{path}: goes on after its object has ended, at byte {place}; download it again")
+        raise CorpusError(f"{path}: goes on after its object has ended, at byte {position}; download it again")
 
 
 def one_video(held: str, at: int, first: bool) -> tuple[str | None, object, int, bool]:
     """A key and its value from position `at` on, where the comma or brace after it ends, and whether it is the brace;
-    key None: the object is empty. IndexError or ValueError where they are not all there."""
+    key None: the object is empty. ValueError where they are not all there. first: the object begins here."""
+    at = after(OPENING, held, at) if first else at
+    if first and (empty := EMPTY.match(held, at)):
+        return None, None, empty.end(), True
+    key, at = DECODER.raw_decode(held, after(KEY, held, at))
+    entry, at = DECODER.raw_decode(held, after(COLON, held, at))
+    end = after(NEXT, held, at)
+    return key, entry, end, held[end - 1] == "}"
 
-    def mark(wanted: str):
-        nonlocal at
-        at = BLANK.match(held, at).end() + 1
-        if held[at - 1] not in wanted:
-            raise ValueError(f"{held[at - 1]!r} for one of {wanted!r}")
-        return held[at - 1]
 
-    if first:
-        at += held.startswith("\ufeff", at)
-        mark("{")
-        if held[BLANK.match(held, at).end()] == "}":
-            mark("}")
-            return None, None, at, True
-    mark('"')
-    key, at = DECODER.raw_decode(held, at - 1)
-    mark(":")
-    entry, at = DECODER.raw_decode(held, BLANK.match(held, at).end())
-    last = mark(",}") == "}"
-    return key, entry, at, last
+def after(mark: re.Pattern, held: str, at: int) -> int:
+    """Where the mark that begins at position `at` ends; ValueError where something else stands there."""
+    if match := mark.match(held, at):
+        return match.end()
+    raise ValueError(f"unexpected {held[at : at + 20]!r}")
 
 
 def video_files(folder: Path) -> list[str]:
-    """One for each video, in the order of their names. CorpusError where there are none, or of both kinds."""
+    """Names of the videos' files, sorted. CorpusError where there are none, or both .csv and .json."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.name[0] != ".")
     kinds = [[name for name in names if name.endswith(ending)] for ending in (".csv", ".json")]
     if all(kinds):
@@ -134,13 +128,14 @@ def video_files(folder: Path) -> list[str]:
     return kinds[0] or kinds[1]
 
 
-def file_videos(folder: Path, place: int) -> Iterator[tuple[str, object, int]]:
-    for number, name in enumerate(video_files(folder)[place:], place + 1):
+def file_videos(folder: Path, position: int) -> Iterator[tuple[str, object, int]]:
+    """`videos` of a folder captions/."""
+    for number, name in enumerate(video_files(folder)[position:], position + 1):
         yield name.removesuffix(".csv").removesuffix(".json"), folder / name, number
 
 
 def file_entry(path: Path):
-    """What the file of one video holds, as caption.json has it. Unfit where it cannot be read."""
+    """The content of the file of one video, in the form of caption.json. Unfit where it cannot be read."""
     try:
         if path.suffix == ".json":
             return DECODER.decode(path.read_text(encoding="utf-8-sig"))
@@ -151,11 +146,11 @@ def file_entry(path: Path):
     return {name: [row[name] for row in rows] for name in ("start", "end", "text") if rows and name in rows[0]}
 
 
-def checked(name: str, entry) -> tuple[np.ndarray, list[bytes], int]:
+def checked(name: str, entry) -> tuple[np.ndarray, list[bytes]]:
     """Begin and end (m, 2) float32 in seconds and the words, UTF-8 in one line, of each narration of a video that has
-    words; how many have none. Unfit where the video cannot be used."""
+    words. Unfit where the video cannot be used."""
     if not NAME.fullmatch(name):
-        raise Unfit("its id is no file name of 1 to 60 characters without blanks")
+        raise Unfit("its id is not a file name of 1 to 60 characters without spaces")
     entry = file_entry(entry) if isinstance(entry, Path) else entry
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("start", "end", "text")):
         raise Unfit("not the three lists start, end and text")
@@ -181,8 +176,9 @@ def checked(name: str, entry) -> tuple[np.ndarray, list[bytes], int]:
     kept = [i for i, line in enumerate(lines) if line]
     if not kept:
         raise Unfit("no narration has words")
-    return times[kept].astype(np.float32), [lines[i] for i in kept], len(lines) - len(kept)
+    return times[kept].astype(np.float32), [lines[i] for i in kept]
 
 
 def printable(words: str) -> str:
+    """The words in one line, without characters that UTF-8 cannot encode."""
     return " ".join(words.encode("utf-8", "backslashreplace").decode().split())

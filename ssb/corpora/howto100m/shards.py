@@ -1,6 +1,7 @@
 """The shards of an index of narrations: how they are written, listed and read."""
 
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -18,106 +19,86 @@ from ssb.progress import minutes
 SHARD = 10_000  # videos
 
 
-# Shards
-
-
 def listing(shards: Path) -> list[Path]:
+    """The shards of an index, in order."""
     return sorted(shards.glob("[0-9]*"))
 
 
 def finished(shards: Path) -> bool:
+    """Whether the last shard of the narrations has been written."""
     done = listing(shards)
     return bool(done) and read_json(done[-1] / "shard.json")["last"]
 
 
 def write_shards(source: Path, shards: Path, say: Callable[[str], None], size: int):
-    told = state(source) | {"size": size}
-    if (shards / "source.json").is_file() and read_json(shards / "source.json") != told:
-        say(f"{source} is another than the index was begun from; it is made anew")
+    """Write the narrations `source` in shards of `size` videos, after the shards that are already there. Shards of
+    other narrations, or of another size, are deleted first."""
+    now = state(source) | {"size": size}
+    if (shards / "source.json").is_file() and read_json(shards / "source.json") != now:
+        say(f"{source} has changed since it was indexed; it is indexed again")
         shutil.rmtree(shards.parent)
     shards.mkdir(parents=True, exist_ok=True)
     with files.written(shards / "source.json") as draft:
-        draft.write_text(json.dumps(told))
+        draft.write_text(json.dumps(now))
     for left in shards.glob(".*"):  # of a killed process
         shutil.rmtree(left, ignore_errors=True)
     if finished(shards):
         return
-    done = listing(shards)
-    place = begun_at = read_json(done[-1] / "shard.json")["next"] if done else 0
-    if done:
-        say(f"goes on after {len(done)} shards")
-    begun = time.perf_counter()
-    coming = videos(source, place)
-    ended = False
+    count = len(listing(shards))
+    position = start = read_json(shards / f"{count - 1:05d}" / "shard.json")["next"] if count else 0
+    if count:
+        say(f"continues after {count} shards")
+    begun, entries, ended = time.perf_counter(), videos(source, position), False
     while not ended:
-        shard = Draft()
-        for name, entry, place in coming:
-            shard.add(name, entry)
-            if shard.read == size:
-                break
-        else:
-            ended = True
-        done.append(shards / f"{len(done):05d}")
-        shard.write(done[-1], place, ended)
-        spent, share = time.perf_counter() - begun, max(place - begun_at, 1) / max(told["of"] - begun_at, 1)
-        left = minutes(spent / share - spent)
-        say(f"shard {len(done)}: {len(shard.ids)} videos, {len(shard.skipped)} skipped; {left} left")
+        usable, skipped = [], []
+        for name, entry, position in itertools.islice(entries, size):
+            try:
+                usable.append((*checked(name, entry), name.encode()))
+            except Unfit as error:
+                skipped.append(f"{printable(name)}\t{printable(str(error))}\n")
+        ended = len(usable) + len(skipped) < size
+        write_shard(shards / f"{count:05d}", usable, skipped, {"next": position, "last": ended})
+        count += 1
+        left = (time.perf_counter() - begun) * (now["of"] - position) / max(position - start, 1)
+        say(f"shard {count}: {len(usable)} videos, {len(skipped)} skipped; {minutes(left)} left")
 
 
-class Draft:
-    """A shard in the making."""
-
-    def __init__(self):
-        self.read = self.empty = 0
-        self.ids, self.times, self.counts, self.lines, self.digests, self.skipped = [], [], [], [], [], []
-
-    def add(self, name: str, entry):
-        self.read += 1
-        try:
-            times, lines, empty = checked(name, entry)
-        except Unfit as error:
-            self.skipped.append(f"{printable(name)}\t{printable(str(error))}\n")
-            return
-        content = b"\n".join([name.encode(), times.tobytes(), *lines])
-        self.digests.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
-        self.ids.append(name.encode())
-        self.times.append(times)
-        self.counts.append(len(lines))
-        self.lines += lines
-        self.empty += empty
-
-    def write(self, path: Path, place: int, last: bool):
-        sizes = np.fromiter((len(line) + 1 for line in self.lines), np.int64, len(self.lines))
-        arrays = {
-            "ids": np.array(self.ids, "S"),
-            "first": np.cumsum([0, *self.counts], dtype=np.int64),
-            "times": np.concatenate([np.empty((0, 2), np.float32), *self.times]),
-            "offsets": np.cumsum(np.concatenate([[0], sizes]), dtype=np.int64),
-            "digest": np.array(self.digests, np.uint64),
-        }
-        with files.written(path) as draft:
-            draft.mkdir()
-            for name, values in arrays.items():
-                np.save(draft / f"{name}.npy", values, allow_pickle=False)
-            with open(draft / "text.txt", "wb") as file:
-                file.writelines(line + b"\n" for line in self.lines)
-            (draft / "skipped.txt").write_text("".join(self.skipped), encoding="utf-8")
-            facts = {"next": place, "last": last, "empty": self.empty, "skipped": len(self.skipped)}
-            (draft / "shard.json").write_text(json.dumps(facts))
+def write_shard(path: Path, videos: list[tuple], skipped: list[str], facts: dict):
+    """Write a shard (see `ssb.corpora.howto100m.index`). videos: for each the times (m, 2) and the words of its
+    narrations, and its id; skipped: the lines of skipped.txt; facts: the content of shard.json."""
+    times, words, ids = zip(*videos) if videos else ((), (), ())
+    lines = list(itertools.chain.from_iterable(words))
+    digests = (hashlib.blake2b(b"\n".join([i, t.tobytes(), *w]), digest_size=8).digest() for t, w, i in videos)
+    arrays = {
+        "ids": np.array(ids, "S"),
+        "first": np.cumsum([0, *map(len, words)], dtype=np.int64),
+        "times": np.concatenate([np.empty((0, 2), np.float32), *times]),
+        "offsets": np.cumsum([0, *(len(line) + 1 for line in lines)], dtype=np.int64),
+        "digest": np.frombuffer(b"".join(digests), "<u8"),
+    }
+    with files.written(path) as draft:
+        draft.mkdir()
+        for name, values in arrays.items():
+            np.save(draft / f"{name}.npy", values, allow_pickle=False)
+        with open(draft / "text.txt", "wb") as file:
+            file.writelines(line + b"\n" for line in lines)
+        (draft / "skipped.txt").write_text("".join(skipped), encoding="utf-8")
+        (draft / "shard.json").write_text(json.dumps(facts))
 
 
 class Rows:
-    """Rows of a .npy file, (n, …), each read from the disk when it is asked for. The pages of a memory map would stay
-    in the process: over an epoch, the whole file."""
+    """Rows of a .npy file, (n, …), each read from the disk on request. The pages of a memory map would stay in memory:
+    over an epoch, the whole file. CorpusError where the file is not complete or in Fortran order."""
 
     def __init__(self, path: Path):
-        mapped = read_array(path)  # for what its head says; nothing else of it is read
-        if mapped.ndim > 1 and not mapped.flags.c_contiguous:
-            raise CorpusError(f"{path}: is in Fortran's order; save it with numpy.ascontiguousarray")
+        mapped = read_array(path)  # reads the header alone
+        if not mapped.flags.c_contiguous:
+            raise CorpusError(f"{path}: is in Fortran order; save it with numpy.ascontiguousarray")
         self.path, self.offset, self.dtype, self.shape = path, mapped.offset, mapped.dtype, mapped.shape
 
     def read(self, begin: int, end: int, *within: int) -> np.ndarray:
-        """Rows begin to end; of row `within` of the file, where one is given."""
+        """Rows begin to end, (end - begin, …); with `within`, these rows of row `within` of the file. CorpusError where
+        they are not all there."""
         inner = self.shape[len(within) + 1 :]
         size = math.prod(inner)
         skipped = begin + (within[0] * self.shape[1] if within else 0)
@@ -129,7 +110,7 @@ class Rows:
 
 
 class Shard:
-    """A shard that `Draft` wrote."""
+    """The narrations of the videos of a shard; a row is a video's position in it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -137,15 +118,16 @@ class Shard:
         self.times, self.offsets = Rows(path / "times.npy"), Rows(path / "offsets.npy")
 
     def count(self, row: int) -> int:
-        """How many narrations a video has."""
+        """The number of narrations of a video."""
         return int(self.first[row + 1] - self.first[row])
 
     def times_of(self, row: int) -> np.ndarray:
-        """(m, 2) seconds of the narrations of a video."""
+        """(m, 2) float32: the seconds at which the narrations of a video begin and end."""
         return self.times.read(*self.first[row : row + 2].tolist())
 
     def texts_of(self, row: int, which: np.ndarray) -> list[str]:
-        """The words of those of its narrations, positions in ascending order."""
+        """The words of some narrations of a video, `which`: positions in ascending order. CorpusError where the shard
+        is damaged."""
         begin = int(self.first[row])
         edges = self.offsets.read(begin + int(which[0]), begin + int(which[-1]) + 2)
         with open(self.path / "text.txt", "rb") as file:

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from ssb import Config, ConfigError, CorpusError, files, fit, load_corpus, text
+from ssb import Config, ConfigError, Corpus, CorpusError, files, fit, load_corpus, text
 from ssb.__main__ import main
-from ssb.bench import howto100m as howto100m_module
+from ssb.bench import howto100m as benchmark
+from ssb.corpora import labels, windows
 from ssb.corpora.howto100m import corpus as corpus_module
 from ssb.corpora.howto100m import index as index_module
 from ssb.corpora.howto100m import narrations
+from ssb.metrics import meaning
 from ssb.training.runs import load
 from ssb.training.streamed import Streamed
 
@@ -125,10 +127,11 @@ def test_index_equals_a_naive_reading(folder, content):
         assert np.array_equal(times, np.float32([entry["start"], entry["end"]]).T) and lines == entry["text"]
         look, move = (np.load(folder / "features" / name / f"{corpus.id(video)}.npy") for name in ("look", "move"))
         assert corpus.steps[video] == len(look)
-        both = corpus.features(video, corpus.chosen(), 3, 20)
+        both = corpus.window_features(video, corpus.chosen(), 3, 20)
         assert both.dtype == np.float32 and np.array_equal(both, np.concatenate([look, move], axis=1)[3:20])
     assert np.array_equal(
-        corpus.features(0, corpus.chosen(["move"]), 0, 2), corpus.features(0, corpus.chosen(), 0, 2)[:, 5:]
+        corpus.window_features(0, corpus.chosen(["move"]), 0, 2),
+        corpus.window_features(0, corpus.chosen(), 0, 2)[:, 5:],
     )
     assert len(list((folder / "index" / "shards").glob("0*"))) == 8 and not skipped(folder)
     assert f"{VIDEOS} videos with narrations, {BARE} of them (5.8 %) without features" in said
@@ -215,7 +218,7 @@ def test_a_bad_video_is_skipped_and_listed(folder, content, case):
 def test_an_id_that_is_no_file_name_is_skipped(folder, content, name):
     (folder / "caption.json").write_text(json.dumps(content | {name: ONE}))
     assert len(opened(folder)) == VIDEOS - BARE
-    assert list(skipped(folder).values()) == ["its id is no file name of 1 to 60 characters without blanks"]
+    assert list(skipped(folder).values()) == ["its id is not a file name of 1 to 60 characters without spaces"]
 
 
 def test_bytes_that_are_no_text_cost_one_video(folder, content):
@@ -382,7 +385,7 @@ def test_a_shard_without_ids_is_one_error(folder, gone):
     packed(folder, "look", 2)
     for name in gone:
         (folder / "features" / "look" / f"{name}.ids.txt").unlink()
-    with pytest.raises(CorpusError, match=r"look/part[01]\.npy: no part[01]\.ids\.txt beside it; write the video id"):
+    with pytest.raises(CorpusError, match=r"look/part[01]\.npy: no part[01]\.ids\.txt next to it; write the video id"):
         index(folder)
 
 
@@ -454,7 +457,7 @@ def test_features_broken_since_are_named(folder, case):
     damage, message = BROKEN_LATER[case]
     damage(move(folder))
     with pytest.raises(CorpusError, match=f"move/{FIRST}.npy.*{message}"):
-        corpus.features(0, corpus.chosen(), *corpus.window(0, 8, 0, 0)[:2])
+        corpus.window_features(0, corpus.chosen(), *corpus.window(0, 8, 0, 0)[:2])
 
 
 def ids(change):
@@ -466,18 +469,22 @@ def ids(change):
 
 
 BAD_SHARD = {
-    "a row too many": ("part0.ids.txt", ids(lambda names: names[1:]), "part0.ids.txt: wanted 57 different ids"),
-    "an id twice": ("part0.ids.txt", ids(lambda names: [names[1], *names[1:]]), "wanted 57 different ids"),
+    "a row too many": ("part0.ids.txt", ids(lambda names: names[1:]), "part0.ids.txt: 56 ids for the 57 rows"),
+    "an id twice": ("part0.ids.txt", ids(lambda names: [names[1], *names[1:]]), "part0.ids.txt: duplicate clip id"),
     "another width": (
         "part1.npy",
         lambda path: np.save(path, np.ones((56, 50, 4), np.float16)),
         r"wanted \(.*, 3\) as",
     ),
     "cut short": ("part1.npy", lambda path: path.write_bytes(path.read_bytes()[:-1]), "not a complete .npy"),
-    "no lengths": ("part0.lengths.txt", lambda path: path.write_text("1 2"), "wanted 57 whole numbers"),
-    "length 0": ("part0.lengths.txt", ids(lambda n: ["0", *n[1:]]), "lengths must be from 1 to 50"),
-    "too long": ("part0.lengths.txt", ids(lambda n: ["51", *n[1:]]), "lengths must be from 1 to 50"),
-    "Fortran": ("part0.npy", lambda path: np.save(path, np.asfortranarray(np.load(path))), "Fortran's order"),
+    "no lengths": (
+        "part0.lengths.txt",
+        lambda path: path.write_text("1 2"),
+        "part0.lengths.txt: not 57 whole numbers, one a line",
+    ),
+    "length 0": ("part0.lengths.txt", ids(lambda n: ["0", *n[1:]]), "lengths must be 57 numbers from 1 to 50"),
+    "too long": ("part0.lengths.txt", ids(lambda n: ["51", *n[1:]]), "lengths must be 57 numbers from 1 to 50"),
+    "Fortran": ("part0.npy", lambda path: np.save(path, np.asfortranarray(np.load(path))), "Fortran order"),
 }
 
 
@@ -508,6 +515,35 @@ def test_no_stream_and_no_such_stream(folder):
     shutil.rmtree(folder / "features")
     with pytest.raises(CorpusError, match="features: no feature stream"):
         index(folder)
+
+
+def test_a_corpus_on_disk_names_what_needs_one_in_memory(folder):
+    """Whatever a notebook asks for, it ends with one line."""
+    corpus = opened(folder)
+    message = "^howto100m is read from disk window by window; this needs a corpus in memory, such as shapes$"
+    absent = {name for name in dir(Corpus) if not name.startswith("_")} | set(Corpus.__dataclass_fields__)
+    for name in sorted(absent - {"id", "split", "describe", "fingerprint", "name", "splits", "streams"}):
+        if name in ("meaning", "frames", "stories"):
+            assert getattr(corpus, name) is None
+        else:
+            with pytest.raises(CorpusError, match=message):
+                getattr(corpus, name)
+    for use in (meaning.same, labels.labels, lambda corpus: windows.of_videos(corpus, 2)):
+        with pytest.raises(CorpusError):
+            use(corpus)
+
+
+@pytest.mark.slow
+def test_a_notebook_that_needs_a_corpus_in_memory_ends_with_one_line(folder, home):
+    index(folder)
+    notebook = Path(__file__).parents[3] / "notebooks" / "11_same_meaning.ipynb"
+    command = [sys.executable, "-m", "papermill", str(notebook), str(home / "out.ipynb"), "--no-progress-bar"]
+    environment = os.environ | {"SSB_DATA": str(folder.parent), "PYTHONWARNINGS": "ignore"}
+    parameters = ["-p", "corpus", "howto100m", "-p", "preset", "smoke"]
+    done = subprocess.run([*command, *parameters], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1] == (
+        "CorpusError: howto100m is read from disk window by window; this needs a corpus in memory, such as shapes"
+    )
 
 
 # Splits and windows
@@ -657,7 +693,7 @@ def test_states_of_a_frozen_encoder_are_computed_in_the_step(folder, tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [({"epoch": "pairs"}, "set epoch = 'clips'"),
-                                              ({"intra": True, "contrast": "triplet"}, "intra = True wants two"),
+                                              ({"intra": True, "contrast": "triplet"}, "intra = True needs two"),
                                               ])  # fmt: skip
 def test_what_cannot_be_is_refused(folder, changes, message):
     index(folder)
@@ -707,7 +743,7 @@ def test_a_killed_index_goes_on(folder, content, tmp_path, form):
         load_corpus(folder)
     (shards / ".00003.99-abc").mkdir()  # as a process killed while it wrote
     ages = {path: path.stat().st_mtime_ns for path in shards.glob("0*/*")}
-    assert "goes on after 3 shards" in index(folder)
+    assert "continues after 3 shards" in index(folder)
     assert all(path.stat().st_mtime_ns == age for path, age in ages.items()) and not list(shards.glob(".*"))
     index(whole)
     same_index(folder, whole, "shards", "found")
@@ -715,13 +751,13 @@ def test_a_killed_index_goes_on(folder, content, tmp_path, form):
 
 def test_other_narrations_are_indexed_anew(folder, content):
     index(folder)
-    assert not any("another" in line or line.startswith("shard") for line in index(folder))
+    assert not any("changed" in line or line.startswith("shard") for line in index(folder))
     content[FIRST]["text"][0] = "other words"
     (folder / "caption.json").write_text(json.dumps(content))
-    assert any("another than the index was begun from" in line for line in index(folder))
+    assert any("has changed since it was indexed" in line for line in index(folder))
     assert load_corpus(folder).narrations(0)[1][0] == "other words"
     (folder / "caption.json").unlink()
-    assert "the narrations have been indexed and are gone; the index is used" in index(folder)[0]
+    assert "the narrations have been indexed and deleted; the index is used" in index(folder)[0]
 
 
 TRAINING = """
@@ -778,13 +814,13 @@ import json, sys
 from pathlib import Path
 from ssb.bench import howto100m as bench
 from ssb.corpora.howto100m.index import index
-from ssb.machine import peak
+from ssb.machine import peak_memory
 folder = Path(sys.argv[2])
 if sys.argv[1] == "index":
     index(folder, shard=500)
 else:
     bench.reading(folder, 10**9)
-print(json.dumps(peak()))
+print(json.dumps(peak_memory() / 2**20))
 """
 
 
@@ -799,7 +835,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     sizes, peaks = [], {"index": [], "read": []}
     for videos in (600, 5600):
         folder = tmp_path / str(videos) / "howto100m"
-        howto100m_module.made(folder, videos, 40, words=50)
+        benchmark.synthesise(folder, videos, 40, words=50)
         for work, found in peaks.items():
             found.append(peak(work, folder))
         sizes.append(sum(path.stat().st_size for path in (folder / "index").rglob("*")) / 2**20)
@@ -810,7 +846,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 
 def test_a_small_benchmark_writes_its_rows(tmp_path, capsys):
     out = tmp_path / "bench.csv"
-    howto100m_module.bench(out, 200, 5, 5)
+    benchmark.bench(out, 200, 5, 5)
     frame = pd.read_csv(out)
     assert list(frame)[:6] == ["what", "median", "min", "max", "ratio", "unit"]
     assert frame["what"].tolist()[-3:] == ["peak: alone", "peak: indexing", "peak: reading"]

@@ -1,0 +1,125 @@
+"""The claims of all corpora side by side, from files made by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ssb import report
+from ssb.experiments import ablations, overview, together
+
+ROOT = Path(__file__).parents[2]
+CLAIM = dict(claim="cross beats none", setting="cross", baseline="none", seeds=3, paper=1.3, delta=-0.26, p=0.2,
+             delta_low=-0.5, delta_high=0.04, seeds_low=-0.9, seeds_high=0.4, verdict="not resolved")  # fmt: skip
+
+
+def write(home: Path, folder: str, table: str, corpus: str, preset: str = "laptop", **change):
+    """A claim, and a table of two runs: its own of an hour, and one of half an hour that all tables share."""
+    (home / folder).mkdir(exist_ok=True)
+    pd.DataFrame([CLAIM | change]).to_csv(home / folder / f"{table}_claims.csv", index=False)
+    rows = [(corpus, preset, f"{corpus} {table}", 3600), (corpus, preset, "shared", 1800)]
+    columns = ["corpus", "preset", "run", "seconds"]
+    pd.DataFrame(rows, columns=columns).to_csv(home / folder / f"{table}.csv", index=False)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two corpora, and one folder of the smoke preset that the README leaves out."""
+    write(tmp_path, "shapes", "table2a", "shapes", claim="more is more", paper=np.nan, verdict="held")
+    write(tmp_path, "shapes", "table1", "shapes")
+    write(tmp_path, "msrvtt1k", "table1", "msrvtt1k", delta=2.0, verdict="held")
+    write(tmp_path, "shapes-smoke", "table1", "shapes", "smoke", claim="of the smoke preset")
+    return tmp_path
+
+
+def test_claims_are_side_by_side(results):
+    table = overview.claims_table(overview.claims(results))
+    assert list(table.columns) == ["table", "claim", "paper", "shapes", "msrvtt1k"]
+    assert table.values.tolist() == [
+        [
+            "table1",
+            "cross beats none",
+            "+1.3",
+            "-0.3 [-0.5, +0.0] [-0.9, +0.4] not resolved",
+            "+2.0 [-0.5, +0.0] [-0.9, +0.4] held",
+        ],
+        ["table2a", "more is more", "", "-0.3 [-0.5, +0.0] [-0.9, +0.4] held", ""],
+    ]
+    assert "smoke" not in report.markdown(table)
+    assert overview.claims(results, "shapes-smoke")["claim"].tolist() == ["of the smoke preset"]
+
+
+def test_a_corpus_of_the_readers_own_is_not_taken_for_a_preset(results):
+    """A folder `my-data` is a corpus of that name; it stands after those of the library."""
+    write(results, "my-data", "table1", "my-data", verdict="contradicted")
+    write(results, "my-data-smoke", "table1", "my-data", "smoke", claim="of the smoke preset")
+    table = overview.claims_table(overview.claims(results))
+    assert list(table.columns) == ["table", "claim", "paper", "shapes", "msrvtt1k", "my-data"]
+    assert table["my-data"].tolist() == ["-0.3 [-0.5, +0.0] [-0.9, +0.4] contradicted", ""]
+    (results / "my-data" / "table1_summary.csv").write_text("setting\n")
+    assert overview.links(results)["my-data"].tolist() == ["[45 min](results/my-data/table1_summary.csv)"]
+
+
+def test_corpora_with_few_tables_share_a_column(results):
+    for table in ("table2b", "table2c", "table2d"):
+        write(results, "shapes", table, "shapes")
+        write(results, "msrvtt1k", table, "msrvtt1k")
+    write(results, "vidvrd", "table2a", "vidvrd", claim="more is more", paper=np.nan, verdict="held")
+    write(results, "events", "table2a", "events", claim="more is more", paper=np.nan)
+    table = overview.claims_table(overview.claims(results)).set_index("table")
+    assert list(table.columns) == ["claim", "paper", "shapes", "msrvtt1k", "other corpora"]
+    cell = "-0.3 [-0.5, +0.0] [-0.9, +0.4]"
+    assert table.loc["table2a", "other corpora"] == f"events: {cell} not resolved; vidvrd: {cell} held"
+    assert (table.drop("table2a")["other corpora"] == "").all()
+
+
+def test_tables_are_in_the_order_of_the_paper():
+    names = ["table10", "emcl", "table2a", "table1_lambda10", "table1", "captioning", "table12"]
+    rows = overview.by_table(pd.DataFrame({"table": names}))["table"].tolist()
+    assert rows == ["table1", "table1_lambda10", "table2a", "table10", "table12", "captioning", "emcl"]
+
+
+def test_missing_results_are_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the notebooks of the tables first"):
+        overview.claims(tmp_path, "shapes")
+    with pytest.raises(FileNotFoundError, match="run the notebooks of the tables first"):
+        overview.claims(tmp_path)
+
+
+def test_a_shared_run_costs_once(results):
+    """Three runs of an hour, one of half an hour that all of the three tables share: 3.5 core hours."""
+    assert "4 runs" in overview.cost(results) and "(2 more rows share them)" in overview.cost(results)
+    assert "3.5 core hours, about 1.8 hours on two cores" in overview.cost(results)
+    assert "2 runs" in overview.cost(results, "smoke")
+
+
+def test_links_give_the_minutes_of_a_table_on_two_cores(results):
+    for corpus in ("shapes", "msrvtt1k", "shapes-smoke"):
+        (results / corpus / "table1_summary.csv").write_text("setting\n")
+    assert overview.links(results).values.tolist() == [
+        ["table1", "[45 min](results/shapes/table1_summary.csv)", "[45 min](results/msrvtt1k/table1_summary.csv)"]
+    ]
+
+
+def test_every_table_with_claims_has_a_title_in_one_experiment():
+    titles = overview.titles()
+    assert titles["table2a"] == ablations.TITLES["table2a"] and titles.items() >= together.TITLES.items()
+    tables = {path.name.removesuffix("_claims.csv") for path in (ROOT / "results").glob("*/*_claims.csv")}
+    assert tables <= titles.keys()
+
+
+def test_the_figure_has_a_panel_for_each_table_and_a_line_for_each_claim(results):
+    write(results, "shapes", "table2f", "shapes", setting=64, baseline=4)  # as pandas reads names that are numbers
+    figure = overview.overview(overview.claims(results, "shapes"), "title")
+    panels = [axis.get_title() for axis in figure.axes if axis.axison]
+    assert panels == ["Table 1: captioning objective", "Table 2a: video features", "Table 2f: support-set size"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["cross vs\nnone"]
+    assert [label.get_text() for label in figure.axes[2].get_yticklabels()] == ["64 vs\n4"]
+    stars = figure.axes[0].collections[-1].get_offsets()
+    assert stars.tolist() == [[1.3, 0]]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {
+        "ours, 95 % over queries",
+        "95 % over seeds",
+        "the paper's",
+    }
