@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 from helpers import unchanged_results
+from setuptools import find_packages
 
 from ssb.experiments import overview
 
@@ -87,3 +88,14 @@ def test_committed_tables_are_whole():
         for name in ("table1", "table1_fig2b_weights", "table1_fig3_attention"):
             for suffix in (".png", ".pdf"):
                 assert (ROOT / "figures" / corpus / f"{name}{suffix}").exists()
+
+
+def test_the_package_has_all_its_folders_and_tables():
+    """What an installed copy holds: every folder with a module in it, and every CSV that the library reads."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = find_packages(ROOT, include=setup["packages"]["find"]["include"])
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "ssb").rglob("*.py")}
+    assert {Path(*package.split(".")) for package in packages} == folders and len(folders) == 8
+    for path in (ROOT / "ssb").rglob("*.csv"):
+        patterns = setup["package-data"][".".join(path.parent.relative_to(ROOT).parts)]
+        assert any(path.match(pattern) for pattern in patterns), path
