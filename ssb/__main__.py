@@ -118,17 +118,18 @@ def index(args: Namespace):
 
 
 @argument("preset", metavar="PRESET", help="paper, laptop or smoke")
-@argument("settings", type=setting, nargs="*", metavar="SETTING=VALUE", help="of ssb.Config, as JSON")
+@argument("settings", type=setting, nargs="*", default=[], metavar="SETTING=VALUE", help="of ssb.Config, as JSON")
 def train(args: Namespace):
     """Train one run, or load it if it is finished: `ssb train laptop corpus=shapes seed=1`."""
     if "=" in args.preset:
         args.error(f"{args.preset!r} comes first; name a preset before it")
     from ssb.config import Config
 
-    config = Config.preset(args.preset, **dict(args.settings))  # before the import of torch, which takes seconds
+    Config.preset(args.preset, **dict(args.settings))  # a wrong one is refused before torch is imported, for seconds
     from ssb.training.loop import fit
+    from ssb.training.runs import configure
 
-    run = fit(config)
+    run = fit(configure(args.preset, **dict(args.settings)))
     print(run, run.folder, sep="\n")
 
 
@@ -158,11 +159,11 @@ def cost(args: Namespace):
 def bench_training(args: Namespace):
     """Training steps and rankings against a literal implementation of the paper."""
     from ssb.bench import training
-    from ssb.config import Config
     from ssb.corpora.load import load_corpus
+    from ssb.training.runs import configure
 
     out = args.out or files.root() / "results" / "bench.csv"
-    training.bench(Config.preset("laptop", corpus=args.corpus), load_corpus(args.corpus), out, args.steps)
+    training.bench(configure("laptop", args.corpus), load_corpus(args.corpus), out, args.steps)
 
 
 @argument("--out", type=Path, help="default: results/s2dtw_bench.csv")

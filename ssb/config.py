@@ -141,8 +141,8 @@ class Config(BaseModel):
 
     @classmethod
     def preset(cls, name: str, /, **changes) -> "Config":
-        """A preset with some settings changed: `Config.preset("laptop", objective="none", seed=3)`. Settings that a
-        corpus changes in a preset are applied by `ssb.configure`. ConfigError for an unknown preset or setting."""
+        """A preset with some settings changed, the same on every corpus: `Config.preset("laptop", seed=3)`. What a
+        corpus changes in a preset is applied by `ssb.configure`. ConfigError for an unknown preset or setting."""
         if name not in PRESETS:
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})

@@ -19,6 +19,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch norm over real steps only: padding must not move the statistics. (B, M, d) → (B, M, d), 0 at padding."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, M, d), mask (B, M) → (B, M, d)."""
         out = torch.zeros_like(x)
         out[mask] = super().forward(x[mask]).to(x.dtype)
         return out
@@ -36,6 +37,7 @@ class Convolutions(nn.Module):
         self.convs = nn.ModuleList(nn.Conv1d(dim, dim // 4, k) for k in self.kernels)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, M, D), mask (B, M) → (B, M, d)."""
         x = self.linear(x).masked_fill(~mask[..., None], 0).transpose(1, 2)  # (B, d, M)
         parts = [conv(F.pad(x, ((k - 1) // 2, k // 2))) for k, conv in zip(self.kernels, self.convs)]  # (B, d / 4, M)
         return torch.cat(parts, dim=1).transpose(1, 2)
@@ -49,6 +51,7 @@ class Recurrence(nn.Module):
         self.gru = nn.GRU(width, dim // 2, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, L, D), mask (B, L) → (B, L, d)."""
         packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         return nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])[0]
 
@@ -57,6 +60,7 @@ class Linear(nn.Linear):
     """f without a pre-encoder, and of the mean and max heads. (B, M, D) → (B, M, d)."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (..., D) → (..., d); the mask is not needed."""
         return super().forward(x)
 
 
@@ -73,6 +77,7 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
+        """e (B, M, D), mask (B, M) → (B, M, d)."""
         x = self.f(e, mask)
         attended, _ = self.attention(x, x, x, key_padding_mask=~mask, need_weights=False)
         x = self.norm_attention(self.dropout(attended) + x, mask)
@@ -91,6 +96,7 @@ class MeanHead(nn.Module):
         self.f = Linear(width, config.dim)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
+        """e (B, M, D), mask (B, M) → (B, d)."""
         return self.f(self.dropout(masked_mean(e, mask)), mask)  # the mean first: cheaper, and it commutes with f
 
 
@@ -98,6 +104,7 @@ class MaxHead(MeanHead):
     """The maximum over time of a linear layer. (B, M, D), (B, M) → (B, d)."""
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
+        """e (B, M, D), mask (B, M) → (B, d)."""
         return self.f(self.dropout(e), mask).masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
 
 
@@ -110,6 +117,7 @@ class ConvHead(nn.Module):
         self.f = Convolutions(width, config.dim)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
+        """e (B, M, D), mask (B, M) → (B, d)."""
         return masked_mean(self.f(self.dropout(e), mask).relu(), mask)
 
 
@@ -126,6 +134,7 @@ class TransformerHead(nn.Module):
         self.cls = nn.Parameter(torch.randn(width)) if config.pool_query == "cls" else None
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
+        """e (B, M, D), mask (B, M) → (B, d)."""
         e = self.dropout(e)
         if self.cls is not None:
             e = torch.cat([self.cls.to(e.dtype).expand(len(e), 1, -1), e], dim=1)

@@ -25,7 +25,18 @@ from ssb.metrics.statistics import DELTA, interval, paired, settled
 from ssb.paper import Claim, paper_difference, paper_numbers
 from ssb.progress import minutes
 from ssb.training.loop import fit
-from ssb.training.runs import Collapsed, Run, TrainingError, check, configure, corpus_label, load, run_name
+from ssb.training.runs import (
+    Collapsed,
+    Run,
+    TrainingError,
+    check,
+    configure,
+    corpus_label,
+    load,
+    register,
+    registered,
+    run_name,
+)
 
 PROTOCOLS = ("t2v", "v2t best-caption", "v2t max-per-video")
 COUNTS = ("best_epoch", "n_queries")  # of Run.metrics, whole numbers
@@ -130,7 +141,8 @@ class Study:
             load(config, self.corpus)  # compute text states once, before several processes need them at the same time
         failed, start = {}, time.perf_counter()
         environment = {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}  # workers may run elsewhere
-        jobs = (joblib.delayed(attempt)(name, config, environment) for name, (_, config) in todo.items())
+        own = registered()
+        jobs = (joblib.delayed(attempt)(name, config, environment, own) for name, (_, config) in todo.items())
         results = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")(jobs)
         for done, (name, result) in enumerate(results, 1):
             if isinstance(result, Run):
@@ -273,10 +285,11 @@ class Study:
         print(f"wrote {files.short(self.results / name)}")
 
 
-def attempt(name: str, config: Config, environment: dict[str, str]) -> tuple[str, Run | Exception]:
+def attempt(name: str, config: Config, environment: dict[str, str], own: tuple) -> tuple[str, Run | Exception]:
     """`fit` in a worker; returns the run's name with it, or with whatever went wrong, so that the other runs go on."""
     try:
         os.environ.update(environment)
+        register(*own)
         with contextlib.redirect_stdout(io.StringIO()):  # a corpus prints its remarks when the study loads it
             return name, fit(config, quiet=True)
     except Exception as error:

@@ -205,6 +205,8 @@ def test_settings_are_json_or_text(monkeypatch, capsys):
     assert capsys.readouterr().out == "a run\nresults/runs/x\n"
     changes = dict(epochs=3, streams=(), freeze_text=False, text_encoder="scratch", corpus_options={"clips": 60})
     assert given == [ssb.Config.preset("smoke", **changes)]
+    assert main(["train", "paper", "corpus=vatex", "max_tokens=50"]) == 0  # with what the record of the corpus changes
+    assert (given[-1].epochs, given[-1].max_steps, given[-1].max_tokens) == (30, 64, 50)
     assert __main__.setting("a=b=c") == ("a", "b=c") and __main__.setting("a=") == ("a", "")
     assert __main__.setting("a=" + "[" * 100_000) == ("a", "[" * 100_000)
 

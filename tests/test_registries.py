@@ -1,5 +1,7 @@
 """A pooling head, a contrastive loss and a corpus are added from outside, without editing the library, and trained."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,37 @@ def test_a_loss_with_a_floor_is_watched(registered, monkeypatch):
     watch = Watch(Config(), Distance(Config()))
     assert not any(watch.after_step(0.4, 0.0) for _ in range(STUCK_STEPS - 1)) and watch.after_step(0.4, 0.0)
     assert Watch(Config(), losses.InfoNCE(Config())).after_step(0.4, 0.0) is None
+
+
+OWN = """
+from ssb.corpora import shapes
+from ssb.model import MeanHead
+class Double(MeanHead):
+    def forward(self, e, mask):
+        return 2 * super().forward(e, mask)
+def sixty():
+    return shapes.corpus(clips=60, false_negatives=0.05)
+"""
+
+
+@pytest.mark.slow
+def test_workers_know_what_was_registered(tmp_path, monkeypatch):
+    (tmp_path / "extras.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    extras = importlib.import_module("extras")
+    monkeypatch.setitem(model.HEADS, "double", extras.Double)
+    monkeypatch.setitem(load.CORPORA, "sixty", Record("sixty", "sixty clips", extras.sixty))
+    study = ssb.Study("mine", "sixty", "smoke", seeds=[0, 1], jobs=2, changes={"epochs": 1})
+    runs = study.run({"double": {"video_pooling": "double", "objective": "none"}})
+    assert [run.config.video_pooling for run in runs["double"]] == ["double", "double"]
+
+
+def test_a_head_whose_source_cannot_be_read_is_refused(registered, monkeypatch):
+    """As one that is defined in a notebook or typed at a prompt."""
+    monkeypatch.setattr(LastStep, "__module__", "__main__")
+    monkeypatch.setattr("inspect.getsource", lambda thing: (_ for _ in ()).throw(OSError("could not get source code")))
+    with pytest.raises(ConfigError, match="define heads and losses of your own in a Python file"):
+        ssb.fit(ssb.configure("smoke", "tiny", video_pooling="last", objective="none"), quiet=True)
 
 
 @pytest.mark.parametrize("setting", ["video_pooling", "text_pooling"])

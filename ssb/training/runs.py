@@ -42,6 +42,27 @@ def check(config: Config) -> Config:
     return config
 
 
+def registered() -> tuple[dict, dict, dict]:
+    """The heads, contrastive losses and corpora that were registered from outside the library, for `register`."""
+    heads, contrasts = ({k: v for k, v in r.items() if _is_users(v)} for r in (HEADS, losses.CONTRASTS))
+    return (
+        heads,
+        contrasts,
+        {name: record for name, record in CORPORA.items() if _is_users(record.read or record.annotation)},
+    )
+
+
+def register(heads: dict, contrasts: dict, corpora: dict) -> None:
+    """Register them in this process, a worker's."""
+    HEADS.update(heads)
+    losses.CONTRASTS.update(contrasts)
+    CORPORA.update(corpora)
+
+
+def _is_users(thing) -> bool:
+    return getattr(getattr(thing, "func", thing), "__module__", "ssb").partition(".")[0] != "ssb"
+
+
 def load(config: Config, corpus: Corpus | HowTo100M, device="cpu", like: Data | None = None) -> Data:
     """The batches of a corpus: `Data` in memory, `StoryData` of its long videos for a run of sequences, `Streamed` from
     disk for HowTo100M. like: as in `Data`."""
@@ -207,7 +228,13 @@ def run_name(config: Config, corpus: Corpus) -> str:
     heads = [HEADS[name] for name in (config.video_pooling, config.text_pooling)]
     for module in dict.fromkeys([losses.contrast(config).module, *map(inspect.getmodule, heads)]):
         if module.__name__.partition(".")[0] != "ssb":  # user code, which may change
-            parts.append(inspect.getsource(module))
+            try:
+                parts.append(inspect.getsource(module))
+            except (OSError, TypeError):
+                raise ConfigError(
+                    f"the source of {module.__name__} cannot be read, and a run's name depends on it: define heads and "
+                    "losses of your own in a Python file and import them"
+                ) from None
     for name in (config.text_encoder, config.decoder):
         if Path(name).is_dir():  # a local model, whose weights may change
             parts += [file.read_bytes() for file in sorted(Path(name).glob("*.safetensors"))]
