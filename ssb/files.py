@@ -174,8 +174,17 @@ def sweep(folder: Path) -> None:
     """Remove the drafts that processes of this machine have left in a folder and that are no longer running."""
     for draft in folder.glob(".*"):
         name = re.fullmatch(rf"\..*\.{_host()}-(\d+)-[0-9a-f]{{6}}(\..*|-old)?", draft.name)
-        if name and not psutil.pid_exists(int(name[1])):
+        if name and not _runs(int(name[1]), draft):
             _remove(draft)
+
+
+def _runs(pid: int, draft: Path) -> bool:
+    """Does the process that has begun this draft still run? Another one may have its number now."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= draft.stat().st_mtime + 1
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
 
 
 _sweep_once = functools.cache(sweep)

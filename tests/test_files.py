@@ -260,8 +260,17 @@ def test_drafts_of_dead_processes_are_removed_and_others_stay(tmp_path):
         (tmp_path / name).write_text("x")
     for name in dead[1:]:
         (tmp_path / name).mkdir()
+    reused = f".old.{host}-{os.getpid()}-abcdef.csv"  # of a process of an earlier day that had this number
+    (tmp_path / reused).touch()
+    os.utime(tmp_path / reused, (10**9, 10**9))
     files.sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(alive)
+    zombie = subprocess.Popen([sys.executable, "-c", "pass"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    (tmp_path / f".late.{host}-{zombie.pid}-abcdef.csv").touch()
+    files.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(alive)
+    zombie.wait()
 
 
 HOLDER = """
