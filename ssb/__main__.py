@@ -9,6 +9,7 @@ stopped by Ctrl-C.
 
 import json
 import os
+import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
@@ -33,12 +34,14 @@ def number(least: float, most: float = 1e9, kind: type = int) -> Callable[[str],
     """A type of argument: numbers of a range."""
 
     def value(text: str) -> float:
-        result = kind(text)
+        try:
+            result = kind(text)
+        except ValueError:  # also of an int of thousands of digits
+            raise ArgumentTypeError(f"invalid {kind.__name__} value: {text[:40]!r}") from None
         if not least <= result <= most:  # nor NaN
-            raise ArgumentTypeError(f"{text}: wanted {least} to {most:g}")
+            raise ArgumentTypeError(f"{text[:40]}: wanted {least} to {most:g}")
         return result
 
-    value.__name__ = kind.__name__  # argparse names the type in its message
     return value
 
 
@@ -46,7 +49,7 @@ def setting(text: str) -> tuple[str, object]:
     """A type of argument: SETTING=VALUE, the value in JSON; anything else is text."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise ArgumentTypeError(f"{text!r}: wanted SETTING=VALUE, such as epochs=3")
+        raise ArgumentTypeError(f"{text[:80]!r}: wanted SETTING=VALUE, such as epochs=3")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):
@@ -82,18 +85,18 @@ def data(args: Namespace) -> int:
 @argument("--stream", required=True, metavar="NAME", help="what the feature stream is called")
 @argument("--model", required=True, help="backbone: hub name, folder, R(2+1)D-34 weights or their name")
 @argument("--out", required=True, metavar="FOLDER", help="the features/ folder of a corpus")
-@argument("--frames", type=number(1, 1e6), help="in a window (R(2+1)D; default: as it was trained)")
+@argument("--frames", type=number(1, 1024), help="in a window (R(2+1)D; default: as it was trained)")
 @argument("--rate", type=number(1e-3, 1e6, float), help="frames per second (default: 30 for R(2+1)D)")
-@argument("--batch", type=number(1, 1e6), default=16, help="windows in a batch (default: 16)")
-@argument("--workers", type=number(0, 1e6), help="decoding processes (default: one per core, at most 8)")
+@argument("--batch", type=number(1, 4096), default=16, help="windows in a batch (default: 16)")
+@argument("--workers", type=number(0, 256), help="decoding processes (default: one per core, at most 8)")
 @argument("--device", help="default: cuda where there is one")
 def extract(args: Namespace) -> int:
     """Turn video into a feature stream; the exit code is 1 where a clip could not be read."""
     import torch
 
     try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:  # no such device, or not on this machine
+        torch.zeros(1, device=args.device).cpu()
+    except (RuntimeError, AssertionError) as error:  # no such device, not on this machine, or one without memory
         args.error(f"--device {args.device}: {str(error).splitlines()[0]}")
     from ssb.video.backbones import backbone
     from ssb.video.extract import extract
@@ -101,8 +104,9 @@ def extract(args: Namespace) -> int:
     model = backbone(args.model, args.frames, args.rate)
     broken = extract(args.clips, args.out, args.stream, model, args.batch, args.workers, args.device)
     if broken:
-        print(f"error: {len(broken)} clips could not be read and have no features:", file=sys.stderr)
-        print(*(f"  {clip}: {reason}" for clip, reason in broken.items()), sep="\n", file=sys.stderr)
+        print(f"error: {len(broken)} clips could not be read and have no features; copy them again:", file=sys.stderr)
+        for clip, reason in broken.items():
+            print(f"  {clip if clip.isprintable() else repr(clip)}: {reason}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -122,7 +126,10 @@ def index(args: Namespace):
 def train(args: Namespace):
     """Train one run, or load it if it is finished: `ssb train laptop corpus=shapes seed=1`."""
     if "=" in args.preset:
-        args.error(f"{args.preset!r} comes first; name a preset before it")
+        args.error(f"{args.preset[:80]!r} comes first; name a preset before it")
+    names = [name for name, _ in args.settings]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        args.error(f"{', '.join(twice)[:80]}: set twice; keep one of them")
     from ssb.config import Config
 
     Config.preset(args.preset, **dict(args.settings))  # a wrong one is refused before torch is imported, for seconds
@@ -135,7 +142,7 @@ def train(args: Namespace):
 
 @argument("--size", choices=("paper", "small"), help="default: paper on a GPU, small without, where paper takes hours")
 @argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-@argument("--steps", type=number(5), help="of training, in 5 windows of which the median counts")
+@argument("--steps", type=number(5, 1e6), help="of training, in 5 windows of which the median counts")
 @argument("--out", type=Path, help="default: results/cost.csv")
 def cost(args: Namespace):
     """Measure what the paper's training and search cost on this machine."""
@@ -154,7 +161,7 @@ def cost(args: Namespace):
 
 
 @argument("--corpus", default="shapes", help="default: shapes")
-@argument("--steps", type=number(1), default=30, help="of each variant, in 5 rounds (default: 30)")
+@argument("--steps", type=number(1, 1e6), default=30, help="of each variant, in 5 rounds (default: 30)")
 @argument("--out", type=Path, help="default: results/bench.csv")
 def bench_training(args: Namespace):
     """Training steps and rankings against a literal implementation of the paper."""
@@ -174,9 +181,9 @@ def bench_alignment(args: Namespace):
     alignment.bench(args.out or files.root() / "results" / "s2dtw_bench.csv")
 
 
-@argument("--videos", type=number(1), default=1_200_000, help="to generate (default: 1200000)")
-@argument("--narrations", type=number(1), default=40, help="of each video (default: 40)")
-@argument("--batches", type=number(1), default=1000, help="to read (default: 1000)")
+@argument("--videos", type=number(1, 1e7), default=1_200_000, help="to generate (default: 1200000)")
+@argument("--narrations", type=number(1, 1e4), default=40, help="of each video (default: 40)")
+@argument("--batches", type=number(1, 1e6), default=1000, help="to read (default: 1000)")
 @argument("--out", type=Path, help="default: results/howto100m_bench.csv")
 def bench_howto100m(args: Namespace):
     """Memory and time of a synthetic HowTo100M of 1.2 million videos."""
@@ -214,16 +221,23 @@ def add_commands(parsers, commands: dict[str, Callable[[Namespace], int | None]]
             parser.add_argument(*names, **options)
 
 
-def expected(error: Exception) -> bool:
-    """Does the message alone say what went wrong? It does for errors of the library's own, of files and of memory."""
-    kind = type(error)
-    own = kind.__module__.startswith("ssb.")
-    return own or isinstance(error, OSError) or (kind.__module__, kind.__name__) == ("torch", "OutOfMemoryError")
+def in_one_line(error: Exception) -> str | None:
+    """What went wrong and what to do, of an error of the library's own, of files or of memory; None of any other, which
+    a traceback explains better."""
+    kind, words = type(error), " ".join(str(error).split())
+    if isinstance(error, MemoryError) or kind.__name__ == "OutOfMemoryError" or "can't allocate memory" in words:
+        words = f"out of memory{words and f' ({words})'}; close other programs, or take a smaller batch or corpus"
+    elif isinstance(error, OSError) and error.errno in files.DISK:
+        words += "; free some space or allow writing, then give the same command again"
+    elif not kind.__module__.startswith("ssb.") and not isinstance(error, OSError):
+        return None
+    return re.sub(r"(\S{150})\S{150,}", r"\1…", words)  # a value that somebody pasted
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, by default the process's own; returns the exit code. SystemExit for --help and wrong usage."""
     args = Namespace(command=None)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor the terminal
     try:
         try:
             build_parser().parse_args(arguments, args)
@@ -238,9 +252,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; the same command continues from here" if continues else "stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        if not expected(error):
+        if (line := in_one_line(error)) is None:
             raise
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        print("error:", line, file=sys.stderr)
         return 1
 
 

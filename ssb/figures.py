@@ -1,7 +1,8 @@
 """The study's figures. Every function returns a matplotlib Figure; `save` writes it as PNG and PDF."""
 
+import functools
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,7 +11,11 @@ import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import Image
+from matplotlib import font_manager
+from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 from ssb import files, losses
 from ssb.corpora.corpus import Corpus
@@ -36,7 +41,58 @@ STYLE = {
 COLOURS = sns.color_palette("colorblind")
 HEAT = "mako_r"  # one hue scale, light to dark: readable in grey and by the colour-blind
 MARKS = "oDs^vPX"  # markers, so that lines do not differ by colour alone
-styled = plt.rc_context(STYLE)  # decorator of a function that draws: in the study's style, which ends with the call
+MISSING = "□"  # drawn for a character that the font does not have
+
+
+def styled(draw: Callable[..., plt.Figure]) -> Callable[..., plt.Figure]:
+    """Decorator of a function that draws a figure: in the study's style, which ends with the call, and with every text
+    as it is given, see `literal`."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments, **options) -> plt.Figure:
+        with plt.rc_context(STYLE):
+            figure = draw(*arguments, **options)
+            literal(figure)
+        return figure
+
+    return drawn
+
+
+def literal(figure: plt.Figure):
+    """Make every text of a figure be drawn as it is: captions, names of clips, corpora and settings may hold dollar
+    signs, between which matplotlib would read mathematics. Characters without a glyph become `MISSING`. Ticks that
+    matplotlib labels itself, such as powers of ten, stay mathematics."""
+    ticks = set()
+    for axis in figure.findobj(Axis):
+        labels = [label for tick in axis.majorTicks + axis.minorTicks for label in (tick.label1, tick.label2)]
+        if isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter):  # given with set_ticklabels
+            given = [label.get_text() for label in axis.get_ticklabels()]
+            if any(given):  # panels that share an axis share its labels, which only one of them has
+                axis.set_ticklabels([drawable(text) for text in given])
+        else:
+            ticks.update([*labels, axis.offsetText])
+    for text in figure.findobj(Text):
+        if text not in ticks:
+            text.set_parse_math(False)
+            text.set_text(drawable(text.get_text()))
+
+
+def drawable(text: str) -> str:
+    """A text with `MISSING` for each character that the font of the figures lacks in one of its styles."""
+    glyphs = _glyphs(tuple(plt.rcParams["font.family"]), tuple(plt.rcParams["font.sans-serif"]))
+    return "".join(letter if letter == "\n" or ord(letter) in glyphs else MISSING for letter in text)
+
+
+@functools.cache
+def _glyphs(families: tuple[str, ...], preferred: tuple[str, ...]) -> set[int]:
+    """The characters that these families have, regular, bold and italic. preferred: what "sans-serif" stands for, so
+    that a change of it is noticed."""
+    glyphs = set()
+    for family in families:
+        styles = {}, {"weight": "bold"}, {"style": "italic"}
+        paths = [font_manager.findfont(font_manager.FontProperties(family=[family], **style)) for style in styles]
+        glyphs |= set.intersection(*(set(font_manager.get_font(path).get_charmap()) for path in paths))
+    return glyphs
 
 
 def save(figure: plt.Figure, folder: Path, name: str, alt: str) -> Image:
@@ -156,7 +212,7 @@ def weight_matrices(runs: Mapping[str, Run], title: str, size: int = 16):
         image = _heat_map(axis, weights, [0, len(batch) - 1], norm=PowerNorm(0.5, 0, 1))  # so that small weights show
         axis.set(title=objective, xlabel="clip j")
     axes[0, 0].set_ylabel("caption i")
-    bar = figure.colorbar(image, ax=axes[0], shrink=0.75, label="weight $w_{ij}$", ticks=[0, 0.1, 0.5, 1])
+    bar = figure.colorbar(image, ax=axes[0], shrink=0.75, label="weight wᵢⱼ", ticks=[0, 0.1, 0.5, 1])
     bar.ax.tick_params(labelsize=6)
     figure.suptitle(title, fontsize=8)
     return figure
@@ -177,7 +233,7 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
     axis = figure.add_subplot(grid[:, 0])
     image = _heat_map(axis, weights, sorted({0, *range(5, len(batch), 6), len(batch) - 1}), vmin=0)
     axis.set(xlabel="clip j of the support set", ylabel="caption i", title=title)
-    figure.colorbar(image, ax=axis, shrink=0.7, label="weight $w_{ij}$")
+    figure.colorbar(image, ax=axis, shrink=0.7, label="weight wᵢⱼ")
     for k, row in enumerate(rows):
         column = int(weights[row].argmax())
         axis.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=1.2))

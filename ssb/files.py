@@ -1,11 +1,25 @@
-"""Where things are stored, and how a file is written so that a killed process never leaves half of one."""
+"""Where things are stored, and how they are written: whole or not at all, checked when read back, by one process at a
+time. Neither a killed process nor a power cut leaves half of a file under its name."""
 
 import contextlib
+import errno
+import functools
 import hashlib
+import json
 import os
+import platform
+import re
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+SUMS = "sums.json"  # in a sealed folder: file → SHA-256
+# the disk refuses, whatever the program does
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def root() -> Path:
@@ -40,27 +54,6 @@ def cache() -> Path:
     return root() / "results" / "cache"
 
 
-@contextlib.contextmanager
-def written(path):
-    """Yield a path next to `path` to write a file or a folder to; it is renamed to `path` when the block ends without
-    error. On an error the draft is removed and `path` stays as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(3)}{path.suffix}")
-    try:
-        yield draft
-        try:
-            os.replace(draft, path)
-        except OSError:
-            if not (draft.is_dir() and path.is_dir()):  # another process has finished the same folder: keep that one
-                raise
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
-
-
 def short(path: Path) -> str:
     """A path as it is printed: relative to the root where it lies under it."""
     path = Path(path).resolve()
@@ -86,3 +79,174 @@ def label(corpus: str, preset: str) -> str:
 def folder(kind: str, label: str) -> Path:
     """results/<label> or figures/<label>."""
     return root() / kind / label
+
+
+# Whole or not at all
+
+
+class StorageError(OSError):
+    """Something could not be written; the message names it, the reason, the free space and what to do."""
+
+
+@contextlib.contextmanager
+def written(path, sealed: bool = False):
+    """Yield a path next to `path` to write a file or a folder to; when the block ends without error it is on the disk
+    and renamed to `path`. On an error the draft is removed and `path` stays as it was. sealed: of a folder, see `seal`.
+
+    StorageError where the disk refuses it.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{secrets.token_hex(3)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_once(path.parent)
+        yield draft
+        if sealed:
+            seal(draft)
+        _sync(draft)
+        _replace(draft, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer on a full disk
+        if explained := _explained(error, path):
+            raise explained from error
+        raise
+    finally:
+        _remove(draft)
+
+
+def _explained(error: Exception, path: Path) -> StorageError | None:
+    """The error in words where the disk is the cause."""
+    parent = next(folder for folder in path.parents if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if getattr(error, "errno", None) not in DISK and (isinstance(error, OSError) or free > 1 << 20):
+        return None
+    reason = getattr(error, "strerror", None) or "the disk is full"
+    return StorageError(
+        f"cannot write {path}: {reason} ({free / 1e9:.1f} GB are free there); free some space or allow writing, or set "
+        "SSB_HOME to another folder; the same command continues from what is finished"
+    )
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder with all that it holds, is on the disk."""
+    if path.is_dir():
+        for inner in sorted(path.iterdir()):
+            _sync(inner)
+        _sync_folder(path)
+    else:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    with contextlib.suppress(OSError):  # some systems cannot open a folder
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _replace(draft: Path, path: Path) -> None:
+    """Rename; a folder that is there is moved aside first, for a rename cannot replace it."""
+    if not (draft.is_dir() and path.is_dir()):
+        os.replace(draft, path)
+        return
+    aside = draft.with_name(f"{draft.name}-old")
+    os.rename(path, aside)
+    os.rename(draft, path)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@functools.cache
+def _host() -> str:
+    return digest(platform.node())[:6]
+
+
+def sweep(folder: Path) -> None:
+    """Remove the drafts that processes of this machine have left in a folder and that are no longer running."""
+    for draft in folder.glob(".*"):
+        name = re.fullmatch(rf"\..*\.{_host()}-(\d+)-[0-9a-f]{{6}}(\..*|-old)?", draft.name)
+        if name and not psutil.pid_exists(int(name[1])):
+            _remove(draft)
+
+
+_sweep_once = functools.cache(sweep)
+
+
+# Checked
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Write the sum of every file of a folder into its sums.json, by which `damage` knows them again."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    sums = {name: sha256(folder / name) for name in names if name != SUMS}
+    (folder / SUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a sealed folder, in a clause that names the file; None where it is as it was sealed."""
+    try:
+        sums = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return f"{SUMS} is missing or not readable"
+    for name, wanted in sums.items():
+        try:
+            if sha256(folder / name) != wanted:
+                return f"{name} is not as it was written"
+        except OSError:
+            return f"{name} is missing or not readable"
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    further = sorted(str(name) for name in names if not any(part.startswith(".") for part in name.parts))
+    return next((f"{name} is not in {SUMS}" for name in further if name not in sums and name != SUMS), None)
+
+
+def kept(folder: Path, make: Callable[[Path], object]) -> Path:
+    """A folder of results/cache that `make(draft)` fills, once: by one process at a time; again if it is damaged."""
+    if damage(folder):
+        with lock(folder):
+            if damage(folder):
+                with written(folder, sealed=True) as draft:
+                    draft.mkdir()
+                    make(draft)
+    return folder
+
+
+# By one process at a time
+
+
+@contextlib.contextmanager
+def lock(path: Path, waiting: Callable[[str], object] = lambda holder: None):
+    """Hold the lock of a run or a cache folder; the system releases it when the process ends, however it ends.
+
+    waiting: called once with "process N on host H" where another process holds it, before waiting for it.
+    """
+    folder = cache() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{path.name}-{digest(short(path))}"
+    holder, file_lock = folder / f"{name}.holder", FileLock(folder / f"{name}.lock")
+    try:
+        file_lock.acquire(timeout=0)
+    except Timeout:
+        with contextlib.suppress(OSError):
+            waiting(holder.read_text(encoding="utf-8"))
+        file_lock.acquire()
+    try:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        file_lock.release()

@@ -1,9 +1,14 @@
 """Files: whole or untouched, and located from wherever a notebook is run."""
 
+import errno
 import hashlib
+import json
+import os
+import platform
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,7 +59,7 @@ def test_a_folder_appears_whole(tmp_path):
     assert (tmp_path / "run" / "log.csv").read_text() == "a" and list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
-def test_of_two_that_finish_the_same_folder_the_first_stays(tmp_path):
+def test_a_folder_replaces_another_without_a_moment_of_half_of_it(tmp_path):
     path = tmp_path / "run"
     with files.written(path) as late:
         late.mkdir()
@@ -62,7 +67,7 @@ def test_of_two_that_finish_the_same_folder_the_first_stays(tmp_path):
         with files.written(path) as early:
             early.mkdir()
             (early / "log.csv").write_text("first")
-    assert (path / "log.csv").read_text() == "first" and list(tmp_path.iterdir()) == [path]
+    assert (path / "log.csv").read_text() == "second" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_does_not_replace_a_file(tmp_path):
@@ -166,3 +171,119 @@ def test_ssb_data_from_the_working_directory_absolute_or_empty(study, monkeypatc
     assert files.data() == Path("/not/there")
     monkeypatch.setenv("SSB_DATA", "")  # as good as not set
     assert files.data() == study / "data"
+
+
+# On the disk, checked, and by one process at a time
+
+
+def test_what_is_written_is_synced_before_its_name_and_the_folder_after(tmp_path, monkeypatch):
+    steps = []
+    real_sync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (steps.append(os.readlink(f"/proc/self/fd/{handle}")), real_sync(handle))
+    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (steps.append(f"rename to {b}"), real_replace(a, b)))
+    with files.written(tmp_path / "run") as draft:
+        (draft / "inner").mkdir(parents=True)
+        (draft / "a.txt").write_text("a")
+        (draft / "inner" / "b.txt").write_text("b")
+    synced = [Path(step).name for step in steps]
+    rename = steps.index(f"rename to {tmp_path / 'run'}")
+    assert set(synced[:rename]) == {"a.txt", "b.txt", "inner", draft.name} and synced[rename + 1 :] == [tmp_path.name]
+
+
+def test_a_sealed_folder_knows_every_change(tmp_path):
+    folder = tmp_path / "run"
+    with files.written(folder, sealed=True) as draft:
+        (draft / "inner").mkdir(parents=True)
+        for name in ("a.bin", "inner/b.bin"):
+            (draft / name).write_bytes(bytes(range(256)) * 8)
+    assert files.damage(folder) is None
+    assert json.loads((folder / files.SUMS).read_text())["a.bin"] == hashlib.sha256(bytes(range(256)) * 8).hexdigest()
+    for name in ("a.bin", "inner/b.bin"):
+        whole = (folder / name).read_bytes()
+        for at in range(0, len(whole), 199):
+            (folder / name).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            assert files.damage(folder) == f"{name} is not as it was written"
+        (folder / name).unlink()
+        assert files.damage(folder) == f"{name} is missing or not readable"
+        (folder / name).write_bytes(whole)
+    (folder / ".hidden").touch()
+    assert files.damage(folder) is None
+    (folder / "more.txt").touch()
+    assert files.damage(folder) == "more.txt is not in sums.json"
+    (folder / "more.txt").unlink()
+    (folder / files.SUMS).write_text("{}")
+    assert files.damage(folder) == "a.bin is not in sums.json"
+    for broken in ("", "[1]", "null", "{"):
+        (folder / files.SUMS).write_text(broken)
+        assert files.damage(folder) == f"{files.SUMS} is missing or not readable"
+
+
+def test_a_kept_folder_is_made_once_and_again_where_it_is_damaged(home):
+    made = []
+
+    def make(draft):
+        made.append(1)
+        (draft / "x").write_text("content")
+
+    folder = files.cache() / "thing"
+    assert files.kept(folder, make) == files.kept(folder, make) == folder and len(made) == 1
+    (folder / "x").write_text("contemt")
+    files.kept(folder, make)
+    assert (folder / "x").read_text() == "content" and len(made) == 2
+
+
+@pytest.mark.parametrize(
+    "code, words", [(errno.ENOSPC, "No space left on device"), (errno.EACCES, "Permission denied")]
+)
+def test_a_disk_that_refuses_is_explained(tmp_path, code, words):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(files.StorageError, match=f"cannot write .*table.csv: {words} .*SSB_HOME") as caught:
+        with files.written(path):
+            raise OSError(code, os.strerror(code))
+    assert "\n" not in str(caught.value) and path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_drafts_of_dead_processes_are_removed_and_others_stay(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        pass
+    host = files._host()
+    dead = [
+        f".table.{host}-{ended.pid}-abcdef.csv",
+        f".run.{host}-{ended.pid}-abcdef",
+        f".r.{host}-{ended.pid}-abcdef-old",
+    ]
+    alive = [f".table.{host}-{os.getpid()}-abcdef.csv", f".table.ffffff-{ended.pid}-abcdef.csv", ".hidden", "table.csv"]
+    for name in dead[:1] + alive:
+        (tmp_path / name).write_text("x")
+    for name in dead[1:]:
+        (tmp_path / name).mkdir()
+    files.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(alive)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ssb import files
+with files.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_waited_for_and_ends_with_its_process(home):
+    path = files.runs() / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        heard = []
+        killer = threading.Timer(0.5, holder.kill)
+        killer.start()
+        with files.lock(path, heard.append):
+            assert holder.wait(10) == -signal.SIGKILL
+    assert heard == [f"process {holder.pid} on {platform.node()}"]
+    with files.lock(path, heard.append):
+        pass
+    assert len(heard) == 1

@@ -2,6 +2,7 @@
 checked, unpacked."""
 
 import functools
+import json
 import logging
 import os
 import re
@@ -21,7 +22,10 @@ from ssb.corpora.reading import SOURCES, UNZIPPING
 
 RECORD = "checksums.txt"  # in the dataset's folder: sums of fetched files without a known one, as sha256sum writes them
 CHUNK = 1 << 16
-ARCHIVES = ".zip", ".tar.gz", ".tgz", ".tar"  # the ends of their names
+TARS = ".tar.gz", ".tgz", ".tar"
+ARCHIVES = ".zip", *TARS  # the ends of their names
+TIMEOUT = 60  # seconds
+PAGE = "a web page arrived, not the file; not kept; fetch the file with a browser"
 
 
 class FetchError(ValueError):
@@ -137,12 +141,15 @@ def resume(url: str, output: str, _pooch=None, *, part: Path):
     """A downloader for pooch that keeps what has arrived in `part`, and continues from its end in the next call.
 
     <part>.mark holds the version (ETag or date) that it is of. If the server cannot continue, or has another version
-    now, all of the file is fetched again. FetchError where the transfer fails."""
-    mark = part.with_name(f"{part.name}.mark")
+    now, all of the file is fetched again. FetchError where the transfer fails, or something else arrives."""
+    answered, mark = False, part.with_name(f"{part.name}.mark")
     had = part.stat().st_size if part.is_file() and mark.is_file() else 0
     headers = {"Range": f"bytes={had}-", "If-Range": mark.read_text(encoding="utf-8")} if had else {}
     try:
-        with requests.get(url, headers={"Accept-Encoding": "identity", **headers}, stream=True, timeout=60) as answer:
+        with requests.get(
+            url, headers={"Accept-Encoding": "identity", **headers}, stream=True, timeout=TIMEOUT
+        ) as answer:
+            answered = True
             begin, _, total = re.sub("^bytes ", "", answer.headers.get("Content-Range", "")).partition("/")
             complete = answer.status_code == 416 and total == str(had)  # the process was killed after the last byte
             continued = had and answer.status_code == 206
@@ -151,6 +158,8 @@ def resume(url: str, output: str, _pooch=None, *, part: Path):
                     part.unlink()
                     return resume(url, output, part=part)
                 answer.raise_for_status()
+                if answer.headers.get("Content-Type", "").startswith("text/html"):
+                    raise FetchError(f"{url}: {PAGE}")
                 tag = answer.headers.get("ETag", "W/")
                 tag = answer.headers.get("Last-Modified", "") if tag.startswith("W/") else tag
                 if continued:
@@ -166,10 +175,41 @@ def resume(url: str, output: str, _pooch=None, *, part: Path):
     except requests.RequestException as error:
         size = part.stat().st_size if part.is_file() else 0
         then = "continues from there" if mark.is_file() else "starts again, as this server cannot continue"
-        cause = f"cut after {size:,} bytes; the same command {then}" if size else "no connection"
+        cause = f"cut after {size:,} bytes; the same command {then}" if answered or size else "no connection"
+        if not answered and "Connection aborted" in str(error):
+            cause = "cut before the server answered; the same command tries again"
+        elif isinstance(error, requests.ReadTimeout):
+            cause = f"no answer in {TIMEOUT} seconds; the same command tries again"
         raise FetchError(f"{url}: {cause} ({type(error).__name__})") from None
+    if fault := wrong_content(part, part.name.removesuffix(".part")):
+        part.unlink()
+        mark.unlink(missing_ok=True)
+        raise FetchError(f"{url}: {fault}")
     os.replace(part, output)
     mark.unlink(missing_ok=True)
+
+
+def wrong_content(path: Path, name: str) -> str | None:
+    """Why what has arrived cannot be the file of this name, in a clause; None where it may be. A file whose sum is not
+    known is checked by nothing else."""
+    with open(path, "rb") as file:
+        begin = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not begin:
+        return "an empty file arrived; not kept; the same command fetches it again"
+    if begin.startswith(b"<") and not name.endswith((".html", ".xml")):
+        return PAGE
+    if name.endswith(".zip") and not zipfile.is_zipfile(path) or name.endswith(TARS) and not tarfile.is_tarfile(path):
+        return "what arrived is not a complete archive; not kept; the same command fetches it again"
+    if name.endswith(".npz") and not zipfile.is_zipfile(path) or name.endswith(".npy") and begin[:6] != b"\x93NUMPY":
+        return "what arrived is not a complete array of numpy; not kept; the same command fetches it again"
+    if name.endswith(".csv") and b"\0" in begin:
+        return "what arrived is not text, as a CSV is; not kept; fetch it with a browser"
+    if name.endswith(".json"):
+        try:
+            json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            return "what arrived is not complete JSON; not kept; the same command fetches it again"
+    return None
 
 
 def unpack(archive: Path, wanted: list[Needed]):

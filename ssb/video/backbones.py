@@ -32,11 +32,13 @@ class Backbone:
     input: str
 
     def settings(self) -> dict:
-        """All that the features depend on: a hash of the weights, the input, the number and the rate of the frames."""
+        """All that the features depend on: a hash of the weights, the input, the number and the rate of the frames, and
+        that turned videos are turned upright, which was not so in streams without this entry."""
         state = self.encode.state_dict()
         weights = (part for key in sorted(state) for part in (key, state[key].cpu().contiguous().numpy().tobytes()))
         rate = str(self.rate) if self.count > 1 else None
-        return {"weights": files.digest(*weights), "input": self.input, "frames": self.count, "rate": rate}
+        made = {"weights": files.digest(*weights), "input": self.input, "frames": self.count, "rate": rate}
+        return made | {"turned": "as shown"}
 
 
 def backbone(model: str, count: int | None = None, rate: float | None = None) -> Backbone:

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 LONGEST_GAP = 600  # seconds between two frames; after more, timestamps are taken to be wrong
 HALF = Fraction(1, 2)
+MOST_PIXELS = 1 << 26  # of a frame, twice those of 8K; one with more does not fit the memory of every decoder
+NO_VIDEO = {"tty", "concat", "hls", "dash"}  # FFmpeg draws text as a video, and follows lists to other files
+# EXIF orientation → are the axes swapped, and are then the rows, and the columns, reversed
+TURNS = {1: (False, False, False), 2: (False, False, True), 3: (False, True, True), 4: (False, True, False)}
+TURNS |= {5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False)}
+QUARTERS = {0: 1, 90: 8, 180: 3, -180: 3, -90: 6}  # degrees counter-clockwise → EXIF orientation
 
 
 class VideoError(ValueError):
@@ -20,14 +27,22 @@ def frames(path: str | Path) -> Iterator[tuple[Fraction, av.VideoFrame | None]]:
     """The frames of a clip in order, each with its time in seconds since the first; then the time at which the last one
     ends, and None. Times are the clip's own timestamps, so its frame rate may vary.
 
-    A packet that cannot be decoded is skipped, as players do. VideoError where no frame is left, or where more than a
-    second is missing at the end."""
+    Frames are as they are stored; `upright` turns them. A packet that cannot be decoded is skipped, as players do.
+    VideoError where no frame is left, or where more than a second is missing at the end."""
     start = now = length = None
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        if Path(path).exists() and not Path(path).is_file():  # reading a pipe or a device may never end
+            raise VideoError("is a folder, a pipe or a device; give a video file")
+        with av.open(f"file:{path}", metadata_errors="replace") as container:  # a name may look like an address
             stream = container.streams.best("video")
-            if stream is None:
+            if stream is None or container.format.name in NO_VIDEO:
                 raise VideoError("has no video stream")
+            if stream.codec_context is None:
+                raise VideoError("has a video stream that cannot be decoded; convert it to H.264")
+            if stream.width * stream.height > MOST_PIXELS:
+                raise VideoError(f"has frames of {stream.width} × {stream.height} pixels; scale them down")
+            if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+                check_image(path)
             avi, declared = container.format.name == "avi", declared_duration(container, stream)
             gap = 1 / Fraction(stream.average_rate or 25)
             read: list[Fraction] = []  # first and last second of the packets that could be decoded
@@ -86,12 +101,54 @@ def decoded_frames(container, stream, read: list[Fraction]) -> Iterator[av.Video
         yield from pictures
 
 
+def check_image(path: str | Path):
+    """VideoError where an image is cut short, of which FFmpeg makes a picture that is partly grey."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UnidentifiedImageError:  # a kind that Pillow does not read; FFmpeg may
+        return
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise VideoError(f"cut short or damaged ({error})") from None
+
+
+def turns(path: str | Path, frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a frame is to be turned, by the display matrix of the file or the orientation of an image: are its axes
+    swapped, and are then its rows, and its columns, reversed. An oblique angle counts as the nearest quarter."""
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV stops at kinds of side data that it has no name for, such as EXIF
+        try:
+            with Image.open(path) as image:
+                return TURNS.get(image.getexif().get(0x0112), TURNS[1])
+        except OSError:  # a video: then the angle is all that can be read
+            return TURNS[QUARTERS.get(90 * round(frame.rotation / 90), 1)]
+    if data is None:
+        return TURNS[1]
+    # a pixel (x, y) is shown at (a x + c y, b x + d y)
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    swapped = abs(b) + abs(c) > abs(a) + abs(d)
+    return (True, b < 0, c < 0) if swapped else (False, d < 0, a < 0)
+
+
+def upright(path: str | Path, frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame of this file as it is to be shown."""
+    swap, rows, columns = turns(path, frame)
+    if not (swap or rows or columns):
+        return frame
+    image = frame.to_ndarray(format="rgb24")
+    image = image.swapaxes(0, 1) if swap else image
+    image = image[:: -1 if rows else 1, :: -1 if columns else 1]
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+
+
 def windows(path: str | Path, count: int, rate: Fraction, prepare: Callable) -> Iterator[np.ndarray]:
     """The window of each step, (count, …): `count` frames, 1 / `rate` seconds apart, around the middle of the step. The
     first and the last frame are repeated where a window goes beyond the ends of the clip.
 
     Step k is the second from k to k + 1; a clip has a step for each second whose middle it contains, and at least one.
-    `prepare` makes arrays of the frames of windows; a frame is released as soon as its windows have it."""
+    `prepare` makes arrays of the frames of windows, which are turned as the file says; a frame is released as soon as
+    its windows have it."""
     moments = [HALF + (2 * i + 1 - count) * HALF / rate for i in range(count)]  # from the beginning of a step
     begun: dict[int, list[np.ndarray]] = {}  # step → its frames so far
     steps, last = 0, None
@@ -102,7 +159,7 @@ def windows(path: str | Path, count: int, rate: Fraction, prepare: Callable) -> 
             steps += 1
         for step, window in list(begun.items()):
             while len(window) < count and step + moments[len(window)] < until:
-                picture = prepare(last) if picture is None else picture
+                picture = prepare(upright(path, last)) if picture is None else picture
                 window.append(picture)
             if len(window) == count:
                 yield np.stack(begun.pop(step))
@@ -111,4 +168,4 @@ def windows(path: str | Path, count: int, rate: Fraction, prepare: Callable) -> 
         begun[0] = []
     for step, window in begun.items():
         if step == 0 or step + HALF < until:
-            yield np.stack(window + [prepare(last)] * (count - len(window)))
+            yield np.stack(window + [prepare(upright(path, last))] * (count - len(window)))

@@ -13,6 +13,7 @@ the video files: clip, bytes, time of change, SHA-256.
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -23,12 +24,15 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ssb import files
+from ssb.files import sha256
 from ssb.progress import minutes
 from ssb.video.backbones import Backbone
 from ssb.video.decode import VideoError, windows
-from ssb.video.ledger import add_source, check_settings, complete, read_sums, remove_changed, sha256, write_sums
+from ssb.video.ledger import add_source, check_settings, complete, read_sums, remove_changed, write_sums
 
 ENDINGS = "3gp avi flv gif m4v mkv mov mp4 mpeg mpg ogv ts webm wmv".split()  # the files of a folder that are clips
+
+LONGEST_NAME = 220  # bytes of the name of a clip or a stream: 255 less what a draft of its file adds
 
 
 class Windows(IterableDataset):
@@ -69,12 +73,25 @@ def extract(
 ) -> dict[str, str]:
     """Write a stream of these files, and of the videos in these folders; a clip's id is its file's name without the
     ending. Clips that already have complete features of the same file are skipped. Returns clip → error, for the clips
-    that cannot be read. VideoError where the arguments do not fit the folder or each other, or memory is short.
+    that cannot be read or have no usable name. VideoError where the arguments do not fit the folder or each other, or
+    memory is short.
 
     batch: windows in a batch of the backbone. workers: processes that decode; 0: this one."""
-    out, paths = Path(out), files_of(clips)
+    out, paths, broken = Path(out), files_of(clips), {}
     if not stream or stream.startswith(".") or Path(stream).name != stream:
         raise VideoError(f"stream {stream!r}: wanted a name without folders, such as resnet")
+    if fault := name_fault(stream):
+        raise VideoError(f"stream {stream[:50]!r}: its name {fault}")
+    if out.exists() and not out.is_dir():
+        raise VideoError(f"{out}: is a file; wanted the features/ folder of a corpus")
+
+    def leave_out(clip: str, error: str):
+        broken[clip], path = error, str(paths.pop(clip))
+        print(f"{path if path.isprintable() else repr(path)}: {error}; left out", file=sys.stderr, flush=True)
+
+    for clip in list(paths):
+        if fault := name_fault(clip):
+            leave_out(clip, f"its name {fault}; rename it")
     check_settings(out, stream, backbone.settings())
     sums = read_sums(out, stream)
     todo = [clip for clip in paths if not complete(out, stream, clip, sums)]
@@ -87,7 +104,7 @@ def extract(
     dataset = Windows([paths[clip] for clip in todo], backbone.count, backbone.rate, backbone.prepare)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     loader = DataLoader(dataset, batch, collate_fn=collate, num_workers=min(workers, len(todo)))
-    broken, rows, done, begun, printed = {}, {}, 0, time.perf_counter(), 0.0
+    rows, done, begun, printed = {}, 0, time.perf_counter(), 0.0
     try:
         for items, inputs in loader:
             if inputs is not None:
@@ -101,12 +118,15 @@ def extract(
                 values, done = rows.pop(clip, None), done + 1
                 if not error and not np.isfinite(values).all():
                     error = "its features are NaN or beyond float16"
+                try:
+                    sha = "" if error else sha256(paths[clip])
+                except OSError as gone:  # since its frames were read
+                    error = f"can no longer be read ({gone.strerror})"
                 if error:
-                    broken[clip] = error
-                    print(f"{paths[clip]}: {error}; left out", file=sys.stderr, flush=True)
+                    leave_out(clip, error)
                     continue
                 path = out / stream / f"{clip}.npy"
-                add_source(out, stream, clip, paths[clip], sha256(paths[clip]))  # first, in case the process is killed
+                add_source(out, stream, clip, paths[clip], sha)  # first, in case the process is killed
                 with files.written(path) as draft, open(draft, "wb") as file:
                     np.save(file, np.stack(values), allow_pickle=False)
                 sums[clip] = sha256(path)
@@ -114,11 +134,28 @@ def extract(
             if done and (spent - printed > 2 or done == len(todo)):
                 bar, left, printed = "█" * (20 * done // len(todo)), spent / done * (len(todo) - done), spent
                 print(f"{bar:·<20} {done}/{len(todo)} clips; about {minutes(left)} left", flush=True)
-    except torch.OutOfMemoryError as error:
-        raise VideoError(f"{error}; the same command with a smaller --batch continues from here") from None
+    except (RuntimeError, MemoryError) as error:
+        words = " ".join(str(error).split()) or "out of memory"
+        if "DataLoader worker" in words:  # killed, for lack of memory or by a decoder
+            raise VideoError(f"{words}; the same command with fewer --workers continues from here") from None
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in words:
+            raise VideoError(f"{words}; the same command with a smaller --batch continues from here") from None
+        raise
     finally:
         write_sums(out, stream, sums, changed)
     return broken
+
+
+def name_fault(name: str) -> str | None:
+    """Why a clip or a stream cannot have this name, in a clause; None where it can. It becomes part of file names of at
+    most 255 bytes, and a field of the lines of the records."""
+    if any(unicodedata.category(letter) == "Cs" for letter in name):  # as which Python reads other bytes
+        return "is not UTF-8"
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+        return "has a line break, a tab or another control character"
+    if (size := len(name.encode())) > LONGEST_NAME:
+        return f"has {size} bytes, at most {LONGEST_NAME} fit"
+    return None
 
 
 def files_of(clips: Iterable[str | Path]) -> dict[str, Path]:

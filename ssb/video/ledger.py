@@ -1,13 +1,15 @@
 """The records of a folder of features: the settings, the video files and the checksums of each stream."""
 
-import hashlib
+import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from ssb import files
 from ssb.corpora.reading import CorpusError, check_array, listed, read_array
+from ssb.files import sha256
 from ssb.video.decode import VideoError
 
 
@@ -18,7 +20,7 @@ def check_settings(out: Path, stream: str, settings: dict):
     if path.is_file():
         try:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise VideoError(f"{path}: not readable ({error}); delete it and the folder {stream}/") from None
         if other := [key for key in settings if before.get(key) != settings[key]]:
             raise VideoError(f"{out / stream}: made with other {listed(other)}, see {path.name}; {fix}")
@@ -47,7 +49,7 @@ def remove_changed(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
     earlier version, is taken to be of this file."""
     before, changed, unrecorded = read_sources(out, stream), [], 0
     for clip, path in sorted(done.items()):
-        if not path.is_file():
+        if not path.is_file() or not os.access(path, os.R_OK):
             continue
         now, source = path.stat(), before.get(clip)
         if source and (now.st_size, now.st_mtime_ns) == source[:2]:
@@ -69,28 +71,38 @@ def remove_changed(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
 def read_sources(out: Path, stream: str) -> dict[str, tuple[int, int, str]]:
     """Clip → size, time of change (ns) and SHA-256 of the file that its features were made of."""
     path = out / f"{stream}.sources.tsv"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = _lines(path)
     rows = (re.fullmatch(r"(.+)\t(\d+)\t(-?\d+)\t([0-9a-f]{64})", line) for line in lines)
     return {row[1]: (int(row[2]), int(row[3]), row[4]) for row in rows if row}  # the last line of a clip counts
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a record, none where it is missing. Bytes that are not UTF-8 make a line that fits no clip."""
+    return path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+
+
 def add_source(out: Path, stream: str, clip: str, source: Path, sha: str):
-    """Append a line to <stream>.sources.tsv, so that the record is complete even if the process is killed."""
-    state = source.stat()
-    with open(out / f"{stream}.sources.tsv", "a", encoding="utf-8") as file:
-        file.write(f"{clip}\t{state.st_size}\t{state.st_mtime_ns}\t{sha}\n")
-
-
-def sha256(path: Path) -> str:
-    """Hex digits of the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Append a line to <stream>.sources.tsv and wait until it is on the disk, so that the record is complete even if
+    the process is killed or the power fails. StorageError where the disk refuses it."""
+    state, path = source.stat(), out / f"{stream}.sources.tsv"
+    try:
+        with open(path, "ab+") as file:
+            with contextlib.suppress(OSError):  # of an empty file
+                file.seek(-1, os.SEEK_END)
+            begin = b"" if file.read(1) in (b"", b"\n") else b"\n"  # a power cut left half a line
+            file.write(begin + f"{clip}\t{state.st_size}\t{state.st_mtime_ns}\t{sha}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise files.StorageError(
+            f"cannot write {path}: {error.strerror}; free some space or allow writing; the same command continues"
+        ) from error
 
 
 def read_sums(out: Path, stream: str) -> dict[str, str]:
     """Clip → SHA-256 of its file, as written by `write_sums`."""
     path = out / f"{stream}.sha256"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = _lines(path)
     pairs = (line.split(f"  {stream}/", 1) for line in lines)
     return {pair[1].removesuffix(".npy"): pair[0] for pair in pairs if len(pair) == 2}
 

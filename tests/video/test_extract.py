@@ -130,6 +130,7 @@ def naive(times: list[Fraction], end: Fraction, count: int, rate: Fraction) -> l
 def test_windows_equal_those_of_a_clip_held_whole(gaps, count, rate):
     edges = [Fraction(sum(gaps[:i]), 40) for i in range(len(gaps) + 1)]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "upright", lambda path, frame: frame)
         patch.setattr(decode, "frames", lambda path: [*zip(edges[:-1], range(1, len(gaps) + 1)), (edges[-1], None)])
         asked = []
         found = list(decode.windows("", count, Fraction(rate), lambda i: asked.append(i) or np.array(i - 1)))
