@@ -1,6 +1,9 @@
 """Config: every setting of one run. The defaults are the paper's; each preset states what it changes and why."""
 
 import difflib
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -8,13 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ssb.files import digest
 
 # Part of every run's name. Raise it when a default of Config changes, or the numbers of an unchanged Config.
-VERSION = 1
+VERSION = 2
 Objective = Literal["none", "identity", "full", "hybrid", "cross"]
 OBJECTIVES: tuple[str, ...] = Objective.__args__
 
 # Settings that have no effect without captioning, and without the EMCL layer.
 CAPTIONING = "captioning temperature support_set decoder_warmup decoder decoder_lr decoder_dropout".split()
 EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()
+
+MOST_WEIGHTS = 5 * 10**8  # trained from scratch; with their gradient, Adam's two moments and the best epoch's, 10 GB
+LIBRARIES = tuple(sysconfig.get_paths()[part] for part in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class ConfigError(ValueError):
@@ -32,8 +38,8 @@ class Config(BaseModel):
     corpus_options: dict[str, int | float | str] = Field({}, description='arguments of the corpus, as {"clips": 60}')
     streams: tuple[str, ...] = Field((), description="feature streams to concatenate (section 4.1); (): all of them")
     standardise: bool = Field(False, description="features to mean 0, deviation 1 on the training clips (our addition)")
-    max_steps: int = Field(32, ge=1, description="M, time steps of a clip; MSR-VTT: at most 32 seconds")
-    max_tokens: int = Field(100, ge=2, description="tokens of a caption, the end mark included")
+    max_steps: int = Field(32, ge=1, le=4096, description="M, time steps of a clip; MSR-VTT: at most 32 seconds")
+    max_tokens: int = Field(100, ge=2, le=4096, description="tokens of a caption, the end mark included")
     epoch: Literal["pairs", "clips"] = Field("pairs", description="every caption once, or every clip with a random one")
     sequences: bool = Field(False, description="train on long videos and their caption sequences, `batch` at a time")
     pretrained: str = Field("", description="a finished run, results/runs/<name>, whose weights this one starts from")
@@ -42,20 +48,22 @@ class Config(BaseModel):
     text_encoder: str = Field("t5-base", description='Φ\': "scratch", or a hub name or folder that transformers loads')
     freeze_text: bool = Field(False, description="True: states of the text encoder are computed once and kept on disk")
     decoder: str = Field("t5-base", description='"scratch", or a T5 by hub name or folder')
-    vocabulary: int = Field(4000, ge=64, description='tokens of the tokenizer of a "scratch" model')
-    scratch_width: int = Field(128, ge=8, description='d_model of a "scratch" decoder')
-    scratch_layers: int = Field(2, ge=1, description='layers of a "scratch" decoder')
-    scratch_text_width: int = Field(128, ge=8, description='d_model of a "scratch" text encoder')
-    scratch_text_layers: int = Field(2, ge=1, description='layers of a "scratch" text encoder')
-    scratch_heads: int = Field(4, ge=1, description="attention heads of both, width / scratch_heads channels each")
+    vocabulary: int = Field(4000, ge=64, le=10**6, description='tokens of the tokenizer of a "scratch" model')
+    scratch_width: int = Field(128, ge=8, le=65536, description='d_model of a "scratch" decoder')
+    scratch_layers: int = Field(2, ge=1, le=128, description='layers of a "scratch" decoder')
+    scratch_text_width: int = Field(128, ge=8, le=65536, description='d_model of a "scratch" text encoder')
+    scratch_text_layers: int = Field(2, ge=1, le=128, description='layers of a "scratch" text encoder')
+    scratch_heads: int = Field(
+        4, ge=1, le=1024, description="attention heads of both, width / scratch_heads channels each"
+    )
 
     # joint space and pooling heads Ψ'', Φ''
-    dim: int = Field(1024, ge=2, description="d, width of the joint embedding space")
+    dim: int = Field(1024, ge=2, le=65536, description="d, width of the joint embedding space")
     video_pooling: str = Field("transformer", description="head Ψ'' of the video, a name of `ssb.model.HEADS`")
     text_pooling: str = Field("transformer", description="head Φ'' of the text, a name of `ssb.model.HEADS`")
-    pool_layers: int = Field(2, ge=1, description="layers of a transformer head")
-    pool_heads: int = Field(4, ge=1, description="attention heads of a transformer head")
-    pool_ffn: int = Field(2048, ge=1, description="width of the feed-forward part of a transformer head")
+    pool_layers: int = Field(2, ge=1, le=128, description="layers of a transformer head")
+    pool_heads: int = Field(4, ge=1, le=1024, description="attention heads of a transformer head")
+    pool_ffn: int = Field(2048, ge=1, le=65536, description="width of the feed-forward part of a transformer head")
     pool_query: Literal["first", "cls"] = Field("first", description="output of the first step, or of a learned [CLS]")
     pre_encoder: bool = Field(True, description="f of a transformer head: convolutions on video, a GRU on text")
     dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the heads")
@@ -63,49 +71,57 @@ class Config(BaseModel):
 
     # L = L_contrast + λ L_cross
     contrast: str = Field("triplet", description='a name of `ssb.losses.CONTRASTS`, or "package.module:function"')
-    margin: float = Field(0.2, gt=0, description="α of the triplet loss")
+    margin: float = Field(0.2, gt=0, le=1e3, description="α of the triplet loss")
     negatives: Literal["hardest", "mean", "scheduled"] = Field(
         "hardest", description='of the triplet loss; "scheduled": from the mean over the violating ones to the hardest'
     )
     schedule: tuple[float, float] = Field((0.2, 0.8), description="shares of training where the change begins and ends")
     intra: bool = Field(False, description="the triplet loss within each modality too")
-    info_nce_temperature: float = Field(0.05, gt=0, description="temperature of InfoNCE")
+    info_nce_temperature: float = Field(0.05, gt=0, le=1e3, description="temperature of InfoNCE")
     emcl: bool = Field(False, description="embeddings pass through EMCL (Jin et al., 2022) before all losses")
-    emcl_bases: int = Field(32, ge=1, description="K of EMCL; this and the next three are EMCL-Net's")
-    emcl_stages: int = Field(9, ge=1, description="EM steps of EMCL")
-    emcl_temperature: float = Field(1.0, gt=0, description="λ of the EMCL paper")
-    emcl_beta: float = Field(3.0, ge=0, description="β of EMCL, weight of the rebuilt embeddings")
+    emcl_bases: int = Field(32, ge=1, le=4096, description="K of EMCL; this and the next three are EMCL-Net's")
+    emcl_stages: int = Field(9, ge=1, le=1000, description="EM steps of EMCL")
+    emcl_temperature: float = Field(1.0, gt=0, le=1e3, description="λ of the EMCL paper")
+    emcl_beta: float = Field(3.0, ge=0, le=1e3, description="β of EMCL, weight of the rebuilt embeddings")
     emcl_released: bool = Field(False, description="EMCL step for step as in its released code")
-    s2dtw_gamma: float = Field(0.1, gt=0, description="γ of S2DTW (Ko et al., 2022), which always ranks long videos")
-    s2dtw_dummy: float | None = Field(0.5, description="cost of a dummy cell; None: no weak alignment")
+    s2dtw_gamma: float = Field(
+        0.1, gt=0, le=1e3, description="γ of S2DTW (Ko et al., 2022), which always ranks long videos"
+    )
+    s2dtw_dummy: float | None = Field(0.5, ge=-1e3, le=1e3, description="cost of a dummy cell; None: no weak alignment")
     s2dtw_smooth: bool = Field(True, description="local neighbourhood smoothing")
     s2dtw_shifted: bool = Field(True, description="cost -cos; False: 1 - cos")
     s2dtw_contrastive: bool = Field(True, description="False: the S2DTW loss without negatives")
     s2dtw_symmetric: bool = Field(False, description="S2DTW loss in both directions; the released loss: text → video")
-    s2dtw_temperature: float = Field(1.0, gt=0, description="τ of the S2DTW loss; the released loss has none")
+    s2dtw_temperature: float = Field(1.0, gt=0, le=1e3, description="τ of the S2DTW loss; the released loss has none")
     objective: Objective = Field("cross", description="support set of the captioning loss (section 3.2)")
-    captioning: float = Field(10.0, ge=0, description="λ, weight of the captioning loss")
-    temperature: float = Field(0.1, gt=0, description="T of the support-set weights")
-    support_set: int | None = Field(None, ge=2, description="size; None: the batch; see `SupportSetModel.candidates`")
+    captioning: float = Field(10.0, ge=0, le=1e6, description="λ, weight of the captioning loss")
+    temperature: float = Field(0.1, gt=0, le=1e3, description="T of the support-set weights")
+    support_set: int | None = Field(
+        None, ge=2, le=16384, description="size; None: the batch; see `SupportSetModel.candidates`"
+    )
     decoder_warmup: float = Field(
         0.0, ge=0, lt=1, description="share of the steps, at first, in which captioning trains the decoder alone"
     )
 
     # optimisation
-    batch: int = Field(64, ge=2, description="B, pairs of a batch; with `sequences`, long videos of a batch")
-    epochs: int = Field(20, ge=1, description="passes over the training clips or pairs")
-    lr: float = Field(5e-5, gt=0, description="learning rate of the heads (Adam)")
-    text_lr: float = Field(5e-5, gt=0, description="learning rate of the text encoder Φ', where it is not frozen")
-    decoder_lr: float = Field(5e-5, gt=0, description="learning rate of the decoder and the layer before it")
+    batch: int = Field(64, ge=2, le=4096, description="B, pairs of a batch; with `sequences`, long videos of a batch")
+    epochs: int = Field(20, ge=1, le=100_000, description="passes over the training clips or pairs")
+    lr: float = Field(5e-5, gt=0, le=1e30, description="learning rate of the heads (Adam)")
+    text_lr: float = Field(
+        5e-5, gt=0, le=1e30, description="learning rate of the text encoder Φ', where it is not frozen"
+    )
+    decoder_lr: float = Field(5e-5, gt=0, le=1e30, description="learning rate of the decoder and the layer before it")
     lr_schedule: Literal["decay", "constant", "cosine"] = Field(
         "decay", description='"decay": ×0.95 each epoch, as MMT does (the paper is silent); "cosine": to 0 at the end'
     )
-    clip: float = Field(0.2, gt=0, description="largest norm of the gradient")
+    clip: float = Field(0.2, gt=0, le=1e30, description="largest norm of the gradient")
     clip_apart: bool = Field(False, description="clip the decoder's gradient and that of all other weights separately")
-    validate_every: int = Field(1, ge=1, description="epochs between validations; the best of them is the result")
+    validate_every: int = Field(
+        1, ge=1, le=100_000, description="epochs between validations; the best of them is the result"
+    )
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
-    threads: int = Field(1, ge=1, description="CPU threads of a run; a setting, for sums depend on it")
-    seed: int = Field(0, ge=0, description="everything random in a run follows from it")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of a run; a setting, for sums depend on it")
+    seed: int = Field(0, ge=0, lt=2**32, description="everything random in a run follows from it")
 
     def __init__(self, **settings):
         try:
@@ -119,7 +135,7 @@ class Config(BaseModel):
         # JSON and notebooks have lists where a frozen setting is a tuple; the order of options must not name a new run
         settings = {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
         if isinstance(options := settings.get("corpus_options"), dict):
-            settings["corpus_options"] = dict(sorted(options.items(), key=str))
+            settings["corpus_options"] = dict(sorted(options.items(), key=lambda item: str(item[0])))
         return settings
 
     @model_validator(mode="after")
@@ -137,7 +153,28 @@ class Config(BaseModel):
             raise ValueError("freeze_text needs a pretrained text_encoder; take one or set freeze_text = False")
         if not 0 <= self.schedule[0] <= self.schedule[1] <= 1:
             raise ValueError(f"schedule {self.schedule} must be two shares of the epochs, ascending, from 0 to 1")
+        if twice := sorted({name for name in self.streams if self.streams.count(name) > 1}):
+            raise ValueError(f"streams {self.streams}: {twice[0]!r} is there twice; name each stream once")
+        parts = self._weights()
+        if (total := sum(parts.values())) > MOST_WEIGHTS:
+            largest = max(parts, key=parts.get)
+            most = f"{total:.0e} weights to train from scratch, at most {MOST_WEIGHTS:.0e} fit"
+            raise ValueError(f"{most}; lower one of {largest}")
         return self
+
+    def _weights(self) -> dict[str, int]:
+        """The settings of each part that is trained from scratch → about how many weights they make."""
+        text = self.scratch_text_width * (self.vocabulary + 12 * self.scratch_text_width * self.scratch_text_layers)
+        decoder = self.scratch_width * (2 * self.vocabulary + 16 * self.scratch_width * self.scratch_layers)
+        heads = {
+            "transformer": self.pool_layers * self.dim * (9 * self.dim + 2 * self.pool_ffn),
+            "conv": 4 * self.dim**2,
+        }
+        return {
+            "vocabulary, scratch_text_width and scratch_text_layers": text * (self.text_encoder == "scratch"),
+            "vocabulary, scratch_width and scratch_layers": decoder * (self.decoder == "scratch"),
+            "dim, pool_ffn and pool_layers": sum(heads.get(x, 0) for x in (self.video_pooling, self.text_pooling)),
+        }
 
     @classmethod
     def preset(cls, name: str, /, **changes) -> "Config":
@@ -178,9 +215,32 @@ def explain(error: ValidationError, fields) -> str:
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
             message = f"unknown setting {name!r}; {hint}"
         elif name:
-            message = f"{name} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+            message = f"{name} = {_shown(item['input'])}: {message[0].lower()}{message[1:]}"
         lines.append(message)
     return "\n".join(lines)
+
+
+def _shown(value, most: int = 200) -> str:
+    """A value as Python writes it, shortened; in words where that is not possible."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; an integer of thousands of digits
+        text = f"a {type(value).__name__} too large to print"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def located(error: BaseException) -> str:
+    """Type and message of an error and where it arose, in one line: the last line of code that is neither the study's
+    nor an installed library's; for a SyntaxError, the line that is wrong."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    message = str(error)
+    if isinstance(error, SyntaxError) and error.filename:
+        frames, message = [(error.filename, error.lineno)], error.msg
+    elsewhere = ("<", *LIBRARIES)
+    for skipped in (elsewhere, (*elsewhere, str(Path(__file__).parent))):
+        frames = [frame for frame in frames if not frame[0].startswith(skipped)] or frames
+    message = " ".join([f"{type(error).__name__}:", *message.split()])[:500].removesuffix(":")
+    return message + "".join(f" ({file}, line {line})" for file, line in frames[-1:])
 
 
 PRESETS: dict[str, dict] = {

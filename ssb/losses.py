@@ -4,16 +4,21 @@ text and video are the joint embeddings c_t and c_v, (B, d), row i of both from 
 s(a, b) is always the cosine similarity.
 """
 
+import functools
 import importlib
 import inspect
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssb import s2dtw
-from ssb.config import OBJECTIVES, Config, ConfigError
+from ssb.config import OBJECTIVES, Config, ConfigError, located
+
+CONSTANT = 1e-5  # share of its mean below which the deviation of a feature is no more than the rounding of one number
+LARGEST = 128.0  # deviations from the mean that a standardised feature may be; on our corpora it is 113 at most
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -108,6 +113,22 @@ def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Ten
     return total / present.where(some, torch.ones_like(present))[..., None], some
 
 
+def scale_of(mean, deviation):
+    """What to divide each dimension of the features by: its deviation over the training clips; infinity where it is
+    constant on them, so that it is 0 on every clip, because nothing can be learnt of it. mean, deviation: (D,) over the
+    training clips, arrays or tensors. Returns (D,), of the kind of `deviation`."""
+    constant = abs(mean) * CONSTANT >= deviation
+    if isinstance(deviation, Tensor):
+        return deviation.masked_fill(constant, math.inf)
+    return np.where(constant, np.asarray(math.inf, deviation.dtype), deviation)
+
+
+def standardised(values, mean, scale):
+    """Features (…, D) by the mean and `scale_of` of the training clips (D,), at most LARGEST, arrays or tensors: a
+    dimension that hardly moves in training may be anything on other clips."""
+    return ((values - mean) / scale).clip(-LARGEST, LARGEST)
+
+
 class Contrast:
     """L_contrast of a Config, a class of `CONTRASTS`, called with the embeddings of a batch.
 
@@ -186,32 +207,75 @@ class S2DTW(Contrast):
 
 
 class Custom(Contrast):
-    """A loss of your own, a function of (text, video) named "package.module:function"."""
+    """A loss of your own, a function of (text, video) named "package.module:function". ConfigError where it cannot be
+    imported, is no such function, or does not give one number."""
 
     def __init__(self, config: Config):
-        name = config.contrast
-        wanted = f"contrast = {name!r}: wanted {', '.join(map(repr, CONTRASTS))} or 'package.module:function'"
-        if ":" not in name:
-            raise ConfigError(wanted)
+        if ":" not in config.contrast:
+            raise ConfigError(_wanted(config.contrast))
         super().__init__(config)
-        module, _, function = name.partition(":")
-        try:
-            self.function = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise ConfigError(f"{wanted} ({error})") from None
-        if not callable(self.function):
-            raise ConfigError(f"{wanted} ({name} is a {type(self.function).__name__})")
+        self.function = _imported(config.contrast)
+        _tried(self.function, config.contrast, min(config.batch, 1024), config.dim)
 
     def __call__(self, text, video, batch, progress=1.0, other=None):
-        loss = self.function(text, video)
-        if loss.ndim:
-            raise ConfigError(f"contrast = {self.config.contrast!r} gives shape {tuple(loss.shape)}; wanted one number")
-        return loss
+        return _number(self.function(text, video), self.config.contrast)
 
     @property
     def module(self):
         """The module of the function."""
         return inspect.getmodule(self.function)
+
+
+def _wanted(name: str) -> str:
+    return f"contrast = {name!r}: wanted {', '.join(map(repr, CONTRASTS))} or 'package.module:function'"
+
+
+def _imported(name: str):
+    """The Python function that "package.module:function" names; ConfigError where there is none, or where its module
+    cannot be imported."""
+    module, _, function = name.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigError(f"{_wanted(name)} ({module!r} is no name of a module)")
+    try:
+        loaded = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever the module does
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise ConfigError(f"{_wanted(name)} ({error})") from None
+        raise ConfigError(f"contrast = {name!r}: {module} cannot be imported, {located(error)}") from error
+    if not hasattr(loaded, function):
+        raise ConfigError(f"{_wanted(name)} ({module} has no {function!r})")
+    value = getattr(loaded, function)
+    if not inspect.isfunction(value):
+        raise ConfigError(f"{_wanted(name)} ({name} is a {type(value).__name__}, not a function written in Python)")
+    try:
+        inspect.signature(value).bind(None, None)
+    except TypeError as error:
+        raise ConfigError(f"contrast = {name!r}: wanted a function of (text, video), two tensors ({error})") from None
+    return value
+
+
+@functools.lru_cache(maxsize=8)
+def _tried(function, name: str, size: int, dim: int):
+    """Call a loss once on random embeddings (size, dim), before anything is trained; ConfigError where it fails."""
+    generator = torch.Generator().manual_seed(0)
+    device = torch.accelerator.current_accelerator(check_available=True) or "cpu"  # where it will be trained
+    pair = torch.randn(2, size, dim, generator=generator).to(device).requires_grad_()
+    with torch.random.fork_rng():
+        try:
+            loss = function(*pair.unbind())
+        except (Exception, SystemExit) as error:  # whatever the function does
+            raise ConfigError(f"contrast = {name!r} fails on embeddings {(size, dim)}: {located(error)}") from error
+    _number(loss, name)
+
+
+def _number(loss, name: str) -> Tensor:
+    """The value of a loss; ConfigError where it is not one number to take the gradient of."""
+    if not isinstance(loss, Tensor):
+        raise ConfigError(f"contrast = {name!r} gives a {type(loss).__name__}; wanted one number, as a tensor")
+    if loss.ndim or not loss.is_floating_point():
+        of = f"shape {tuple(loss.shape)} of {str(loss.dtype).removeprefix('torch.')}"
+        raise ConfigError(f"contrast = {name!r} gives {of}; wanted one number")
+    return loss
 
 
 CONTRASTS: dict[str, type[Contrast]] = {"triplet": Triplet, "info_nce": InfoNCE, "s2dtw": S2DTW}

@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import torch
@@ -38,12 +39,23 @@ def peak_memory() -> int:
 
 
 def provenance() -> dict:
-    """Where a number comes from: commit of the library, whether it had uncommitted changes ("" for both without git),
-    torch, device."""
-    git = functools.partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
+    """Where a number comes from: commit of the library, whether it had uncommitted changes ("" for both without git and
+    where the library is in the repository of something else), torch, device."""
+    library = Path(__file__).resolve().parent
+    git = functools.partial(subprocess.run, cwd=library, capture_output=True, text=True)
     commit = dirty = ""
-    with contextlib.suppress(FileNotFoundError):  # no git here
-        commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        dirty = bool(git(["git", "status", "--porcelain", "--", "."]).stdout.strip()) if commit else ""
+    with contextlib.suppress(OSError):  # no git here
+        top = git(["git", "rev-parse", "--show-toplevel"]).stdout.strip()
+        if top and _is_own(Path(top), library):
+            commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+            dirty = bool(git(["git", "status", "--porcelain", "--", "."]).stdout.strip()) if commit else ""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {"commit": commit, "dirty": dirty, "torch": torch.__version__, "device": device}
+
+
+def _is_own(repository: Path, library: Path) -> bool:
+    """Is the folder of a repository the project of this library?"""
+    project = repository / "pyproject.toml"
+    if library != repository.resolve() / "ssb" or not project.is_file():
+        return False
+    return tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("name") == "ssb"

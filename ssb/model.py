@@ -196,7 +196,7 @@ class SupportSetModel(nn.Module):
         self.contrast = losses.contrast(config)
         self.text_head = HEADS[config.text_pooling](Recurrence, text_width, config)
         self.video_head = HEADS[config.video_pooling](Convolutions, video_width, config)
-        # mean and deviation of the features over the training clips, where Config.standardise is set
+        # mean and `losses.scale_of` of the features over the training clips, where Config.standardise is set
         self.register_buffer("shift", torch.zeros(video_width))
         self.register_buffer("scale", torch.ones(video_width))
         # built last, so that all objectives of one seed begin with the same heads
@@ -228,8 +228,10 @@ class SupportSetModel(nn.Module):
         return self.text_head(values.float(), mask)
 
     def normalise(self, values: Tensor, mask: Tensor) -> Tensor:
-        """e_v (B, M, D) by the mean and deviation of the training clips; 0 at padding."""
-        return ((values - self.shift) / self.scale).masked_fill(~mask[..., None], 0)
+        """e_v (B, M, D), with Config.standardise by the mean and deviation of the training clips; 0 at padding."""
+        if self.config.standardise:
+            values = losses.standardised(values, self.shift, self.scale)
+        return values.masked_fill(~mask[..., None], 0)
 
     def embed_video(self, values: Tensor, mask: Tensor) -> Tensor:
         """e_v (B, M, D) → c_v (B, d)."""

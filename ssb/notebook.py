@@ -4,6 +4,7 @@ import ast
 import difflib
 import io
 import json
+import reprlib
 import sys
 import tokenize
 import typing
@@ -30,9 +31,12 @@ class Declared(NamedTuple):
     comment: str
 
 
-def parameters() -> Parameters:
+def parameters(names: str = "") -> Parameters:
     """Read the parameters cell: the last cell run that holds only lines such as
     `seeds: list[int] = [0, 1]  # one run each`. Call it in the next cell.
+
+    names: of the parameters that the notebook reads, with spaces between; "": whatever the cell declares. A name that
+    is misspelt in the parameters cell itself is found by them.
 
     papermill inserts a cell of plain assignments between the two. It accepts a misspelt name with a warning, and lists,
     "false" and what follows `-r` arrive as strings. Here a string is read as a number, bool or list where one is
@@ -48,8 +52,11 @@ def parameters() -> Parameters:
     space, declared, given = shell.user_ns, {}, set()
     for cell in space["In"]:
         body = _statements(cell)
-        if body and all(isinstance(line, ast.AnnAssign) and line.simple and line.value for line in body):
+        if body and all(_declares(line) for line in body):
             declared, given = _declared(cell, body), set()
+        elif body and all(_declares(line) or isinstance(line, ast.Assign) for line in body) and _declares(body[0]):
+            declared = _declared(cell, [line for line in body if _declares(line)])
+            given = {ast.unparse(line.targets[0]) for line in body if isinstance(line, ast.Assign)}
         elif cell.split("\n")[0].strip() == "# Parameters":  # as papermill begins its cell
             if not declared:
                 raise ValueError(
@@ -59,9 +66,12 @@ def parameters() -> Parameters:
             given |= {ast.unparse(line.targets[0]) for line in body if isinstance(line, ast.Assign)}
     if not declared:
         raise ValueError("no parameters cell was run: one of nothing but `name: type = value  # meaning` lines")
-    if unknown := sorted(given - set(declared)):
-        lines = [f"  {name}: {line.annotation}  # {line.comment}" for name, line in declared.items()]
-        raise ValueError("\n".join([*(_unknown(name, declared) for name in unknown), "The parameters are:", *lines]))
+    wanted = {name: declared.get(name, Declared("", "")) for name in names.split()} or declared
+    if unknown := sorted((given | set(declared)) - set(wanted)):
+        lines = [f"  {name}: {line.annotation}  # {line.comment}" for name, line in wanted.items()]
+        raise ValueError("\n".join([*(_unknown(name, wanted) for name in unknown), "The parameters are:", *lines]))
+    if missing := [name for name in wanted if name not in declared]:
+        raise ValueError(f"the parameters cell lacks {', '.join(missing)}: a line such as `name: type = value`")
     values = {name: _checked(name, line, space) for name, line in declared.items()}
     space.update(values)  # later cells may use the bare names too
     return Parameters(**values)
@@ -70,8 +80,17 @@ def parameters() -> Parameters:
 def _statements(cell: str) -> list[ast.stmt]:
     try:
         return ast.parse(cell).body
-    except SyntaxError:  # the cell failed when it was run and declared nothing
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+    ):  # it failed when it was run
         return []
+
+
+def _declares(line: ast.stmt) -> bool:
+    return isinstance(line, ast.AnnAssign) and bool(line.simple) and line.value is not None
 
 
 def _declared(cell: str, body: list[ast.AnnAssign]) -> dict[str, Declared]:
@@ -90,9 +109,9 @@ def _checked(name: str, line: Declared, space: dict):
     for value in (space[name], _parsed(space[name])):
         try:
             return adapter.validate_python(value, strict=True)
-        except ValidationError:
+        except (ValidationError, RecursionError):
             continue
-    raise ValueError(f"{name} = {space[name]!r} is not of type {line.annotation}  # {line.comment}")
+    raise ValueError(f"{name} = {reprlib.repr(space[name])} is not of type {line.annotation}  # {line.comment}")
 
 
 def _parsed(value):
@@ -100,6 +119,6 @@ def _parsed(value):
     for read in (json.loads, ast.literal_eval) if isinstance(value, str) else ():
         try:
             return read(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nested too deep
             continue
     return value

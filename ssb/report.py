@@ -78,14 +78,26 @@ def best(numbers: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(marks).reindex(index=text.index, columns=text.columns, fill_value=False)
 
 
-def styled(text: pd.DataFrame, bold: pd.DataFrame, caption: str, grey: Iterable = ()) -> Styler:
+class Table(Styler):
+    """A table that a notebook shows as HTML, and a terminal as aligned text."""
+
+    def __repr__(self):
+        rows = [line.split("\t") for line in self.to_string(delimiter="\t", sparse_index=False).splitlines()]
+        columns = [[cell.strip() for cell in column] for column in zip(*rows)]
+        widths = [max(map(len, column)) for column in columns]
+        lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths)).rstrip() for row in zip(*columns)]
+        return "\n".join([self.caption or "", *lines]).strip("\n")
+
+
+def styled(text: pd.DataFrame, bold: pd.DataFrame, caption: str, grey: Iterable = ()) -> Table:
     """A table as a notebook shows it. bold: of the cells, as `best` gives it; grey: labels of rows."""
     css = bold.map(lambda mark: "font-weight: bold" if mark else "")
     css.loc[list(grey)] = "color: #777777"
-    return text.style.set_caption(caption).apply(lambda _: css, axis=None).set_properties(**{"white-space": "nowrap"})
+    table = Table(text).set_caption(caption).apply(lambda _: css, axis=None)
+    return table.set_properties(**{"white-space": "nowrap"})
 
 
-def show(summary: pd.DataFrame, caption: str) -> Styler:
+def show(summary: pd.DataFrame, caption: str) -> Table:
     """A `Study.summary` as a notebook shows it, the best of each metric in bold."""
     text = printed(summary)
     return styled(text, best(summary[[*METRICS]], text), caption)

@@ -1,9 +1,5 @@
 """A table of the paper as a grid of runs: each run trained once, then rows, intervals and tests next to the paper's."""
 
-import contextlib
-import io
-import os
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,16 +10,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ssb import files
+from ssb import files, published
 from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
-from ssb.corpora.load import load_corpus
-from ssb.corpora.reading import listed
+from ssb.corpora.load import CORPORA, load_corpus
+from ssb.corpora.reading import CorpusError, listed
 from ssb.metrics import retrieval
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import DELTA, interval, paired, settled
 from ssb.paper import Claim, paper_difference, paper_numbers
-from ssb.progress import minutes
+from ssb.progress import minutes, waiting
+from ssb.published import Planned
+from ssb.training import batch
 from ssb.training.loop import fit
 from ssb.training.runs import (
     Collapsed,
@@ -33,8 +31,6 @@ from ssb.training.runs import (
     configure,
     corpus_label,
     load,
-    register,
-    registered,
     run_name,
 )
 
@@ -64,27 +60,37 @@ class Study:
         jobs: int = -1,
         changes: Mapping = EMPTY,
     ):
-        self.table, self.preset, self.seeds = table, preset, list(seeds)
+        self.table, self.preset, self.seeds = published.plain_name(table, "table ="), preset, list(seeds)
         self.jobs = 1 if jobs == -1 and torch.cuda.is_available() else jobs
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds = {self.seeds}: wanted one or more different whole numbers")
+        if "seed" in changes:
+            raise ConfigError(f"changes: the seed is no change of all runs; give seeds = [{changes['seed']}]")
         if preset == "smoke":
             print(SMOKE)
         self.base = configure(preset, **{"corpus": corpus, **changes})
         self.corpus: Corpus = load_corpus(self.base.corpus, **self.base.corpus_options)
+        published.check_label(self.corpus.name, self.base.corpus not in CORPORA, CORPORA)
+        for split in ("val", "test"):
+            if (clips := len(self.corpus.split(split))) < 2:
+                name = self.corpus.name
+                raise CorpusError(f"{name}: {clips} clip in the {split} split; a study resamples clips: give 2 or more")
         self.label = files.label(self.corpus.name, preset)
         self.corpus_label = corpus_label(self.base)
         changed = {**changes, **self.base.corpus_options}
         parts = [f"{name} = {value}" for name, value in changed.items() if name != "corpus_options"]
         self.where = ", ".join([self.corpus.name, f"{preset} preset", *parts])  # for titles
-        self.results, self.figures = files.folder("results", self.label), files.folder("figures", self.label)
+        self.results, self.changes = files.folder("results", self.label), dict(changes)
+        self.part: Mapping = EMPTY  # column → value of this study's rows, where several share one table
+        self.plan: list[Planned] = []  # of `run`: runs whose rows may be written
         self.tables: list[Path] = []  # written so far
         self.collapsed: dict[str, int] = {}  # settings left out → how many of their runs collapsed
 
     def grid(self, grid: Mapping[str, Mapping]) -> pd.DataFrame:
         """What each setting changes, to be read before anything is trained: one row for each setting, one column for
         each setting of `ssb.Config` that differs, "" where a row keeps the value of the last row, "otherwise".
-        ConfigError for a setting that does not exist or is out of range."""
+        ConfigError for a setting that does not exist or is out of range, and as of `protect`."""
+        self.protect(self.planned(grid), complete=False)
         base = self.base.model_dump()
         full = [Config(**{**base, **changes}).model_dump() for changes in grid.values()]
         columns = [name for name in base if any(config[name] != base[name] for config in full)]
@@ -92,7 +98,37 @@ class Study:
         rows["otherwise"] = [_cell(base[column]) for column in columns]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
 
-    def run(self, grid: Mapping[str, Mapping], may_collapse: bool = False, begin: Runs = EMPTY) -> dict[str, list[Run]]:
+    def planned(self, grid: Mapping[str, Mapping], begin: Runs = EMPTY) -> list[Planned]:
+        """The runs of a grid, setting by setting and seed by seed. Arguments and errors as of `run`."""
+        plan = []
+        for setting, changes in grid.items():
+            first = begin.get(setting, [None] * len(self.seeds))
+            if len(first) != len(self.seeds):
+                raise ConfigError(f"{setting!r}: {len(first)} runs to begin with for {len(self.seeds)} seeds")
+            if "seed" in changes:
+                raise ConfigError(f"{setting!r} changes the seed; give the seeds of all settings as seeds")
+            for seed, before in zip(self.seeds, first):
+                weights = {"pretrained": before.name} if before else {}
+                config = check(self.base.replace(**{**changes, "seed": seed, **weights}).effective())
+                if (config.corpus, config.corpus_options) != (self.base.corpus, self.base.corpus_options):
+                    raise ConfigError(f"{setting!r} changes the corpus; a table is of one corpus: make another Study")
+                plan.append(published.planned(setting, config, self.corpus, before))
+        return plan
+
+    def protect(self, plan: Iterable[Planned], complete: bool = True):
+        """ConfigError where results/<corpus>/<table>.csv holds what these runs would replace; the smoke preset is
+        exempt. complete: as of `published.conflicts`."""
+        if self.preset != "smoke":
+            path, changed = self.results / f"{self.table}.csv", {**self.changes, "seeds": "".join(map(str, self.seeds))}
+            published.check(path, plan, self.corpus.fingerprint, self.part, complete, changed)
+
+    def run(
+        self,
+        grid: Mapping[str, Mapping],
+        may_collapse: bool = False,
+        begin: Runs = EMPTY,
+        further: Runs = EMPTY,
+    ) -> dict[str, list[Run]]:
         """Train what is not trained yet; returns setting → its runs, one for each seed.
 
         grid: setting → what it changes in the preset. A run that fails does not stop the others: they are finished and
@@ -100,24 +136,23 @@ class Study:
         may_collapse: leave out the settings of which a run collapses, because their other seeds alone would flatter
         them; each is printed and counted in `self.collapsed`.
         begin: settings that begin with the weights of other runs, setting → a run for each seed (`Config.pretrained`).
-        ConfigError for a setting that changes the corpus, and for `begin` that does not fit the grid and the seeds.
+        further: finished runs of settings that belong to the table too; returned before the others.
+        ConfigError, before anything is trained: for a setting that changes the corpus or the seed, for `begin` that
+        does not fit the grid and the seeds, and where the published table would lose or change rows (see `protect`).
         """
         if unknown := sorted(begin.keys() - grid.keys()):
             raise ConfigError(f"begin names {listed(unknown)}; there are the settings {listed(grid)}")
+        plan = self.planned(grid, begin)
+        others = [published.finished(setting, run) for setting, members in further.items() for run in members]
+        self.protect([*others, *plan])
+        self.plan = [*others, *plan]
         folders, todo = {}, {}  # setting → folders of its runs; run that is not trained yet → its title and Config
-        for setting, changes in grid.items():
-            first = [{"pretrained": run.name} for run in begin[setting]] if setting in begin else [{}] * len(self.seeds)
-            if len(first) != len(self.seeds):
-                raise ConfigError(f"{setting!r}: {len(first)} runs to begin with for {len(self.seeds)} seeds")
-            folders[setting] = []
-            for seed, before in zip(self.seeds, first):
-                config = check(self.base.replace(**{**changes, "seed": seed, **before}).effective())
-                if (config.corpus, config.corpus_options) != (self.base.corpus, self.base.corpus_options):
-                    raise ConfigError(f"{setting!r} changes the corpus; a table is of one corpus: make another Study")
-                folders[setting].append(files.runs() / run_name(config, self.corpus))
-                if not (folders[setting][-1] / "metrics.json").exists():
-                    todo.setdefault(folders[setting][-1].name, (f"{setting}, seed {seed}", config))
-        failed = self._train(todo)
+        for one in plan:
+            folder = files.runs() / run_name(one.config, self.corpus)
+            folders.setdefault(one.setting, []).append(folder)
+            if not (folder / "metrics.json").exists():
+                todo.setdefault(folder.name, (f"{one.setting}, seed {one.seed}", one.config))
+        failed = self._train(todo, len({folder for paths in folders.values() for folder in paths}))
         if may_collapse:
             lost = {name for name, error in failed.items() if isinstance(error, Collapsed)}
             failed = {name: error for name, error in failed.items() if name not in lost}
@@ -128,31 +163,33 @@ class Study:
                 del folders[setting]
         if failed:
             lines = "\n".join(f"{todo[name][0]}: {error}" for name, error in failed.items())
-            raise TrainingError(f"{len(failed)} of {len(todo)} runs failed; the others are kept.\n{lines}")
+            traces = [error.trace for error in failed.values() if isinstance(error, batch.RunError)]
+            raise TrainingError(f"{len(failed)} of {len(todo)} runs failed; the others are kept.\n{lines}") from (
+                batch.Trace(traces[0]) if traces else None
+            )
         for path in (path for paths in folders.values() for path in paths):
             if not (path / "metrics.json").exists():
                 raise TrainingError(f"workers wrote elsewhere than {path}; give them the same SSB_HOME and SSB_DATA")
-        return {setting: [Run(path) for path in paths] for setting, paths in folders.items()}
+        return {**further, **{setting: [Run(path) for path in paths] for setting, paths in folders.items()}}
 
-    def _train(self, todo: Mapping[str, tuple[str, Config]]) -> dict[str, Exception]:
-        """Train in parallel, run → its title and Config; one line as each run ends. Returns failed run → why."""
-        frozen = {(config.text_encoder, config.max_tokens): config for _, config in todo.values() if config.freeze_text}
-        for config in frozen.values():
-            load(config, self.corpus)  # compute text states once, before several processes need them at the same time
-        failed, start = {}, time.perf_counter()
-        environment = {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}  # workers may run elsewhere
-        own = registered()
-        jobs = (joblib.delayed(attempt)(name, config, environment, own) for name, (_, config) in todo.items())
-        results = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")(jobs)
-        for done, (name, result) in enumerate(results, 1):
-            if isinstance(result, Run):
-                outcome = f"t2v R@1 {result.metrics['t2v R@1']:5.1f}, {result.provenance['seconds']:.0f} s"
-            else:
-                failed[name], outcome = result, f"failed: {result}"
-            left = minutes((time.perf_counter() - start) / done * (len(todo) - done))
-            bar = "█" * round(20 * done / len(todo))
-            print(f"{bar:·<20} {done}/{len(todo)}  {todo[name][0]}: {outcome}; about {left} left", flush=True)
-        return failed
+    def _train(self, todo: Mapping[str, tuple[str, Config]], total: int) -> dict[str, Exception]:
+        """Train, run → its title and Config, after a line that says what is read back, what is trained, and for how
+        long. total: all runs. Returns failed run → why."""
+        if not todo:
+            print(f"{total} runs, all read from {files.short(files.runs())}")
+            return {}
+        usual = configure(self.preset, self.base.corpus).epochs
+        estimates = batch.estimates(todo, self.results, self.preset, usual)
+        workers = min(joblib.effective_n_jobs(self.jobs), len(todo))
+        seconds = batch.Clock(estimates, workers).seconds()
+        long = f"about {minutes(seconds)}" if seconds == seconds else "for how long is known when one has ended"
+        where = f"on {workers} cores" if workers > 1 else "one at a time"
+        read = f"{total - len(todo)} read from {files.short(files.runs())}, " if total > len(todo) else ""
+        print(f"{total} runs: {read}{len(todo)} to train {where}, {long}", flush=True)
+        for config in {(c.text_encoder, c.max_tokens): c for _, c in todo.values() if c.freeze_text}.values():
+            with waiting(f"text states of {config.text_encoder}"):
+                load(config, self.corpus)  # once, before several processes need them at the same time
+        return batch.train(todo, self.jobs, estimates)
 
     def rows(self, runs: Runs, also: pd.DataFrame | None = None) -> pd.DataFrame:
         """One row for each run, with its provenance; written to results/<corpus>/<table>.csv. also: further columns, by
@@ -258,6 +295,7 @@ class Study:
     def traces(self, grid: Mapping[str, Mapping]) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
         """Every step of each setting with the first seed, collapsed or not: setting → `Run.trace`; and the means of
         the last ten steps, written to results/<corpus>/<table>_traces.csv."""
+        self.planned(grid)
         traces, ends = {}, []
         for setting, changes in grid.items():
             try:
@@ -277,23 +315,31 @@ class Study:
         figures = [self.figures / f"{self.table}.png", *sorted(self.figures.glob(f"{self.table}_fig*.png"))]
         return "\n".join(files.short(path) for path in [*self.tables, *figures] if path.exists())
 
+    @property
+    def figures(self) -> Path:
+        """The folder of the figures. ConfigError as of `write`."""
+        self._may_write()
+        return files.folder("figures", self.label)
+
+    def _may_write(self):
+        path = self.results / f"{self.table}.csv"
+        if self.preset != "smoke" and not self.plan and path.exists():
+            raise ConfigError(
+                f"{files.short(path)} is there, and nothing has been run by this study that it was compared with: call "
+                "run first, or give this table another name"
+            )
+
     def write(self, frame: pd.DataFrame, name: str):
-        """To results/<corpus>/<name>, whole or not at all."""
+        """To results/<corpus>/<name>, whole or not at all. ConfigError where that would replace a published table that
+        `run` has not compared, or take rows from it."""
+        published.plain_name(name, "the file name")
+        self._may_write()
+        if name == f"{self.table}.csv" and self.preset != "smoke":
+            published.check_rows(self.results / name, frame)
         with files.written(self.results / name) as draft:
             frame.to_csv(draft, index=False, lineterminator="\n")
         self.tables = list(dict.fromkeys([*self.tables, self.results / name]))
         print(f"wrote {files.short(self.results / name)}")
-
-
-def attempt(name: str, config: Config, environment: dict[str, str], own: tuple) -> tuple[str, Run | Exception]:
-    """`fit` in a worker; returns the run's name with it, or with whatever went wrong, so that the other runs go on."""
-    try:
-        os.environ.update(environment)
-        register(*own)
-        with contextlib.redirect_stdout(io.StringIO()):  # a corpus prints its remarks when the study loads it
-            return name, fit(config, quiet=True)
-    except Exception as error:
-        return name, error
 
 
 def _cell(value) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from ssb import Config, files, study
 from ssb.metrics import retrieval
-from ssb.training.runs import Run
+from ssb.training.runs import IDENTITY, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"  # of the checkout
@@ -33,16 +33,20 @@ def write_corpus(folder: Path) -> Path:
 
 
 def made(home: Path, name: str, objective: str, seed: int, ranks, clip) -> Run:
-    """A finished run with these ranks."""
-    folder = home / "results" / "runs" / name
+    """A finished run with these ranks; `name` keeps runs of the same settings apart."""
+    config = Config.preset("smoke", objective=objective, seed=seed)
+    identity = [config.key, "c", name]
+    folder = home / "results" / "runs" / files.digest(*identity)
     folder.mkdir(parents=True)
+    (folder / IDENTITY).write_text(json.dumps(identity))
     ways = {way: np.asarray(ranks, float) for way in study.PROTOCOLS}
     np.savez(folder / "ranks.npz", clip=clip, **ways)
     metrics = {f"{way} {k}": v for way, r in ways.items() for k, v in retrieval.metrics(r).items()}
     (folder / "metrics.json").write_text(json.dumps(metrics | {"n_queries": len(clip), "best_epoch": 1}))
-    (folder / "config.json").write_text(Config.preset("smoke", objective=objective, seed=seed).model_dump_json())
+    (folder / "config.json").write_text(config.model_dump_json())
     provenance = {"corpus_sha": "c", "commit": "x", "dirty": False, "torch": "t", "device": "cpu", "seconds": 1.0}
     (folder / "provenance.json").write_text(json.dumps(provenance))
+    files.seal(folder)
     return Run(folder)
 
 

@@ -7,6 +7,9 @@ import pytest
 
 import ssb
 from ssb import OBJECTIVES, PRESETS, Config, ConfigError
+from ssb.config import located
+from ssb.model import SupportSetModel
+from ssb.text import build_encoder
 
 PAPER = dict(
     dim=1024,
@@ -310,6 +313,107 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
 def test_a_bad_value_is_named(name, value, words):
     message = refusal(**{name: value})
     assert message.startswith((f"{name} = ", f"{name}.", words)) and words in message
+
+
+MOST = dict(max_steps=4096, max_tokens=4096, vocabulary=10**6, scratch_layers=128, scratch_text_layers=128,
+            scratch_heads=1024, pool_layers=128, pool_heads=1024, emcl_bases=4096, emcl_stages=1000, support_set=16384,
+            batch=4096, epochs=100_000, validate_every=100_000, threads=1024, seed=2**32 - 1)  # fmt: skip
+MOST |= {name: 65536 for name in ("scratch_width", "scratch_text_width", "dim", "pool_ffn")}
+MOST |= {name: 1e3 for name in ("margin", "info_nce_temperature", "emcl_temperature", "emcl_beta", "s2dtw_gamma",
+                                "s2dtw_dummy", "s2dtw_temperature", "temperature")}  # fmt: skip
+MOST |= {name: 1e30 for name in ("lr", "text_lr", "decoder_lr", "clip")} | dict(captioning=1e6)
+SHARES = {"dropout", "decoder_dropout", "decoder_warmup"}  # below 1
+
+
+def test_every_number_has_an_upper_bound():
+    """No number that a user may type ends in a crash, a machine without memory or a run that hangs."""
+    kinds = {name: str(field.annotation) for name, field in Config.model_fields.items()}
+    numbers = {name for name, kind in kinds.items() if "int" in kind or "float" in kind}
+    assert numbers == MOST.keys() | SHARES | {"schedule", "corpus_options"}
+    fits = dict(pool_heads=1, scratch_heads=1, video_pooling="mean", text_pooling="mean")  # one divides all widths
+    fits |= dict(scratch_width=1024, scratch_text_width=1024)
+    for name, most in MOST.items():
+        assert getattr(Config(**{**fits, name: most}), name) == most
+        for value in (most * 2, most + 1, 10**30 + 1, 10**400) if isinstance(most, int) else (most * 2, 1e300):
+            message = refusal(**{name: value})
+            bound = str(most + 1 if name == "seed" else most).removesuffix(".0")
+            assert message.startswith(f"{name} = {value if value < 10**200 else str(value)[:200]}"), message
+            assert f"should be less than {'' if name == 'seed' else 'or equal to '}" in message, message
+            assert message.endswith(bound) or float(message.rpartition(" ")[2]) == most, message
+
+
+@pytest.mark.parametrize(
+    "settings, names",
+    [
+        (dict(decoder="scratch", scratch_width=65536), "vocabulary, scratch_width and scratch_layers"),
+        (dict(decoder="scratch", scratch_width=4096, scratch_layers=128), "scratch_width and scratch_layers"),
+        (dict(decoder="scratch", scratch_width=4096, vocabulary=10**6), "vocabulary, scratch_width"),
+        (dict(text_encoder="scratch", scratch_text_width=16384), "scratch_text_width and scratch_text_layers"),
+        (dict(dim=16384), "dim, pool_ffn and pool_layers"),
+        (dict(dim=65536, video_pooling="conv", text_pooling="mean"), "dim, pool_ffn and pool_layers"),
+    ],
+)
+def test_weights_that_do_not_fit_a_machine_are_refused(settings, names):
+    message = refusal(**settings)
+    assert names in message and "at most 5e+08" in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_weights_are_counted_about_right(preset):
+    """Against the models themselves."""
+    config = Config.preset(preset, decoder="scratch", text_encoder="scratch", freeze_text=False, scratch_width=256)
+    config = config.replace(
+        scratch_layers=3, scratch_text_width=192, scratch_text_layers=4, video_pooling="transformer"
+    )
+    encoder = build_encoder(config, config.vocabulary)
+    model = SupportSetModel(config, config.dim, config.dim, config.vocabulary)
+    counts = [sum(p.numel() for p in part.parameters()) for part in (encoder, model.decoder, model.video_head)]
+    text, decoder, heads = config.replace(text_pooling="mean")._weights().values()
+    assert [text, decoder, heads] == pytest.approx(counts, rel=0.4)
+
+
+def test_a_stream_named_twice_is_refused():
+    message = refusal(streams=("look", "move", "look"))
+    assert message == "streams ('look', 'move', 'look'): 'look' is there twice; name each stream once"
+    assert Config(streams=["look", "move"]).streams == ("look", "move")
+
+
+def nested(depth: int, value=1):
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("name", Config.model_fields)
+def test_deep_nesting_is_one_line(name):
+    for value in (nested(10), nested(900), nested(5000), {"a": nested(5000)}):
+        message = refusal(**{name: value})
+        assert all(line.startswith((f"{name} = ", f"{name}.")) and len(line) < 400 for line in message.splitlines())
+
+
+HUGE = {"digits": 10**5000, "minus": -(10**5000), "text": "x" * 10**6, "list": [1] * 10**6, "map": {"a": [1] * 10**6}}
+
+
+@pytest.mark.parametrize("value", HUGE.values(), ids=HUGE)
+def test_a_huge_value_is_one_short_line(value):
+    for name in ("seed", "lr", "objective"):
+        message = refusal(**{name: value})
+        assert message.startswith(f"{name} = ") and len(message) < 400 and "\n" not in message
+
+
+def test_an_error_is_located_where_ones_own_code_led_to_it(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("import json\n\n\ndef f():\n    json.loads('{')\n\n\ndef g():\n    raise SystemExit\n")
+    scope = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    for name, words, line in (("f", "JSONDecodeError: Expecting", 5), ("g", "SystemExit", 9)):
+        with pytest.raises((ValueError, SystemExit)) as caught:
+            scope[name]()
+        assert located(caught.value).startswith(words) and located(caught.value).endswith(f" ({path}, line {line})")
+    with pytest.raises(SyntaxError) as wrong:
+        compile("x = 1\ny = = 2", str(path), "exec")
+    assert located(wrong.value) == f"SyntaxError: invalid syntax ({path}, line 2)"
+    assert located(ValueError("two\nlines")) == "ValueError: two lines"
 
 
 def test_freezing_what_is_not_pretrained_is_refused():

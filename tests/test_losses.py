@@ -1,6 +1,7 @@
 """Every loss against a plain-loop reading of its formula, in float64 and at odd sizes."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -459,6 +460,77 @@ def test_an_unknown_contrast_is_named(wrong):
     assert f"contrast = {wrong!r}" in str(error.value)
 
 
+OWN = {  # module → what is said of it
+    "syntax": (
+        "def loss(text, video)\n    return 0\n",
+        r"syntax cannot be imported, SyntaxError: .*syntax.py, line 1\)",
+    ),
+    "exits": ("import sys\n\nsys.exit('bye')\n", r"exits cannot be imported, SystemExit: bye \(.*exits.py, line 3\)"),
+    "silent": ("raise SystemExit\n", r"silent cannot be imported, SystemExit \(.*silent.py, line 1\)"),
+    "fails": ("x = {}\nx['a']\n", r"fails cannot be imported, KeyError: 'a' \(.*fails.py, line 2\)"),
+    "deep": ("import json\njson.loads('{')\n", r"deep cannot be imported, JSONDecodeError: .*deep.py, line 2\)"),
+    "lacks": ("import no_such_thing\n", r"lacks cannot be imported, ModuleNotFoundError: .*lacks.py, line 1\)"),
+    "helped": ("import fails\n", r"helped cannot be imported, KeyError: 'a' \(.*fails.py, line 2\)"),
+    "cut": ("x = 'abc\n", r"cut cannot be imported, SyntaxError: .*cut.py, line 1\)"),
+    "nul": ("x = 1\0\n", r"nul cannot be imported, (SyntaxError|ValueError): "),
+    "class_": ("class loss:\n    pass\n", "is a type, not a function written in Python"),
+    "number": ("loss = 3\n", "is a int, not a function written in Python"),
+    "builtin": ("from os import system as loss\n", "is a builtin_function_or_method, not a function written in Python"),
+    "module_": ("import torch\nloss = torch.nn.MSELoss()\n", "is a MSELoss, not a function written in Python"),
+    "one": ("def loss(text):\n    return text.mean()\n", r"wanted a function of \(text, video\), two tensors"),
+    "three": ("def loss(a, b, c):\n    return a.mean()\n", r"wanted a function of \(text, video\), two tensors"),
+    "raises": ("def loss(a, b):\n    a = a + 1\n    return {}[0]\n", r"fails on .* Error: .*raises.py, line 3\)"),
+    "quits": (
+        "def loss(a, b):\n    exit(1)\n",
+        r"fails on embeddings \(64, 1024\): SystemExit: 1 .*quits.py, line 2\)",
+    ),
+    "asserts": ("def loss(a, b):\n    assert a is b\n", r"fails on .*: AssertionError \(.*asserts.py, line 2\)"),
+    "shape": ("def loss(a, b):\n    return a @ b.T\n", r"gives shape \(64, 64\) of float32; wanted one number"),
+    "count": ("def loss(a, b):\n    return (a > b).sum()\n", r"gives shape \(\) of int64; wanted one number"),
+    "float_": ("def loss(a, b):\n    return 1.0\n", "gives a float; wanted one number, as a tensor"),
+    "nothing": ("def loss(a, b):\n    pass\n", "gives a NoneType; wanted one number, as a tensor"),
+}
+
+
+@pytest.mark.parametrize("module", OWN)
+def test_a_loss_that_is_none_is_one_error(module, tmp_path, monkeypatch):
+    for name, (source, _) in OWN.items():
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = OWN[module][1].replace(" Error:", " [A-Za-z]*Error:")
+    for _ in range(2):  # a module that fails once fails again
+        with pytest.raises(ConfigError, match=words) as caught:
+            losses.contrast(Config(contrast=f"{module}:loss"))
+        assert str(caught.value).startswith(f"contrast = '{module}:loss'") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["os:system", "builtins:exit", "os:abort", "builtins:dict", "torch.nn:MSELoss"])
+def test_what_is_no_python_function_is_not_called(name, tmp_path):
+    with pytest.raises(ConfigError, match=f"{name} is a .*, not a function written in Python"):
+        losses.contrast(Config(contrast=name))
+
+
+def test_a_loss_is_tried_once_and_moves_no_random_number(tmp_path, monkeypatch):
+    source = (
+        "import torch\n\ncalls = []\n\n\ndef loss(text, video, scale=2):\n    calls.append((text.shape, torch.rand(3)))"
+    )
+    (tmp_path / "counted.py").write_text(f"{source}\n    return (scale * text * video).mean()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = Config(contrast="counted:loss", batch=7, dim=12)
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    first = losses.contrast(config)
+    for _ in range(3):
+        losses.contrast(config)
+    assert torch.equal(torch.rand(4), wanted)
+    (call,) = sys.modules["counted"].calls
+    assert call[0] == (7, 12)
+    text, video = pairs(3)
+    assert torch.equal(first(text, video, None), (2 * text * video).mean())
+
+
 @pytest.mark.parametrize("contrast", ["info_nce", "ownlosses:squared"])
 def test_intra_is_of_the_triplet_loss_alone(contrast):
     with pytest.raises(ConfigError, match=f"intra = True is a part of the triplet loss; contrast is {contrast!r}"):
@@ -473,7 +545,7 @@ def test_s2dtw_needs_sequences_and_an_objective_without_own_clips():
     assert not losses.contrast(Config(sequences=True, contrast="s2dtw", objective="cross")).paired
 
 
-@pytest.mark.parametrize("wrong", ["math:pi", ".relative:f"])
+@pytest.mark.parametrize("wrong", ["math:pi", ".relative:f", "a b:f", "a..b:f", "ssb.losses:Triplet", "ssb.losses:"])
 def test_a_contrast_that_cannot_be_called_is_named(wrong):
     with pytest.raises(ConfigError, match="package.module:function"):
         losses.contrast(Config(contrast=wrong))

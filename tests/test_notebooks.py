@@ -133,7 +133,8 @@ def test_parameters_are_the_first_cell_and_annotated(notebook):
     assert [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])] == code[:1]
     for line in "".join(code[0]["source"]).splitlines():
         assert ":" in line.split("=")[0] and "  # " in line, "a parameter has a type and a comment"
-    assert "ssb.parameters()" in "".join(code[1]["source"])
+    names = [line.target.id for line in ast.parse("".join(code[0]["source"])).body]
+    assert f'ssb.parameters("{" ".join(names)}")' in "".join(code[1]["source"])
 
 
 @each_notebook
@@ -260,7 +261,7 @@ def test_the_grid_shows_what_differs():
     assert frame["objective"].tolist() == [*objectives.TABLE1, study.base.objective]
     frame = study.grid(ablations.table2a(study.corpus))
     assert frame["streams"].tolist() == ["", "appearance", "motion", "()"]
-    assert study.grid({"as it is": {}, "too": {"seed": 0}}).empty
+    assert study.grid({"as it is": {}, "too": {"objective": study.base.objective}}).empty
     with pytest.raises(ConfigError, match="did you mean 'objective'?"):
         study.grid({"wrong": {"objectiv": "none"}})
 

@@ -124,6 +124,19 @@ def test_an_unknown_loss_and_one_that_does_not_fit_are_refused_before_training()
         check(Config(contrast="s2dtw"))
 
 
+def test_a_loss_that_fails_is_refused_before_training(home, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("def loss(text, video):\n    return text.no_such_thing()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = r"contrast = 'broken:loss' fails on .*AttributeError: .*no_such_thing.*broken.py, line 2\)"
+    few = {"corpus_options": {"clips": 60, "false_negatives": 0.05}}
+    for begin in (check, lambda config: ssb.fit(config, quiet=True)):
+        with pytest.raises(ConfigError, match=words):
+            begin(Config.preset("smoke", contrast="broken:loss", **few))
+    with pytest.raises(ConfigError, match=words):
+        ssb.Study("t", preset="smoke", seeds=[0], changes=few).run({"wrong": {"contrast": "broken:loss"}})
+    assert not (home / "results" / "runs").exists()
+
+
 def test_a_name_that_is_no_corpus_lists_those_there_are(registered):
     with pytest.raises(ssb.CorpusError, match="no corpus 'shpes': neither 'shapes', 'events', .*'tiny' nor a folder"):
         ssb.load_corpus("shpes")

@@ -14,7 +14,7 @@ from ssb.config import ConfigError
 from ssb.experiments import ablations, objectives
 from ssb.metrics import statistics
 from ssb.study import Study
-from ssb.training import collapse, loop, runs
+from ssb.training import batch, collapse, loop, runs
 from ssb.training.runs import TrainingError
 
 SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
@@ -144,8 +144,12 @@ def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken.py").write_text("def loss(text, video):\n    raise RuntimeError('mine')\n")
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"objective": "none"})
-    with pytest.raises(TrainingError, match="1 of 2 runs failed; the others are kept.\nown, seed 0: mine"):
+    with pytest.raises(
+        TrainingError, match="1 of 2 runs failed; the others are kept.\nown, seed 0: RuntimeError: mine"
+    ) as caught:
         work.run({"own": {"contrast": "broken:loss"}, "good": {}})
+    assert str(caught.value).endswith("(broken.py, line 2)")
+    assert str(caught.value.__cause__).count("RuntimeError: mine") == 1 and "in loss" in str(caught.value.__cause__)
 
 
 def test_one_setting_and_an_unknown_baseline(hand, table):
@@ -275,15 +279,15 @@ def test_rows_take_further_columns(hand, table):
 
 
 def test_settings_that_collapse_are_left_out_where_they_may(home, monkeypatch, capsys):
-    def collapse(config, quiet):
+    def collapse(config, corpus):
         if config.contrast == "triplet" and config.seed == 1:
             raise runs.Collapsed("collapsed: all one point", home / "x.collapsed")
         if config.lr == 0.5:
             raise TrainingError("loss is nan")
-        return fit(config, quiet=quiet)
+        return fit(config, corpus, quiet=True)
 
-    fit = study.fit
-    monkeypatch.setattr(study, "fit", collapse)
+    fit = batch.fit
+    monkeypatch.setattr(batch, "fit", collapse)
     work = Study("t", preset="smoke", seeds=[0, 1], jobs=1, changes=SMALL | {"objective": "none"})
     grid = {"fine": {}, "stuck": {"contrast": "triplet", "negatives": "hardest"}}
     with pytest.raises(TrainingError, match="stuck, seed 1: collapsed"):

@@ -279,7 +279,7 @@ def killed_and_resumed(config, corpus, patch) -> tuple[runs_module.Run, dict]:
     patch.setattr(loop.Training, "take_step", until_killed)
     with pytest.raises(Killed):
         fit(config, corpus, quiet=True)
-    (path,) = files.runs().glob("*.part/checkpoint.pt")
+    path = max(files.runs().glob("*.part/checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns)
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     patch.setattr(loop.Training, "take_step", recorded)
     run = fit(config, corpus, quiet=True)

@@ -27,7 +27,7 @@ from ssb import files, paper, text
 from ssb.bench.timing import ROUNDS, seconds
 from ssb.config import Config
 from ssb.corpora.corpus import Corpus, Stream
-from ssb.corpora.reading import read_table
+from ssb.corpora.tables import read_table
 from ssb.machine import machine, peak_memory
 from ssb.metrics import retrieval
 from ssb.training.loop import Training

@@ -13,10 +13,10 @@ another sum may be good, and have other counts.
 from pathlib import Path
 
 from ssb import files
-from ssb.corpora import download, features
+from ssb.corpora import download, faults, features
 from ssb.corpora.download import Needed
 from ssb.corpora.load import CORPORA, load_corpus
-from ssb.corpora.reading import CorpusError, listed, share, sizes
+from ssb.corpora.reading import CorpusError, share, sizes
 from ssb.corpora.record import Record
 
 INDEX = Path("index", "found", "found.json")  # in the folder of HowTo100M
@@ -143,10 +143,10 @@ def annotated(record: Record, home: Path) -> list[str]:
     return features.clips_of(record.annotation(home)[1])
 
 
-def covered(corpus: str, stream: str, lacking: list[str], clips: list[str]) -> str:
-    """How many of the clips have features in a stream, in words."""
+def covered(corpus: str, stream: str, lacking: dict[str, str], clips: list[str]) -> str:
+    """How many of the clips have usable features in a stream, in words."""
     listing = features.list_missing(corpus, {stream: lacking})
-    rest = f"; none for {listed(lacking)}{listing}" if lacking else ""
+    rest = f"; none for {faults.named(lacking)}{listing}" if lacking else ""
     return f"features {stream}: {share(len(clips) - len(lacking), len(clips))}{rest}"
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ssb.corpora.reading import (
+    HALF,
     CorpusError,
     check_apart,
     check_array,
+    check_distinct,
     check_range,
     entry,
     listed,
@@ -124,7 +126,8 @@ def shorten(values: np.ndarray, max_steps: int) -> np.ndarray:
 @dataclass(frozen=True)
 class Corpus:
     """clips:    N unique ids.
-    captions: frame with the columns `clip` (position in `clips`) and `text`; further columns are kept.
+    captions: frame with the columns `clip` (position in `clips`) and `text`; further columns are kept. Of these
+              `video` is the video that the clip is cut from, "" where that is not given, and `start` where it begins.
     splits:   name → positions of clips; no clip is in two splits.
     streams:  name → Stream, rows in the order of `clips`.
     meaning:  what each clip shows, one row per clip (see `ssb.corpora.shapes`); None where that is not known.
@@ -163,6 +166,20 @@ class Corpus:
             ids = listed(self.clips[i] for i in bare)
             raise CorpusError(f"{self.name}: no caption for clip {ids}; write one or leave it out of the split")
         check_range(clip, f"{self.name}: clip of a caption", "captions", 0, len(self.clips))
+        if wrong := [(at, each) for at, each in zip(clip, text) if not isinstance(each, str) and not pd.isna(each)]:
+            at, each = wrong[0]
+            raise CorpusError(f"{self.name}: a caption of clip {self.clips[at]!r} is {each!r:.60}; wanted a text")
+        if half := [self.clips[at] for at, each in zip(clip, text) if isinstance(each, str) and HALF.search(each)]:
+            raise CorpusError(
+                f"{self.name}: half a character (a cut emoji) in a caption of clip {listed(half)}; delete it"
+            )
+        if "video" in self.captions:
+            videos = self.captions.groupby("clip")["video"].nunique()
+            if len(several := videos.index[videos > 1]):
+                ids = listed(self.clips[i] for i in several)
+                raise CorpusError(
+                    f"{self.name}: the captions of clip {ids} name several videos; a clip is cut from one"
+                )
         empty = text.isna() | (text.astype(str).str.strip() == "")
         if empty.any():
             ids = listed(self.clips[i] for i in clip[empty])
@@ -213,6 +230,16 @@ class Corpus:
         """The id of the clip at this position."""
         return self.clips[clip]
 
+    @functools.cached_property
+    def _videos(self) -> dict[int, str]:
+        if "video" not in self.captions:
+            return {}
+        return self.captions.dropna(subset="video").set_index("clip")["video"].astype(str).to_dict()
+
+    def video_of(self, clip: int) -> str:
+        """The video that the clip at this position is cut from; "" where the corpus does not give it."""
+        return self._videos.get(clip, "")
+
     def split(self, name: str) -> np.ndarray:
         """Positions of the clips of a split; CorpusError listing the splits where it is none of them."""
         return entry(self.splits, name, self.name, "split")
@@ -230,6 +257,7 @@ class Corpus:
         Returns values (clips, M, ΣD) float32 and mask (clips, M) bool, M ≤ max_steps; values are 0 where the mask is
         False. `streams` empty: all of them, in the corpus's order. CorpusError for a stream that is not there.
         """
+        check_distinct(self.name, streams)
         chosen = [entry(self.streams, name, self.name, "stream") for name in streams or self.streams]
         whole = (fuse(chosen, i, f"{self.name}: clip {clip!r}") for i, clip in enumerate(self.clips))
         fused = [shorten(x, max_steps) for x in whole]

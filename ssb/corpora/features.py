@@ -4,6 +4,8 @@ The official files of each dataset are read in `ssb.corpora.official`.
 """
 
 import contextlib
+import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -13,12 +15,16 @@ import pandas as pd
 from ssb import files
 from ssb.corpora import reading
 from ssb.corpora.corpus import Corpus, Stream
+from ssb.corpora.faults import ABSENT, lacks, merged, of_files, of_rows
 from ssb.corpora.reading import CorpusError, listed, share
+from ssb.corpora.tables import read_table
 
 Splits = dict[str, list[str]]  # name → clip ids
-Lacking = dict[str, list[str]]  # stream → those of the clips asked for that have no features in it
+Lacking = dict[str, dict[str, str]]  # stream → those of the clips asked for that have no usable features in it → why
 Arrays = Mapping[str, str]  # stream → its array in an archive of features
 ARCHIVE = "features.npz"
+SMALL = 1 << 28  # bytes: a larger stream is not looked through again while it is the same
+ADVICE = 'extract them or leave these clips out of the split, as corpus_options={"missing": "drop"} does'
 
 # Streams
 
@@ -45,80 +51,141 @@ def read_streams(folder: Path, clips: list[str]) -> dict[str, Stream]:
 def read_stream(path: Path, clips: list[str]) -> Stream:
     """One stream, its rows in the order of `clips`."""
     if path.is_dir():
-        check_complete(path, clips, available(path))
-        return Stream([path / f"{clip}.npy" for clip in clips], source=str(path))
-    stream, row = packed(path)
-    check_complete(path, clips, row)
-    rows = np.array([row[clip] for clip in clips])
+        stored = files_of(path)
+        check_complete(path, clips, [clip for clip in clips if clip not in stored], stored)
+        return Stream([stored[clip] for clip in clips], source=str(path))
+    stream, row = packed(path, empty=True)
+    lengths = lengths_of(path, len(row))
+    empty = {} if lengths is None else {clip: "no steps" for clip in clips if clip in row and not lengths[row[clip]]}
+    check_complete(path, clips, {clip: ABSENT for clip in clips if clip not in row} | empty, row)
+    return rearranged(stream, [row[clip] for clip in clips])
+
+
+def rearranged(stream: Stream, rows: list[int]) -> Stream:
+    """These rows of a stream; memory-mapped values are copied only where rows are left out or in another order."""
     if np.array_equal(rows, np.arange(len(stream))):
-        return stream  # memory-mapped: values are copied only where rows are left out or in another order
+        return stream
+    rows = np.array(rows)
     return Stream(stream.values[rows], None if stream.lengths is None else stream.lengths[rows], stream.source)
 
 
-def packed(path: Path) -> tuple[Stream, dict[str, int]]:
-    """`<stream>.npy` as it is stored, memory-mapped, and clip id → row."""
+def packed(path: Path, empty: bool = False) -> tuple[Stream, dict[str, int]]:
+    """`<stream>.npy` as it is stored, memory-mapped, and clip id → row. empty: a length of 0, of a clip without steps,
+    is no error but read as 1, for the caller to name such clips."""
     row, stream = available(path), Stream(reading.read_array(path), source=str(path))
     if len(row) != len(stream):
         raise CorpusError(f"{path.with_suffix('.ids.txt')}: {len(row)} ids for the {len(stream)} rows of {path.name}")
-    if (extra := path.with_suffix(".lengths.txt")).is_file():
-        with reading.expecting(extra, f"{len(row)} whole numbers, one a line"):
-            lengths = np.array(extra.read_text().split(), np.int64).reshape(len(row))
-        stream = Stream(stream.values, lengths, stream.source)
+    lengths = lengths_of(path, len(row))
+    if lengths is not None:
+        stream = Stream(stream.values, np.maximum(lengths, lengths == 0) if empty else lengths, stream.source)
     return stream, row
+
+
+def lengths_of(path: Path, rows: int) -> np.ndarray | None:
+    """(rows,) the real steps of each row of `<stream>.npy`; None without a `<stream>.lengths.txt`."""
+    if not (extra := path.with_suffix(".lengths.txt")).exists():
+        return None
+    what = f"{rows} whole numbers, one a line"
+    lines = reading.read_text(extra, what).split()
+    with reading.expecting(extra, what):
+        return np.array(lines, np.int64).reshape(rows)
 
 
 def available(path: Path) -> dict[str, int]:
     """Clip id → row, or any number in a folder of files, of the clips that a stream has features of."""
     if path.is_dir():
-        return reading.rows_of(path, [file.stem for file in path.glob("*.npy")])
+        return {clip: number for number, clip in enumerate(files_of(path))}
+    wanted = f"the clip id of each row of {path.name}, one a line"
     names = path.with_suffix(".ids.txt")
-    with reading.expecting(names, "a list of ids", wanted=f"the clip id of each row of {path.name}, one a line"):
-        return reading.rows_of(names, names.read_text(encoding="utf-8").split())
+    return reading.rows_of(names, reading.read_ids(names, wanted))
+
+
+def files_of(path: Path) -> dict[str, Path]:
+    """Clip id → its file, of a folder of one `<clip>.npy` a clip; the part of an id before a slash is a folder."""
+    stored = sorted(file for file in path.rglob("[!.]*.npy"))
+    ids = [reading.tidy(file.relative_to(path).with_suffix("").as_posix()) for file in stored]
+    reading.rows_of(path, ids)
+    return dict(zip(ids, stored))
 
 
 def read_archive(path: Path, clips: list[str], names: Arrays) -> dict[str, Stream]:
     """Streams out of one .npz that holds `ids` (rows,) and, for each of `names` (stream → key), an array of
     (rows, steps, dim), or of (rows, dim): clip-level vectors, a stream of one step. Held in memory: a zip cannot be
     memory-mapped."""
+    row, streams = unpacked(path, names)
+    check_complete(path, clips, [clip for clip in clips if clip not in row], row)
+    return {name: rearranged(stream, [row[clip] for clip in clips]) for name, stream in streams.items()}
+
+
+def unpacked(path: Path, names: Arrays) -> tuple[dict[str, int], dict[str, Stream]]:
+    """Clip id → row, and the streams of an archive as they are stored, see `read_archive`."""
     row, arrays = reading.archived(path, *names.values())
-    check_complete(path, clips, row)
-    rows, streams = [row[clip] for clip in clips], {}
+    streams = {}
     for (stream, key), values in zip(names.items(), arrays):
         source = f"{path}, array {key!r}"
         values = values[:, None] if values.ndim == 2 else values
         reading.check_array(values, source, "clips, steps, dim")
         if len(values) != len(row):
             raise CorpusError(f"{source}: {len(values)} rows for the {len(row)} ids; copy it again")
-        streams[stream] = Stream(values[rows], source=source)
-    return streams
+        streams[stream] = Stream(values, source=source)
+    return row, streams
 
 
-# Clips without features
+# Clips without usable features
 
 
 def lacking(home: Path, clips: list[str], arrays: Arrays | None = None) -> Lacking:
-    """Stream → those of the clips without features in it, of `home`/features/, or with `arrays` of `home`/features.npz.
-    No features are read."""
+    """Stream → those of the clips without usable features in it and why, of `home`/features/, or with `arrays` of
+    `home`/features.npz. The features are read once; what was found in more than SMALL bytes is kept in results/cache,
+    as long as size and time of change of the files are the same."""
     if arrays:
-        stored = {ARCHIVE: reading.archived(home / ARCHIVE)[0]}
+        row, streams = unpacked(home / ARCHIVE, arrays)
+        return {ARCHIVE: dict(merged(clips, *(of_rows(stream, row, clips) for stream in streams.values())))}
+    return {name: unusable(path, clips) for name, path in sources(home / "features").items()}
+
+
+def unusable(path: Path, clips: list[str]) -> dict[str, str]:
+    """Those of the clips that a stream has no usable features of → why: absent, cut, empty, NaN, all zero or of another
+    width than the others."""
+    if path.is_dir():
+        stored = files_of(path)
+        asked = [stored[clip] for clip in clips if clip in stored]
     else:
-        stored = {name: available(path) for name, path in sources(home / "features").items()}
-    return {name: [clip for clip in clips if clip not in ids] for name, ids in stored.items()}
+        asked = [path, *(path.with_suffix(ending) for ending in (".ids.txt", ".lengths.txt"))]
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in asked if file.is_file()]
+    if sum(size for _, size, _ in facts) < SMALL:
+        return examined(path, clips)
+
+    def make(draft: Path):
+        print(f"{files.short(path)}: the features of {len(clips)} clips are looked through once")
+        (draft / "unusable.json").write_text(json.dumps(examined(path, clips)), encoding="utf-8")
+
+    name = files.digest(str(path.resolve()), "\n".join(clips), repr(facts))
+    return reading.read_json(files.kept(files.cache() / "unusable" / name, make) / "unusable.json")
 
 
-def check_complete(path: Path, clips: list[str], stored: Collection[str]) -> None:
-    """CorpusError where some of the clips are not among those stored in the stream or archive `path`."""
-    if missing := [clip for clip in clips if clip not in stored]:
+def examined(path: Path, clips: list[str]) -> dict[str, str]:
+    """`unusable`, of the files themselves."""
+    if path.is_dir():
+        return of_files(files_of(path), clips)
+    stream, row = packed(path, empty=True)
+    lengths = lengths_of(path, len(row))
+    empty = {} if lengths is None else {clip: "no steps" for clip in clips if clip in row and not lengths[row[clip]]}
+    return dict(merged(clips, empty, of_rows(stream, row, clips)))
+
+
+def check_complete(path: Path, clips: list[str], missing: Collection[str], stored: Collection[str] = ()) -> None:
+    """CorpusError where some of the clips, `missing`, have no usable features in the stream or archive `path`; as a
+    dictionary, it says why of each. stored: the clips that it has."""
+    if missing:
         home = path.parent.parent if path.parent.name == "features" else path.parent
         listing = list_missing(home.resolve().name, {path.name.removesuffix(".npy"): missing})
-        raise CorpusError(
-            f"{path}: no features for {share(len(missing), len(clips))}: {listed(missing)}; extract them or leave "
-            f'these clips out of the split, as corpus_options={{"missing": "drop"}} does{listing}'
-        )
+        raise CorpusError(f"{path}: {lacks(clips, missing, stored)}; {ADVICE}{listing}")
 
 
-def list_missing(name: str, streams: Lacking) -> str:
-    """Write down all clips that a stream of the corpus or folder `name` lacks, one a line: messages name only five.
+def list_missing(name: str, streams: Mapping[str, Collection[str]]) -> str:
+    """Write down all clips that a stream of the corpus or folder `name` lacks, one a line, with the reason where its
+    features are there but not usable: messages name only five.
 
     Returns "; all in results/cache/missing/<name>-<stream>.txt" for the message. The list of a stream that lacks none
     is deleted. Write failures are ignored."""
@@ -130,20 +197,32 @@ def list_missing(name: str, streams: Lacking) -> str:
                 path.unlink(missing_ok=True)
                 continue
             with files.written(path) as draft:
-                draft.write_text("".join(f"{clip}\n" for clip in missing), encoding="utf-8")
+                reasons = missing if isinstance(missing, Mapping) else {}
+                lines = (
+                    f"{clip}\t{reasons[clip]}" if reasons.get(clip, ABSENT) != ABSENT else clip for clip in missing
+                )
+                draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             written.append(files.short(path))
     return f"; all in {', '.join(written)}" if written else ""
 
 
 def usable(name: str, splits: Splits, missing: str, home: Path, arrays: Arrays | None = None) -> Splits:
-    """The splits that a corpus is made of. missing="refuse": as they are, so that a clip without features is an error;
-    "drop": the clips that every stream has, and a printed line says how many are left out and where they are listed.
-    home, arrays: as in `lacking`. CorpusError where no clip of a split is left."""
+    """The splits that a corpus is made of. missing="refuse": as they are, and a clip without usable features in some
+    stream is a CorpusError that counts all of them; "drop": the clips that every stream has, and a printed line says
+    how many are left out and where they are listed. home, arrays: as in `lacking`. CorpusError where no clip of a split
+    is left."""
     if missing not in ("refuse", "drop"):
         raise CorpusError(f"{name}: missing = {missing!r}; wanted 'refuse', or 'drop' to keep clips with features only")
+    streams = lacking(home, clips := clips_of(splits), arrays)
     if missing == "refuse":
+        if wrong := {stream: reasons for stream, reasons in streams.items() if reasons}:
+            paths = sources(home / "features") if not arrays else {ARCHIVE: home / ARCHIVE}
+            each = (
+                f"{paths[stream]}: {lacks(clips, why, () if arrays else available(paths[stream]))}"
+                for stream, why in wrong.items()
+            )
+            raise CorpusError(f"{'; '.join(each)}; {ADVICE}{list_missing(name, wrong)}")
         return splits
-    streams = lacking(home, clips_of(splits), arrays)
     gone = set().union(*streams.values())
     left = {split: [clip for clip in members if clip not in gone] for split, members in splits.items()}
     if empty := [split for split, members in left.items() if not members]:
@@ -151,7 +230,7 @@ def usable(name: str, splits: Splits, missing: str, home: Path, arrays: Arrays |
     counts = ", ".join(
         f"{split} {share(len(members) - len(left[split]), len(members), '')}" for split, members in splits.items()
     )
-    first = [clip for clip in clips_of(splits) if clip in gone]
+    first = [clip for clip in clips if clip in gone]
     listing = list_missing(name, streams)
     print(f"{name}: left out for want of features: {counts}{': ' if first else ''}{listed(first)}{listing}")
     return left
@@ -185,21 +264,43 @@ def build(name: str, home: Path, captions, splits: Splits, missing: str, arrays:
 
 
 def read_splits(path: Path) -> Splits:
-    """{"train": ids, "val": ids, "test": ids} of a JSON file; further keys are ignored."""
+    """{"train": ids, "val": ids, "test": ids} of a JSON file; further keys are ignored. An id is a text or a number."""
     splits, names = reading.read_json(path), ("train", "val", "test")
     if not isinstance(splits, dict) or not all(isinstance(splits.get(name), list) for name in names):
         raise CorpusError(f'{path}: wanted {{"train": [ids], "val": [ids], "test": [ids]}}')
-    splits = {name: [str(clip) for clip in splits[name]] for name in names}
+    for name in names:
+        if wrong := [clip for clip in splits[name] if isinstance(clip, bool) or not isinstance(clip, (str, int))]:
+            raise CorpusError(f'{path}: {name} holds {wrong[0]!r:.60}; wanted clip ids, texts such as "clip00"')
+    splits = {name: [reading.tidy(str(clip)) for clip in splits[name]] for name in names}
     reading.check_apart(path, splits)
+    reading.rows_of(path, clips_of(splits))
     return splits
 
 
-def folder(path: Path, missing: str = "refuse") -> Corpus:
+def folder(path: Path, missing: str = "refuse", video: str | None = None) -> Corpus:
     """A corpus of your own: `captions.csv` (columns clip, text), `split.json` (see `read_splits`) and `features/` (see
-    `sources`). missing: see `usable`."""
+    `sources`). missing: see `usable`.
+
+    An optional column `video` gives the video that a clip is cut from, by which training on one corpus and testing on
+    another are kept apart; video: a regular expression that matches every clip id, its first group being the video.
+    """
     path = Path(path)
-    captions = reading.read_table(path / "captions.csv", "clip", "text")
+    source = path / "captions.csv"
+    captions = read_table(source, "clip", "text")
+    if video is not None:
+        captions["video"] = [named(video, clip) for clip in captions["clip"]]
     return build(path.resolve().name, path, captions, read_splits(path / "split.json"), missing)
+
+
+def named(pattern: str, clip: str) -> str:
+    """The first group of a regular expression in a clip id; CorpusError where it does not match or has none."""
+    try:
+        return re.fullmatch(pattern, clip)[1]
+    except (re.error, TypeError, IndexError) as error:
+        raise CorpusError(
+            f"video = {pattern!r}: does not give the video of clip {clip!r} ({error}); wanted a regular expression "
+            r'that matches every clip id, its first group being the video, such as "(.+)_\d+"'
+        ) from None
 
 
 def own_folder(name: str) -> Path | None:

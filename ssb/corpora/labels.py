@@ -8,8 +8,11 @@ import pandas as pd
 from ssb import files
 from ssb.corpora import official
 from ssb.corpora.corpus import Corpus
-from ssb.corpora.reading import CorpusError, expecting, first_of, listed, numbers, read_lines, read_table, rows_of
+from ssb.corpora.reading import CorpusError, expecting, first_of, listed, read_lines, rows_of, tidy
 from ssb.corpora.record import Record
+from ssb.corpora.tables import numbers, read_table
+
+LONGEST = 1_000_000  # seconds of a video
 
 
 def labels(corpus: Corpus) -> np.ndarray:
@@ -34,9 +37,13 @@ def crosstask(home: Path) -> pd.DataFrame:
     table = read_table(source, "video_id", "task_id", "start", "end", "text")
     times = {column: numbers(table, column, source) for column in ("start", "end")}
     table = table.rename(columns={"video_id": "video", "task_id": "task"}).assign(**times)
-    backward = table["video"][table["start"] >= table["end"]].unique()
-    if len(backward):
-        raise CorpusError(f"{source}: a step of video {listed(backward)} ends before it begins; fix or delete the row")
+    for wrong, what in (
+        (table["start"] >= table["end"], "ends before it begins"),
+        ((table["start"] < 0) | (table["end"] > LONGEST), f"is not between 0 and {LONGEST:,} seconds"),
+    ):
+        if wrong.any():
+            videos = listed(table["video"][wrong].unique())
+            raise CorpusError(f"{source}: a step of video {videos} {what}; fix or delete the row")
     return table[["video", "task", "start", "end", "text"]]
 
 
@@ -65,7 +72,7 @@ def action_table(source: Path) -> pd.DataFrame:
     table = read_table(source, "video_id", "label", *splits)
     if not table[splits].isin(["0", "1", "2"]).all(axis=None):
         raise CorpusError(f"{source}: a split is not 0, 1 or 2 (neither, train, test); copy the list again")
-    table["clip"] = table["video_id"].str.rpartition("/")[2].str.rpartition(".")[0]
+    table["clip"] = [tidy(name.rpartition("/")[2].rpartition(".")[0]) for name in table["video_id"]]
     rows_of(source, table["clip"].tolist())
     table[splits] = table[splits].replace({"0": "", "1": "train", "2": "test"})
     return table[["clip", "label", *splits]]

@@ -5,6 +5,7 @@ frame with the columns `clip` (id) and `text`, and splits, name → ids of the c
 the streams of `<dataset>/features/` (see `features.sources`) and returns a Corpus.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ from ssb import files
 from ssb.corpora import features, reading
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.features import Splits
-from ssb.corpora.reading import CorpusError, expecting, listed
+from ssb.corpora.reading import CorpusError, expecting, listed, text_of, texts
 from ssb.corpora.record import Record
+from ssb.corpora.tables import numbers, read_table
 
 Annotation = tuple[pd.DataFrame, Splits]
 HELD_OUT = 0.05  # of the training videos, to choose an epoch on, where a dataset has no validation split of its own
@@ -41,24 +43,49 @@ def split_lists(home: Path, ending: str = "_list.txt") -> Splits:
 # MSR-VTT (Xu et al., 2016): 10,000 clips, 20 captions each
 
 MSRVTT = {"train_val": "train_val_annotation.zip", "test": "test_videodatainfo.json.zip"}  # part → its archive
+MSRVTT_WHOLE = "MSRVTT_data.json"  # both parts in one file, as some mirrors have it
+YOUTUBE = re.compile(r"[?&]v=([\w-]{11})")
 
 
-def msrvtt_pairs(home: Path, part: str, rows: str, column: str) -> list[tuple]:
-    """(clip, value of the column) of each of the `rows`, "videos" or "sentences", of the official annotation: a .json
-    or the zip that it comes in. part: "train_val" (7,010 clips) or "test" (2,990)."""
-    source = reading.first_of(home, f"{part}_videodatainfo.json", MSRVTT[part])
+def msrvtt_sources(home: Path, *parts: str) -> list[Path]:
+    """The files of these parts of the official annotation, "train_val" (7,010 clips) or "test" (2,990): a .json or the
+    zip that it comes in; or one that holds both."""
+    names = ((f"{part}_videodatainfo.json", MSRVTT_WHOLE, MSRVTT[part]) for part in parts)
+    return list(dict.fromkeys(reading.first_of(home, *each) for each in names))
+
+
+def msrvtt_pairs(source: Path, content, rows: str, column: str) -> list[tuple]:
+    """(clip, value of the column) of each of the `rows`, "videos" or "sentences", of an annotation."""
     with expecting(source, f"the MSR-VTT annotation: wanted {rows} with video_id and {column}"):
-        return [(row["video_id"], row[column]) for row in reading.read_json(source)[rows]]
+        return [(reading.tidy(text_of(row["video_id"])), row[column]) for row in content[rows]]
 
 
 def msrvtt_captions(home: Path, *parts: str) -> pd.DataFrame:
-    """The official captions of these parts."""
-    return frame([pair for part in parts for pair in msrvtt_pairs(home, part, "sentences", "caption")])
+    """The official captions of these parts, with the column `video`, the YouTube id ("" where the annotation has none).
+    CorpusError where a clip is in two parts: its captions would count twice."""
+    rows, source_of, videos = [], {}, {}
+    for source in msrvtt_sources(home, *parts):
+        content = reading.read_json(source)
+        pairs = msrvtt_pairs(source, content, "sentences", "caption")
+        if twice := [clip for clip in dict(pairs) if clip in source_of]:
+            raise CorpusError(
+                f"{source}: clip {listed(twice)} is in {source_of[twice[0]].name} too; if one file holds all clips, "
+                f"rename it {MSRVTT_WHOLE} and delete the others"
+            )
+        source_of |= dict.fromkeys(dict(pairs), source)
+        with expecting(source, "the MSR-VTT annotation: wanted sentences with a text as caption"):
+            rows += [(clip, text_of(text)) for clip, text in pairs]
+        if isinstance(content.get("videos"), list) and all("url" in video for video in content["videos"]):
+            addresses = msrvtt_pairs(source, content, "videos", "url")
+            videos |= {clip: found[1] for clip, url in addresses if (found := YOUTUBE.search(str(url)))}
+    return frame([(clip, text, videos.get(clip, "")) for clip, text in rows], "video")
 
 
 def msrvtt_categories(home: Path, clips: list[str], *parts: str) -> dict[str, int]:
     """Clip → its official category, 0 to 19, in these parts. CorpusError where one of `clips` has none."""
-    category = dict(pair for part in parts for pair in msrvtt_pairs(home, part, "videos", "category"))
+    category = {}
+    for source in msrvtt_sources(home, *parts):
+        category |= msrvtt_pairs(source, reading.read_json(source), "videos", "category")
     if missing := [clip for clip in clips if not isinstance(category.get(clip), int)]:
         raise CorpusError(f"{home}: no category for clip {listed(missing)}; wanted the official annotation of all")
     return category
@@ -92,12 +119,15 @@ def msrvtt_1ka(home: Path, train: str = "MSRVTT_train.9k.csv") -> Annotation:
     It has no validation clips. The 497 official ones, all of them in both lists, are held out of training here: they
     share no YouTube video with the 8,503 or 6,513 that are left.
     """
-    test = reading.read_table(home / "MSRVTT_JSFUSION_test.csv", "video_id", "sentence")
-    queries = frame(zip(test["video_id"], test["sentence"]))
-    val = reading.read_ids(home / "val_list_full.txt")
-    others = reading.read_table(home / train, "video_id")["video_id"]
-    splits = {"train": others[~others.isin(val)].tolist(), "val": val, "test": queries["clip"].tolist()}
+    test = read_table(home / "MSRVTT_JSFUSION_test.csv", "video_id", "sentence")
     captions = msrvtt_captions(home, *MSRVTT)
+    video = dict(zip(captions["clip"], captions["video"]))
+    queries = frame(
+        [(clip, text, video.get(clip, "")) for clip, text in zip(test["video_id"], test["sentence"])], "video"
+    )
+    val = reading.read_ids(home / "val_list_full.txt")
+    others = read_table(home / train, "video_id")["video_id"]
+    splits = {"train": others[~others.isin(val)].tolist(), "val": val, "test": queries["clip"].tolist()}
     captions = captions[~captions["clip"].isin(queries["clip"])]
     return pd.concat([captions, queries], ignore_index=True), splits
 
@@ -116,7 +146,7 @@ def msvd(home: Path) -> Annotation:
         source = home / f"sents_{split}_lc_nopunc.txt"
         with expecting(source, "the MSVD captions: wanted a number of the id map, a tab and a caption a line"):
             rows += [(clip[number], text) for number, text in (line.split("\t") for line in reading.read_lines(source))]
-    return frame(rows), splits
+    return frame([(clip, text, clip[:11]) for clip, text in rows], "video"), splits  # after the YouTube id, seconds
 
 
 # ActivityNet Captions (Krishna et al., 2017)
@@ -136,7 +166,8 @@ def activitynet_paragraphs(source: Path) -> pd.DataFrame:
     """The videos of one file, the caption of each being its sentences as one paragraph."""
     with expecting(source, "an ActivityNet annotation: wanted {video: {sentences: [text]}}"):
         videos = reading.read_json(source).items()
-        return frame([(clip, " ".join(" ".join(video["sentences"]).split())) for clip, video in videos])
+        paragraphs = [(clip, " ".join(" ".join(texts(video["sentences"])).split())) for clip, video in videos]
+    return frame([(clip, text, clip.removeprefix("v_")) for clip, text in paragraphs], "video")
 
 
 # YouCook2 (Zhou et al., 2018)
@@ -157,7 +188,7 @@ def youcook2(home: Path) -> Annotation:
         videos = reading.read_json(source)["database"]
         training = [name for name, video in videos.items() if video["subset"] == "training"]
         rows = [
-            (f"{name}_{step['id']}", step["sentence"], name, *map(float, step["segment"]))
+            (f"{name}_{step['id']}", text_of(step["sentence"]), name, *map(float, step["segment"]))
             for name, video in videos.items()
             for step in video["annotations"]
         ]
@@ -170,10 +201,8 @@ def youcook2(home: Path) -> Annotation:
 
 def youcook2_listed(source: Path, captions: pd.DataFrame) -> list[str]:
     """The clips that a list names by video, times and text: two steps of one video may have the same times."""
-    table = reading.read_table(source, "video_id", "start", "end", "text")
-    keys = zip(
-        table["video_id"], reading.numbers(table, "start", source), reading.numbers(table, "end", source), table["text"]
-    )
+    table = read_table(source, "video_id", "start", "end", "text")
+    keys = zip(table["video_id"], numbers(table, "start", source), numbers(table, "end", source), table["text"])
     clip = dict(zip(zip(captions["video"], captions["start"], captions["end"], captions["text"]), captions["clip"]))
     with expecting(source, "a list of YouCook2 steps: one of its rows is no annotated step"):
         return [clip[key] for key in keys]
@@ -189,8 +218,9 @@ def vatex(home: Path) -> Annotation:
     for part in ("training", "validation"):
         source = home / f"vatex_{part}_v1.0.json"
         with expecting(source, "the VATEX captions: wanted a list of {videoID, enCap: [text], chCap}"):
-            rows += [(clip["videoID"], text) for clip in reading.read_json(source) for text in clip["enCap"]]
-    return frame(rows), split_lists(home)
+            clips = [(text_of(clip["videoID"]), texts(clip["enCap"])) for clip in reading.read_json(source)]
+        rows += [(clip, text, clip[:11]) for clip, captions in clips for text in captions]  # YouTube id, then seconds
+    return frame(rows, "video"), split_lists(home)
 
 
 # VidVRD (Shang et al., 2017)
@@ -206,7 +236,9 @@ def vidvrd(home: Path) -> Annotation:
     source = home / "train_val_label.json"
     with expecting(source, "the VidVRD labels: wanted {clip: {captions: [text]}}"):
         labels = reading.read_json(source)
-        captions = frame([(clip, text.replace("_", " ")) for clip in labels for text in labels[clip]["captions"]])
+        captions = frame(
+            [(clip, text.replace("_", " ")) for clip in labels for text in texts(labels[clip]["captions"])]
+        )
     clips = shuffled(labels)
     train, test = round(0.6 * len(clips)), round(0.7 * len(clips))
     return captions, {"train": clips[:train], "val": clips[train:test], "test": clips[test:]}

@@ -1,8 +1,11 @@
-"""How files are read: JSON, tables, lists of ids and arrays; checks of what was read. Errors name the file and how to
-fix it."""
+"""How files are read: text, JSON, lists of ids and arrays; checks of what was read. Errors name the file and how to fix
+it. Tables are read in `ssb.corpora.tables`."""
 
 import contextlib
 import json
+import math
+import re
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter
@@ -11,7 +14,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import psutil
 
 SOURCES = Path(__file__).with_name("sources.csv")  # the files of each dataset, which `ssb data` lists
 
@@ -32,6 +35,12 @@ def entry(table: Mapping, name: str, owner: str, kind: str):
     if name not in table:
         raise CorpusError(f"{owner} has no {kind} {name!r}; it has {listed(table)}")
     return table[name]
+
+
+def check_distinct(corpus: str, streams: Iterable[str]) -> None:
+    """CorpusError where a stream is chosen twice."""
+    if repeated := [name for name, n in Counter(streams).items() if n > 1]:
+        raise CorpusError(f"{corpus}: streams name {listed(repeated)} twice; name each once")
 
 
 def check_array(values: np.ndarray, source: str | Path, axes: str, kind: type = np.floating) -> None:
@@ -78,9 +87,11 @@ def missing_file(path: Path, wanted: str = "") -> CorpusError:
     return CorpusError(f"{path}: no such file; {hint}")
 
 
-# RuntimeError: protected by a password, or compressed by a method that Python does not have
+# RuntimeError: protected by a password, or compressed by a method that Python does not have; RecursionError is one too
 UNZIPPING = OSError, zipfile.BadZipFile, zlib.error, RuntimeError
-WRONG_CONTENT = EOFError, AttributeError, KeyError, TypeError, ValueError
+WRONG_CONTENT = EOFError, AttributeError, LookupError, TypeError, ValueError, OverflowError, MemoryError, SyntaxError
+LARGEST = 1 << 30  # bytes of text; the largest official annotation has 0.1 GB
+HALF = re.compile("[\ud800-\udfff]")  # half of an emoji, which UTF-8 cannot encode
 
 
 @contextlib.contextmanager
@@ -94,73 +105,183 @@ def expecting(source: Path, what: str, fix: str = "", wanted: str = ""):
     except FileNotFoundError:
         raise missing_file(source, wanted) from None
     except (*UNZIPPING, *WRONG_CONTENT) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        kind = "" if type(error) in (ValueError, TypeError) else f"{type(error).__name__}: "
+        why = " ".join(f"{kind}{error}".split())[:160]
         raise CorpusError(f"{source}: not {what} ({why}){fix and f'; {fix}'}") from None
+
+
+def check_regular(path: Path) -> None:
+    """CorpusError for a folder, a pipe or a device where a file is wanted; it would not end, or never begin."""
+    if path.exists() and not path.is_file():
+        raise CorpusError(f"{path}: not a regular file; copy the file itself there")
 
 
 def read_array(path: Path) -> np.ndarray:
     """Memory-map a .npy file; CorpusError where it is missing, cut short or not such a file. Never unpickles."""
-    with expecting(path, "a complete .npy array", "copy or extract it again", "the features of a stream"):
-        return np.lib.format.open_memmap(path, mode="r")
+    check_regular(path)
+    with (
+        expecting(path, "a complete .npy array", "copy or extract it again", "the features of a stream"),
+        open(path, "rb") as file,
+    ):
+        header = np.lib.format.read_array_header_1_0
+        if np.lib.format.read_magic(file) != (1, 0):
+            header = np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(file)
+        begin, wanted = file.tell(), math.prod(shape) * dtype.itemsize  # numpy's own product may overflow
+        if dtype.hasobject or min(shape, default=0) < 0:
+            raise ValueError(f"it holds {dtype} of shape {shape}")
+        if wanted > path.stat().st_size - begin:
+            raise ValueError(f"shape {shape} needs {wanted} bytes, the file has {path.stat().st_size - begin}")
+        return np.memmap(path, dtype, "r", begin, shape, "F" if fortran else "C")
+
+
+# Text
+
+
+def read_text(path: Path, what: str = "readable as text", fix: str = "download it again", wanted: str = "") -> str:
+    """The characters of a text file, UTF-8 with or without a byte order mark; or of the one .json file in a zip. what,
+    fix, wanted: see `expecting`. CorpusError, naming the file, for another encoding and for more than 1 GiB."""
+    check_regular(path)
+    with expecting(path, what, fix, wanted):
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                inner = [info for info in archive.infolist() if info.filename.endswith(".json")]
+                if len(inner) != 1:
+                    raise CorpusError(f"{path}: {len(inner)} .json files inside; wanted one")
+                check_size(path, inner[0].file_size)
+                content = archive.read(inner[0])  # never more than the size given in the archive
+        else:
+            check_size(path, path.stat().st_size)
+            content = path.read_bytes()
+    with expecting(path, what, "save it as UTF-8"):
+        return decoded(content)
+
+
+def check_size(path: Path, size: int) -> None:
+    """CorpusError for a text of more than LARGEST bytes, which would fill the memory."""
+    if size > LARGEST:
+        raise CorpusError(f"{path}: {size / 1e9:.1f} GB of text, no annotation is so large; download it again")
+
+
+def decoded(content: bytes) -> str:
+    """UTF-8, with or without a byte order mark, as characters. ValueError that names the line of what is not UTF-8."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError("it is UTF-16")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line}: byte 0x{content[error.start]:02x} is not UTF-8") from None
+    if (at := text.find("\0")) >= 0:
+        line = text.count("\n", 0, at) + 1
+        raise ValueError(f"line {line}: a NUL character")
+    return text
 
 
 def read_json(path: Path):
-    """A JSON file, or the one .json file in a zip; CorpusError naming the file where it cannot be read."""
-    with expecting(path, "readable as JSON", "download it again"):
-        if path.suffix != ".zip":
-            return json.loads(path.read_text(encoding="utf-8"))
-        with zipfile.ZipFile(path) as archive:
-            inner = [name for name in archive.namelist() if name.endswith(".json")]
-            if len(inner) != 1:
-                raise CorpusError(f"{path}: {len(inner)} .json files inside; wanted one")
-            return json.loads(archive.read(inner[0]))
+    """A JSON file, or the one .json file in a zip; CorpusError naming the file, and the place in it, where it cannot be
+    read, a key is there twice, or a text holds half a character."""
+    what = "readable as JSON"
+    text = read_text(path, what)
+    with expecting(path, what, "download it again"):
+        content = json.loads(text, object_pairs_hook=distinct)
+        if re.search(r"\\u[dD][89a-fA-F]", text):  # an emoji, or half of one
+            check_halves(path, content)
+        return content
 
 
-def read_table(source: Path, *columns: str) -> pd.DataFrame:
-    """A CSV that has these columns, every cell as text: ids keep their leading zeros, and NA is a word."""
-    wanted = f"a table with the columns {', '.join(columns)}"
-    with expecting(source, "a readable CSV", "save it as comma-separated UTF-8", wanted):
-        table = pd.read_csv(source, dtype=str, keep_default_na=False)
-    if not set(columns) <= set(table.columns):
-        raise CorpusError(f"{source}: columns are {listed(table.columns)}; wanted {', '.join(columns)}")
-    return table
+def distinct(pairs: list[tuple]) -> dict:
+    """The pairs of a JSON object as a dictionary; ValueError for a key that is there twice."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        repeated = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
+        raise ValueError(f"key {listed(repeated)} is there twice; keep one of each")
+    return content
 
 
-def numbers(table: pd.DataFrame, column: str, source: Path) -> pd.Series:
-    """A column of text as float64; CorpusError where a value is no finite number."""
-    values = pd.to_numeric(table[column], errors="coerce").astype(float)
-    if not (finite := np.isfinite(values)).all():
-        raise CorpusError(f"{source}: {column} holds {listed(table[column][~finite])}; wanted numbers")
-    return values
+def check_halves(path: Path, content, place: str = "", clip: str = "") -> None:
+    """CorpusError, naming the place in the file and the clip, where a text of some JSON holds half an emoji."""
+    if isinstance(content, dict):
+        clip = next((content[key] for key in ("video_id", "videoID") if isinstance(content.get(key), str)), clip)
+        for key, value in content.items():
+            check_halves(path, key, f"a key of {place or 'the file'}", clip)
+            check_halves(path, value, f"{place}.{key}" if place else key, clip)
+    elif isinstance(content, list):
+        for number, value in enumerate(content):
+            check_halves(path, value, f"{place}[{number}]", clip)
+    elif isinstance(content, str) and HALF.search(content):
+        of = f", of clip {clip!r}," if clip else ""
+        raise CorpusError(f"{path}: {place}{of} is {content!r:.60}, with half a character (a cut emoji); delete it")
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank."""
-    with expecting(path, "readable as text", "download it again"):
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [line for line in _lines(read_text(path)) if line.strip()]
 
 
-def read_ids(path: Path) -> list[str]:
-    """A list of clip ids, one a line."""
-    ids = [line.strip() for line in read_lines(path)]
-    if not ids:
+def read_ids(path: Path, wanted: str = "") -> list[str]:
+    """A list of clip ids, one a line; spaces inside an id are kept, those around it are not. CorpusError where there
+    are none, one is there twice, or a line before the last id is blank. wanted: what they are the ids of."""
+    ids = [tidy(line) for line in _lines(read_text(path, wanted=wanted).rstrip())]
+    if ids == [""]:
         raise CorpusError(f"{path}: no ids; download it again")
+    if "" in ids:
+        raise CorpusError(f"{path}: line {ids.index('') + 1} is blank; write one id a line, without blank lines")
     return list(rows_of(path, ids))
 
 
-def rows_of(source: Path, ids: list[str]) -> dict[str, int]:
-    """Clip id → its row; CorpusError for a duplicate id."""
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def tidy(name: str) -> str:
+    """An id without the white space around it, and with accents in one form (NFC): some systems store them apart."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def rows_of(source: Path | str, ids: list[str]) -> dict[str, int]:
+    """Clip id → its row; CorpusError for a duplicate id, and for one that would lead out of the folder of features."""
     if repeated := [clip for clip, n in Counter(ids).items() if n > 1]:
         raise CorpusError(f"{source}: duplicate clip id {listed(repeated)}; keep one of each")
+    if wrong := [clip for clip in ids if not clip or clip[0] == "/" or ".." in clip.split("/") or not _plain(clip)]:
+        raise CorpusError(
+            f"{source}: clip id {listed(wrong)}; wanted names without '..', a leading '/', control characters and half "
+            "characters"
+        )
     return {clip: row for row, clip in enumerate(ids)}
 
 
+def _plain(clip: str) -> bool:
+    return clip.isprintable() or not any(unicodedata.category(mark) in ("Cc", "Cs") for mark in clip)
+
+
+def texts(value) -> list[str]:
+    """A list of texts as it is; TypeError for anything else, such as one text, whose letters would be taken for it."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"wanted a list of texts, got {value!r:.60}")
+    return value
+
+
+def text_of(value) -> str:
+    """A text as it is; TypeError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"wanted a text, got {value!r:.60}")
+    return value
+
+
 def archived(path: Path, *keys: str) -> tuple[dict[str, int], list[np.ndarray]]:
-    """Clip id → row, of the array `ids` of a .npz, and its arrays of these keys; the others are not read."""
+    """Clip id → row, of the array `ids` of a .npz, and its arrays of these keys; the others are not read. CorpusError
+    where they are not there, damaged, or larger than the memory of this machine."""
+    check_regular(path)
     with expecting(path, "a complete .npz archive", "copy it again"), np.load(path, allow_pickle=False) as archive:
         if missing := [key for key in ("ids", *keys) if key not in archive.files]:
             raise CorpusError(f"{path}: no array {listed(missing)}; wanted a .npz that holds {listed(['ids', *keys])}")
-        return rows_of(path, [str(clip) for clip in archive["ids"].ravel()]), [archive[key] for key in keys]
+        size, most = sum(archive.zip.getinfo(f"{key}.npy").file_size for key in keys), psutil.virtual_memory().total
+        if size > most:
+            raise CorpusError(
+                f"{path}: {size / 1e9:.0f} GB of arrays, this machine has {most / 1e9:.0f}; copy it again"
+            )
+        return rows_of(path, [tidy(str(clip)) for clip in archive["ids"].ravel()]), [archive[key] for key in keys]
 
 
 def first_of(home: Path, *names: str) -> Path:

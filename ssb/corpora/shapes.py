@@ -3,7 +3,6 @@ of different wording and detail. A vague caption is true of other clips too: the
 paper is about. Here they are known exactly, and their share is an option."""
 
 import functools
-import shutil
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -164,24 +163,14 @@ def streams(drawn: Sequence[Scene], seed: int, name: str, key: str) -> dict[str,
     """The features of every clip of the corpus `name`, memory-mapped from the cache; if they are missing or damaged
     there, they are computed again. `key` and the seed identify the scenes."""
     folder = files.cache() / f"{name}-{files.digest(str(VERSION), key, str(seed))}"
-    try:
-        sound = (folder / "digest").read_text() == _content(folder)
-    except (OSError, ValueError):
-        sound = False
-    if not sound:
+
+    def make(draft: Path):
         films = (film(drawn, seed, clip) for clip in range(len(drawn)))
-        values_of = zip(*((appearance(pixels), motion(pixels)) for pixels in films))
-        shutil.rmtree(folder, ignore_errors=True)
-        with files.written(folder) as draft:
-            draft.mkdir()
-            for stream, values in zip(STREAMS, values_of):
-                np.save(draft / f"{stream}.npy", np.array(values, np.float16))
-            (draft / "digest").write_text(_content(draft))
+        for stream, values in zip(STREAMS, zip(*((appearance(pixels), motion(pixels)) for pixels in films))):
+            np.save(draft / f"{stream}.npy", np.array(values, np.float16))
+
+    files.kept(folder, make)
     return {stream: Stream(read_array(folder / f"{stream}.npy"), source=f"{name} {stream}") for stream in STREAMS}
-
-
-def _content(folder: Path) -> str:
-    return files.digest(*((folder / f"{name}.npy").read_bytes() for name in STREAMS))
 
 
 def film(drawn: Sequence[Scene], seed: int, clip: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from ssb.metrics.captions import METRICS
 from ssb.metrics.statistics import interval, over_seeds, paired, verdict
 from ssb.model import SupportSetModel
 from ssb.paper import published
+from ssb.progress import track
 from ssb.report import cells, intervals, signed
 from ssb.study import Study
 from ssb.training.data import Data
@@ -109,6 +110,9 @@ def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] 
     of the clips; clips. Without Java the metrics are NaN.
     """
     metrics, rows, cider = tuple(metrics), [], {}
+    each = [(run, way) for members in runs.values() for run in members for way in WAYS]
+    for run, way in track(each, "captioning the test clips"):
+        caption_test_clips(run, study.corpus, way, metrics)  # cached
     for setting, members in runs.items():
         about = study.frame({setting: members}).set_index("seed")
         about = about[["preset", "run", "config_sha", "best_epoch", *members[0].provenance]]

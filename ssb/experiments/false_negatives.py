@@ -8,8 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ssb import files
 from ssb.config import ConfigError
 from ssb.corpora import shapes
+from ssb.corpora.reading import listed
 from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import combined, settled
@@ -40,13 +42,24 @@ class Sweep:
             if dial == shapes.FALSE_NEGATIVES:
                 del options["false_negatives"]  # the corpus of the other tables, whose runs are shared
             self.studies[dial] = Study(table, changes={**changes, "corpus_options": options}, **arguments)
+            self.studies[dial].part = {"false_negatives": dial}
         if not self.studies:
             raise ConfigError("dials = []: wanted one or more rates of false negatives, such as [0.005, 0.05]")
         self.first = next(iter(self.studies.values()))
         self.where = f"{self.first.corpus.name}, {self.first.preset} preset"
 
     def run(self) -> dict[float, dict[str, list[Run]]]:
-        """Train the grid SWEEP at every dial: dial → setting → runs, one for each seed."""
+        """Train the grid SWEEP at every dial: dial → setting → runs, one for each seed. ConfigError, before anything is
+        trained, where the published table would lose or change rows."""
+        path = self.first.results / f"{self.first.table}.csv"
+        if path.exists() and self.first.preset != "smoke":
+            if lost := sorted(set(pd.read_csv(path).get("false_negatives", [])) - self.studies.keys()):
+                raise ConfigError(
+                    f"{files.short(path)} has the dials {listed(lost)} too; give them, or another name for this table, "
+                    f"such as -p table {self.first.table}_2"
+                )
+        for study in self.studies.values():
+            study.protect(study.planned(SWEEP))
         return {dial: study.run(SWEEP) for dial, study in self.studies.items()}
 
     def rows(self, runs: Mapping) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from ssb.machine import threads
 from ssb.metrics import actions, retrieval, sequences, steps
 from ssb.metrics.sequences import BY_FULL, by_script, recall_at_1
 from ssb.paper import Claim
+from ssb.progress import track
 from ssb.training.runs import Run
 
 TITLES = {"s2dtw": "VT-TWINS"}
@@ -142,13 +143,13 @@ def table(runs: Mapping[str, list[Run]], corpus: Corpus) -> pd.DataFrame:
     results/cache under the name of the run and a digest of the code that measures."""
     modules = (Path(module.__file__).read_bytes() for module in (actions, losses, retrieval, s2dtw, sequences, steps))
     source, rows = files.digest(inspect.getsource(measure), *modules), []
-    for setting, members in runs.items():
-        for run in members:
-            path = files.cache() / "alignment" / f"{run.name}-{source}.csv"
-            if not path.exists():
-                with files.written(path) as draft:
-                    pd.DataFrame([measure(run, corpus)]).to_csv(draft, index=False)
-            rows.append({"setting": setting, "seed": run.config.seed, **pd.read_csv(path).iloc[0]})
+    each = [(setting, run) for setting, members in runs.items() for run in members]
+    for setting, run in track(each, "aligning the long videos"):
+        path = files.cache() / "alignment" / f"{run.name}-{source}.csv"
+        if not path.exists():
+            with files.written(path) as draft:
+                pd.DataFrame([measure(run, corpus)]).to_csv(draft, index=False)
+        rows.append({"setting": setting, "seed": run.config.seed, **pd.read_csv(path).iloc[0]})
     return pd.DataFrame(rows)
 
 

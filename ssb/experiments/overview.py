@@ -27,7 +27,9 @@ def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
     """The runs of a preset in the tables under results/: columns folder, table (the name of the file), corpus, run and
     seconds. A run of several tables has a row for each. Corpora in the order of `CORPORA`, the reader's own last.
     FileNotFoundError where there are no tables."""
-    frames = [pd.read_csv(path).assign(folder=path.parent.name, table=path.stem) for path in results.glob("*/*.csv")]
+    frames = [
+        pd.read_csv(path).assign(folder=path.parent.name, table=path.stem) for path in results.glob("[!.]*/[!.]*.csv")
+    ]
     columns = ["folder", "table", "corpus", "run", "seconds"]
     frames = [frame.loc[frame["preset"] == preset, columns] for frame in frames if {"preset", *columns} <= {*frame}]
     if not frames:
@@ -40,14 +42,18 @@ def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
 def files_of(kind: str, results: Path) -> list[tuple[str, str, Path]]:
     """Corpus, table and path of each <table>_<kind>.csv of the laptop preset under results/, in the order of `runs`."""
     folders = runs(results)[["folder", "corpus"]].drop_duplicates().itertuples(index=False)
-    paths = [(corpus, path) for folder, corpus in folders for path in sorted((results / folder).glob(f"*_{kind}.csv"))]
+    paths = [
+        (corpus, path) for folder, corpus in folders for path in sorted((results / folder).glob(f"[!.]*_{kind}.csv"))
+    ]
     return [(corpus, path.name.removesuffix(f"_{kind}.csv"), path) for corpus, path in paths]
 
 
 def claims(results: Path, label: str = "") -> pd.DataFrame:
     """Every claim tested under results/: corpus, table, and the columns of `Study.claims`. label: of one folder alone,
     see `files.label`; "": those of all corpora with the laptop preset. FileNotFoundError where there are no claims."""
-    paths = [(label, path.name.removesuffix("_claims.csv"), path) for path in (results / label).glob("*_claims.csv")]
+    paths = [
+        (label, path.name.removesuffix("_claims.csv"), path) for path in (results / label).glob("[!.]*_claims.csv")
+    ]
     paths = paths if label else files_of("claims", results)
     frames = [pd.read_csv(path).assign(corpus=corpus, table=table) for corpus, table, path in paths]
     frames = [frame for frame in frames if len(frame)]

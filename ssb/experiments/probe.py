@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from ssb import losses
 from ssb.corpora.corpus import Corpus
 from ssb.metrics import retrieval
 from ssb.metrics.actions import mean_over_time
@@ -43,7 +44,8 @@ def retrieval_probe(corpus: Corpus) -> tuple[np.ndarray, dict]:
     """
     means = mean_over_time(*corpus.features())  # (N, D)
     train = corpus.split("train")
-    means = StandardScaler().fit(means[train]).transform(means)
+    mean, deviation = means[train].mean(0), means[train].std(0)
+    means = losses.standardised(means, mean, losses.scale_of(mean, deviation))
     captions = corpus.captions_of(train)
     tfidf = TfidfVectorizer(sublinear_tf=True, min_df=2, stop_words="english")
     words = tfidf.fit_transform(captions["text"])  # (captions, words)

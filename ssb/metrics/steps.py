@@ -40,6 +40,8 @@ def read_tasks(source: Path) -> dict[str, list[str]]:
     lines = [line.strip() for line in read_lines(source)]
     with expecting(source, "the CrossTask tasks: wanted five lines a task, the last its steps"):
         tasks = {task: steps.split(",") for task, steps in zip(lines[::5], lines[4::5], strict=True)}
+        if len(tasks) < len(lines) // 5:
+            raise ValueError("a task is there twice; keep one")
         if not tasks or [len(steps) for steps in tasks.values()] != [int(n) for n in lines[3::5]]:
             raise ValueError("a task has another number of steps than its fourth line says")
     return tasks

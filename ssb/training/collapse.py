@@ -1,9 +1,18 @@
-"""Collapse: all embeddings become one point, where a loss such as eq. 1 has no gradient to separate them."""
+"""Collapse: all embeddings become one point, where a loss such as eq. 1 has no gradient to separate them. A run
+that has not learnt otherwise gets a remark, and is no failure."""
+
+import numpy as np
+import torch
 
 from ssb.config import Config
-from ssb.losses import Contrast
+from ssb.losses import Contrast, cosine
+from ssb.machine import threads
+from ssb.model import SupportSetModel
+from ssb.training.data import Data
 
 STUCK_STEPS = 100  # in a row at the floor before a run counts as collapsed
+NEAR, EQUAL = 1e-3, 1e-2  # largest distance of the loss from its floor, deviation of the similarities, at one point
+FEW = 30  # validation clips, up to which recall by chance is too high to tell it from learning
 
 
 class Watch:
@@ -17,25 +26,21 @@ class Watch:
 
     def after_step(self, loss: float, spread: float) -> str | None:
         """Why the run has collapsed, or None. loss: the contrastive term; spread: deviation of the similarities."""
-        if self.floor is None or abs(loss - self.floor) > 1e-3 or spread > 1e-2:
-            self.stuck = 0
-            return None
-        self.stuck += 1
+        one_point = self.floor is not None and abs(loss - self.floor) <= NEAR and spread <= EQUAL
+        self.stuck = self.stuck + 1 if one_point else 0
         if self.stuck < STUCK_STEPS:
             return None
         return f"for {STUCK_STEPS} steps the contrastive loss has been {self.where} and all similarities equal"
 
-    def at_the_end(self, loss: float, recall: float, clips: int) -> str | None:
-        """The other sign of collapse, or None: with dropout the similarities of a collapsed model are not equal, but
-        its loss is not below the floor, and it retrieves validation clips no better than chance.
-
-        loss: the contrastive term of the last epoch; recall: R@1 + R@5 + R@10 on the validation clips, in percent;
-        clips: how many these are. With at most 30 of them chance is too high to tell.
-        """
-        chance = sum(100 * k / clips for k in (1, 5, 10))
-        if self.floor is None or loss < self.floor - 1e-3 or recall >= 2 * chance or clips <= 30:
+    def at_the_end(self, model: SupportSetModel, data: Data, note: str) -> str | None:
+        """As `after_step`, of the trained model without dropout, with which the similarities of a collapsed model are
+        not equal. note: of the best epoch, `at_chance`; what has learnt something is not given up."""
+        if self.floor is None or not (note or len(data.pairs("val")) <= FEW):
             return None
-        return f"the contrastive loss ends at {loss:.3f}, not below {self.where}, and validation recall is at chance"
+        loss, spread = without_dropout(model, data, "val")
+        if loss < self.floor - NEAR or spread > EQUAL:  # one point, up to differences that separate nothing
+            return None
+        return f"on validation clips the contrastive loss is not below {self.where} and all similarities are equal"
 
     @property
     def where(self) -> str:
@@ -51,3 +56,34 @@ class Watch:
             f"or 'scheduled', contrast = 'info_nce', a pretrained text_encoder, or a lower lr = {config.lr:g}. "
             f"No number of this run is reported."
         )
+
+
+def without_dropout(model: SupportSetModel, data: Data, split: str) -> tuple[float, float]:
+    """The contrastive loss and the deviation of the similarities on the pairs of a split, means over batches of about
+    Config.batch; infinity for fewer than two pairs."""
+    rows, model, results = data.pairs(split), model.eval(), []
+    if len(rows) < 2:
+        return np.inf, np.inf
+    with torch.inference_mode(), threads(model.config.threads):
+        for part in np.array_split(rows, -(-len(rows) // model.config.batch)):
+            batch = data.batch(part)
+            c_t = model.embed_text(batch.text, batch.text_mask).float()
+            c_v = model.embed_video(batch.video, batch.video_mask).float()
+            other = model.embed_text(batch.other, batch.other_mask).float() if model.config.intra else None
+            if model.emcl is not None:
+                c_v, c_t = model.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
+            results.append((model.contrast(c_t, c_v, batch, 1.0, other).item(), cosine(c_t, c_v).std().item()))
+    loss, spread = np.mean(results, axis=0)
+    return float(loss), float(spread)
+
+
+def at_chance(recall: float, clips: int) -> str:
+    """A remark on a run that retrieves validation clips no better than chance, else "". recall: R@1 + R@5 + R@10, in
+    percent; clips: how many these are."""
+    chance = sum(100 * k / clips for k in (1, 5, 10))
+    if clips <= FEW or recall >= 2 * chance:
+        return ""
+    return (
+        f"it has not learnt to retrieve: on {clips} validation clips R@1 + R@5 + R@10 is {recall:.1f}, and "
+        f"{chance:.1f} by chance; train longer, with a higher lr, or with a pretrained text_encoder"
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ssb import emcl, text
+from ssb import emcl, losses, text
 from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError
@@ -38,6 +38,10 @@ class Data:
         self.labels = None
         if self.label_tokenizer is not None:
             self.labels = text.Ragged.of(text.token_ids(self.label_tokenizer, captions, config.max_tokens))
+        long = np.flatnonzero(self.text.lengths >= config.max_tokens)
+        if self.labels is not None:
+            long = np.union1d(long, np.flatnonzero(self.labels.lengths >= config.max_tokens))
+        self.count_cut([captions[i] for i in long], of=len(captions))
 
         # captions grouped by clip: those of clip c are by_clip[first[c] : first[c] + count[c]]
         self.by_clip = np.argsort(self.clip_of, kind="stable")
@@ -57,15 +61,31 @@ class Data:
             shared = like.label_tokenizer if like else None  # None where that run did not caption
             self.label_tokenizer = shared or text.tokenizer(config.decoder, captions, config.vocabulary)
 
+    def count_cut(self, captions: list[str], of: int = 0):
+        """Set `cut`, a line for the text encoder and one for the decoder where captions have more than `max_tokens`
+        tokens. of: how many captions there are, these and shorter ones; 0: these."""
+        self.cut, most, of = [], self.config.max_tokens, of or len(captions)
+        for part, tokenizer in (("text encoder", self.tokenizer), ("decoder", self.label_tokenizer)):
+            if count := text.longer(tokenizer, captions, most) if tokenizer is not None else 0:
+                self.cut.append(
+                    f"{self.corpus.name}: {100 * count / of:.1f} % of {of} captions are cut for the {part}, "
+                    f"after max_tokens = {most}"
+                )
+
     @property
     def video_width(self) -> int:
         """D, of the fused features."""
         return self.video.shape[-1]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation (D,) of each feature over the steps of the training clips."""
+        """Mean (D,) of each feature over the steps of the training clips, and `losses.scale_of` it."""
         steps = self.video[self.train][self.video_mask[self.train]]
-        return steps.mean(0), steps.std(0).clamp(min=1e-6)
+        mean = steps.mean(0)
+        return mean, losses.scale_of(mean, steps.std(0))
+
+    def pairs(self, split: str) -> np.ndarray:
+        """A pair of each clip of a split, for `batch`: its first caption."""
+        return self.by_clip[self.first[self.corpus.split(split)]]
 
     def order(self, epoch: int) -> np.ndarray:
         """Captions of an epoch's batches, (steps, B): a function of Config.seed and the epoch alone, so that a resumed

@@ -1,9 +1,12 @@
 """fit(config) → Run: the one training loop, its checkpoints, and the files of a finished run."""
 
+import contextlib
 import json
 import math
+import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,21 @@ from ssb.corpora.load import load_corpus
 from ssb.machine import provenance, threads
 from ssb.metrics import retrieval
 from ssb.model import DECODER, SupportSetModel
-from ssb.training.collapse import Watch
-from ssb.training.runs import Collapsed, Run, TrainingError, build, check, data_for, finished_run, measured, run_name
+from ssb.training.collapse import Watch, at_chance
+from ssb.training.identity import identity
+from ssb.training.runs import (
+    IDENTITY,
+    NOTE,
+    Collapsed,
+    Run,
+    TrainingError,
+    build,
+    check,
+    check_sound,
+    data_for,
+    finished_run,
+    measured,
+)
 
 CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
 KEPT = ("sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
@@ -48,30 +64,75 @@ def begin_with(model: SupportSetModel, run: Run):
 def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Run:
     """Train one run, or return it if it is finished; a run that was killed continues from its checkpoint.
 
-    corpus: None: that of the Config. quiet: print nothing. The same Config on the same corpus and CPU gives the same
-    bits, whatever else the process does. ConfigError, CorpusError and ModelError for wrong input; Collapsed and
-    TrainingError for a run that fails.
+    corpus: None: that of the Config. quiet: print nothing but warnings. The same Config on the same corpus and CPU
+    gives the same bits, whatever else the process does. One process at a time trains a run; others wait for it and read
+    it. ConfigError, CorpusError and ModelError for wrong input; Collapsed and TrainingError for a run that fails.
     """
     config = check(config.effective())
     corpus = corpus or load_corpus(config.corpus, **config.corpus_options)
-    folder = files.runs() / run_name(config, corpus)
-    if (folder / "metrics.json").exists():
-        return Run(folder)
-    if (kept := folder.with_name(folder.name + ".collapsed")).exists():
-        raise Collapsed((kept / "why.txt").read_text(), kept)
-    with threads(config.threads), torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        Training(config, corpus, folder, quiet).run()
+    parts = identity(config, corpus)
+    folder = files.runs() / files.digest(*parts)
+
+    def waiting(holder: str):
+        print(f"run {folder.name} is being trained by {holder}; waiting for it", flush=True)
+
+    if not ended(folder):
+        with _explained(folder), files.lock(folder, waiting):
+            if not ended(folder):
+                with _explained(folder, config), threads(config.threads), torch.random.fork_rng():
+                    torch.manual_seed(config.seed)
+                    Training(config, corpus, folder, quiet, parts).run()
+            shutil.rmtree(partial(folder), ignore_errors=True)
     return Run(folder)
 
 
-class Training:
-    """The state of a run while it trains. folder: of the run, written when it is finished; its checkpoint is in
-    <folder>.part/ until then."""
+def ended(folder: Path) -> bool:
+    """Has a run been trained to its end? Collapsed where it has, and has no result. A folder that lacks the file which
+    says how it ended does not count, and is replaced."""
+    kept = folder.with_name(folder.name + ".collapsed")
+    if (kept / "why.txt").exists():
+        check_sound(kept)
+        raise Collapsed((kept / "why.txt").read_text(), kept)
+    return (folder / "metrics.json").exists()
 
-    def __init__(self, config: Config, corpus: Corpus, folder: Path, quiet: bool):
-        self.config, self.folder, self.quiet = config, folder, quiet
-        self.partial = folder.with_name(folder.name + ".part")
+
+def partial(folder: Path) -> Path:
+    """Where a run that is not finished keeps its checkpoints."""
+    return folder.with_name(folder.name + ".part")
+
+
+@contextlib.contextmanager
+def _explained(folder: Path, config: Config | None = None):
+    """TrainingError where memory or the disk is full, or the disk refuses: what happened, and what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # RuntimeError: torch's on a CPU
+        cause = str(error).strip().partition("\n")[0]
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in cause:
+            raise
+        less = f" = {config.batch}" if config else ""
+        raise TrainingError(
+            f"run {folder.name} does not fit into the memory ({cause or type(error).__name__}): take fewer runs at the "
+            f"same time (jobs), a smaller batch{less} or a smaller model; the same command continues from what is there"
+        ) from error
+    except files.StorageError as error:
+        raise TrainingError(f"run {folder.name} stopped: {error}") from error
+    except OSError as error:
+        if error.errno not in files.DISK:
+            raise
+        raise TrainingError(
+            f"run {folder.name} stopped: {error.filename or folder.parent}: {error.strerror}; free some space or allow "
+            "writing there, or set SSB_HOME to another folder; the same command continues from what is there"
+        ) from error
+
+
+class Training:
+    """The state of a run while it trains. folder: of the run, written when it is finished; its checkpoints are in
+    <folder>.part/ until then. parts: the `identity` that its name is the digest of."""
+
+    def __init__(self, config: Config, corpus: Corpus, folder: Path, quiet: bool, parts: Sequence[str] = ()):
+        self.config, self.folder, self.quiet, self.parts = config, folder, quiet, list(parts)
+        self.partial = partial(folder)
         # Accelerate keeps one precision for the whole process, and refuses another; its public API cannot change it.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=config.precision)
@@ -79,6 +140,9 @@ class Training:
         if config.precision == "fp16" and device.type == "cpu":
             raise ConfigError("precision = 'fp16' needs a GPU; on a CPU take 'no' or 'bf16'")
         self.data = data_for(config, corpus, device)
+        if not quiet:
+            for line in self.data.cut:
+                print(line, flush=True)
         model = build(self.data)
         if config.pretrained:
             begin_with(model, finished_run(config.pretrained))
@@ -168,7 +232,7 @@ class Training:
         """End the run: raise Collapsed, and keep the trace, the settings and the reason. how: when and by what sign."""
         why = f"collapsed: {how}. {self.watch.advice()}"
         kept = self.folder.with_name(self.folder.name + ".collapsed")
-        with files.written(kept) as draft:
+        with files.written(kept, sealed=True) as draft:
             draft.mkdir()
             self.write_record(draft)
             (draft / "why.txt").write_text(why)
@@ -176,7 +240,8 @@ class Training:
         raise Collapsed(why, kept)
 
     def write_record(self, folder: Path):
-        """The settings and the trace of the steps."""
+        """What the run is, and the trace of its steps."""
+        (folder / IDENTITY).write_text(json.dumps(self.parts, indent=1))
         (folder / "config.json").write_text(self.config.model_dump_json(indent=1))
         pd.DataFrame(self.trace, columns=TRACE).to_csv(folder / "trace.csv", index_label="step", float_format="%.6g")
 
@@ -213,12 +278,27 @@ class Training:
         }
         with files.written(self.partial / "checkpoint.pt") as draft:
             torch.save(state, draft)
+        earlier = self.checkpoints()
+        written = self.partial / "checkpoint.pt"
+        os.replace(written, written.with_stem(f"checkpoint-{files.sha256(written)[:12]}"))
+        for path in earlier[1:]:  # the last one stays, in case that this one is damaged
+            path.unlink(missing_ok=True)
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints, named by their content, the newest first."""
+        return sorted(self.partial.glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
     def resume(self):
-        """Load the checkpoint where there is one; TrainingError where it is damaged."""
-        path = self.partial / "checkpoint.pt"
-        if not path.exists():
-            return
+        """Load the newest sound checkpoint, if any; TrainingError where it is one of something else."""
+        for path in self.checkpoints():
+            if path.stem == f"checkpoint-{files.sha256(path)[:12]}":
+                self.load(path)
+                return
+            print(f"skipped {files.short(path)}, which is damaged", flush=True)
+            path.unlink()
+
+    def load(self, path: Path):
+        """Set the state of training to that of a checkpoint; TrainingError where this is not possible."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.raw.load_state_dict(state["model"])
@@ -232,7 +312,7 @@ class Training:
                 setattr(self, name, state[name])
             self.memory = tuple(x.to(self.accelerator.device) for x in self.memory)
             self.epoch, self.step = state["next"]
-        except Exception as error:  # torch raises nearly anything for a damaged file
+        except Exception as error:  # torch raises nearly anything for a file of something else
             reason = str(error).partition("\n")[0]
             raise TrainingError(
                 f"{path} cannot be read ({reason}); delete it to train this run from the start"
@@ -242,13 +322,13 @@ class Training:
 
     def finish(self):
         """Measure the best epoch's weights on the test clips, write the run's folder, delete the checkpoint."""
-        validated = (self.data.stories if self.config.sequences else self.data.corpus).split("val")
-        if why := self.watch.at_the_end(self.log[-1]["contrast"], self.best["score"], len(validated)):
+        note = at_chance(self.best["score"], len(self.data.pairs("val")))
+        if why := self.watch.at_the_end(self.raw, self.data, note):
             self.collapse(why)
         self.raw.load_state_dict(self.best["weights"])
         ranks = self.data.ranks(self.raw, "test")
         metrics = measured(ranks) | {"best_epoch": self.best["epoch"]}
-        with files.written(self.folder) as draft:
+        with files.written(self.folder, sealed=True) as draft:
             draft.mkdir()
             save_model(self.raw, str(draft / "model.safetensors"))
             np.savez(draft / "ranks.npz", **ranks)
@@ -256,5 +336,11 @@ class Training:
             self.write_record(draft)
             origin = {"corpus_sha": self.data.corpus.fingerprint, **provenance(), "seconds": round(self.elapsed, 1)}
             (draft / "provenance.json").write_text(json.dumps(origin, indent=1))
+            if note:
+                (draft / NOTE).write_text(note, encoding="utf-8")
             (draft / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        if note:
+            print(
+                f"warning: run {self.folder.name}, {self.config.objective}, seed {self.config.seed}: {note}", flush=True
+            )
         shutil.rmtree(self.partial, ignore_errors=True)

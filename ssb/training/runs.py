@@ -1,7 +1,6 @@
 """A finished run and its folder; the name, the data and the model of a run, from its Config."""
 
 import functools
-import inspect
 import json
 import math
 import re
@@ -21,6 +20,7 @@ from ssb.corpora.reading import CorpusError, listed
 from ssb.metrics import retrieval
 from ssb.model import DECODER, HEADS, SupportSetModel
 from ssb.training.data import Data
+from ssb.training.identity import identity
 from ssb.training.stories import StoryData
 from ssb.training.streamed import Streamed
 
@@ -72,23 +72,45 @@ def load(config: Config, corpus: Corpus | HowTo100M, device="cpu", like: Data | 
 
 
 def check_unseen(trained: Corpus, corpus: Corpus):
-    """CorpusError where test clips of a corpus are among the clips, or cut from the videos, that a run was trained or
-    validated on. Corpora that the library draws are not compared: their clips of the same number differ."""
+    """CorpusError where test clips of a corpus are cut from the videos that a run was trained or validated on, as both
+    corpora give them (the column `video`), or have the same id and the same captions. Otherwise the names of the clips
+    can only suggest it: a printed warning. Corpora that the library draws are not compared: their clips of the same
+    number differ."""
     if getattr(corpus, "meaning", None) is not None:
         return
-    videos = {source(trained.id(i)) for name in ("train", "val") for i in trained.split(name)}
-    test = [corpus.clips[i] for i in corpus.split("test")]
-    if shared := [clip for clip in test if source(clip) in videos]:
+    learnt = [i for name in ("train", "val") for i in trained.split(name)]
+    test = corpus.split("test")
+    videos = {trained.video_of(i) for i in learnt} - {""}
+    names = {source(trained.id(i)) for i in learnt if not trained.video_of(i)}
+    same = identities(trained, learnt).items() & identities(corpus, test).items()
+    same = {clip for clip, _ in same}  # of the same id and captions
+    tested = [(corpus.video_of(i), corpus.id(i)) for i in test]
+    if shared := [clip for video, clip in tested if video in videos or clip in same]:
         raise CorpusError(
-            f"{len(shared)} of {len(test)} test clips of {corpus.name} are cut from what {trained.name} was trained or "
-            f"validated on: {listed(shared)}; take another corpus, or leave them out of one of the two"
+            f"{len(shared)} of {len(tested)} test clips of {corpus.name} are cut from what {trained.name} was trained "
+            f"or validated on: {listed(shared)}; take another corpus, or leave them out of one of the two"
+        )
+    if alike := [clip for video, clip in tested if (video or source(clip)) in (names if video else names | videos)]:
+        print(
+            f"warning: {len(alike)} of {len(tested)} test clips of {corpus.name} seem to be cut from what "
+            f"{trained.name} was trained or validated on, by their names: {listed(alike)}; a "
+            "column `video` in captions.csv (or corpus_options={'video': a regular expression}) says which video a "
+            "clip is cut from, and decides"
         )
 
 
+def identities(corpus: Corpus, clips) -> dict[str, frozenset[str]]:
+    """Clip id → its captions, of those of these clips whose video the corpus does not give."""
+    if not (clips := [i for i in clips if not corpus.video_of(i)]):
+        return {}
+    rows = corpus.captions_of(clips)
+    return {corpus.id(i): frozenset(text) for i, text in rows.groupby("clip")["text"]}
+
+
 def source(clip: str) -> str:
-    """The video that a clip is cut from: the YouTube id in names such as v_<id>, <id>_3 and <id>_000001_000011; else
-    the clip itself."""
-    match = re.fullmatch(r"(?:v_)?([\w-]{11})(?:_\d+){0,2}", clip)
+    """A guess at the video that a clip is cut from: the YouTube id in names such as v_<id>, <id>_3, <id>_60.0_210.0 and
+    <id>_000001_000011; else the clip itself."""
+    match = re.fullmatch(r"(?:v_)?([\w-]{11})(?:_\d+(?:\.\d+)?){0,2}", clip)
     return match[1] if match else clip
 
 
@@ -110,14 +132,45 @@ class Collapsed(TrainingError):
     @property
     def trace(self) -> pd.DataFrame:
         """As `Run.trace`, up to the collapse."""
+        check_sound(self.folder)
         return pd.read_csv(self.folder / "trace.csv")
 
 
+IDENTITY = "identity.json"  # of a run's folder: the `identity` that its name is the digest of
+NOTE = "note.txt"  # of a run's folder: what to know before its numbers are used; most runs have none
+
+
+def check_sound(folder: Path):
+    """TrainingError where the folder of a run that has ended is not as it was written, or not under its own name. Files
+    that have not changed since are not read again."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    if damage := _damage(Path(folder), tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths)):
+        raise TrainingError(f"{folder} is damaged ({damage}): delete it, the same command trains it again")
+
+
+@functools.lru_cache(maxsize=4096)
+def _damage(folder: Path, files_in_it: tuple) -> str | None:
+    if damage := files.damage(folder):
+        return damage
+    try:
+        parts, settings = (json.loads((folder / name).read_text()) for name in (IDENTITY, "config.json"))
+        own = json.loads(parts[0]).items() <= settings.items()
+        if parts[2] == str(VERSION):  # whose defaults are known
+            own = Config(**settings).key == parts[0]
+        if own and files.digest(*parts) == folder.name.partition(".")[0]:
+            return None
+    except (OSError, ValueError, TypeError, AttributeError, IndexError):
+        return f"{IDENTITY} or config.json is missing or not readable"
+    return "it is not the run of its name"
+
+
 class Run:
-    """A finished run: the folder results/runs/<name>/, each file read when it is first used."""
+    """A finished run: the folder results/runs/<name>/, each file read when it is first used. TrainingError where the
+    folder is damaged."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        check_sound(self.folder)
 
     @property
     def name(self) -> str:
@@ -147,6 +200,12 @@ class Run:
     def provenance(self) -> dict:
         """corpus_sha, and `ssb.machine.provenance` with the seconds that training took."""
         return self._json("provenance.json")
+
+    @functools.cached_property
+    def note(self) -> str:
+        """What to know before its numbers are used, such as that it has not learnt; "" for most runs."""
+        path = self.folder / NOTE
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
     @functools.cached_property
     def ranks(self) -> dict[str, np.ndarray]:
@@ -196,7 +255,7 @@ def corpus_label(config: Config) -> str:
 
 def finished_run(name: str) -> Run:
     """A finished run by its name, as `Config.pretrained` gives it; ConfigError for an unknown one."""
-    if not (files.runs() / name / "metrics.json").exists():
+    if Path(name).name != name or not (files.runs() / name / "metrics.json").exists():
         raise ConfigError(f"pretrained = {name!r}: no such finished run in {files.short(files.runs())}; train it first")
     return Run(files.runs() / name)
 
@@ -223,22 +282,8 @@ def build(data: Data) -> SupportSetModel:
 
 
 def run_name(config: Config, corpus: Corpus) -> str:
-    """Twelve hex digits of everything that a run's numbers depend on."""
-    parts = [config.key, corpus.fingerprint, str(VERSION)]
-    heads = [HEADS[name] for name in (config.video_pooling, config.text_pooling)]
-    for module in dict.fromkeys([losses.contrast(config).module, *map(inspect.getmodule, heads)]):
-        if module.__name__.partition(".")[0] != "ssb":  # user code, which may change
-            try:
-                parts.append(inspect.getsource(module))
-            except (OSError, TypeError):
-                raise ConfigError(
-                    f"the source of {module.__name__} cannot be read, and a run's name depends on it: define heads and "
-                    "losses of your own in a Python file and import them"
-                ) from None
-    for name in (config.text_encoder, config.decoder):
-        if Path(name).is_dir():  # a local model, whose weights may change
-            parts += [file.read_bytes() for file in sorted(Path(name).glob("*.safetensors"))]
-    return files.digest(*parts)
+    """Twelve hex digits of everything that a run's numbers depend on, see `ssb.training.identity`."""
+    return files.digest(*identity(config, corpus))
 
 
 def measured(ranks: dict[str, np.ndarray]) -> dict[str, float]:

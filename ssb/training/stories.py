@@ -31,6 +31,10 @@ class StoryData(Data):
             )
         super().__init__(config, corpus, device, like)
 
+    def pairs(self, split: str) -> np.ndarray:
+        """The videos of a split."""
+        return self.stories.split(split)
+
     def order(self, epoch: int) -> np.ndarray:
         """Videos of an epoch's batches, (steps, B)."""
         videos = np.random.default_rng((self.config.seed, epoch)).permutation(self.stories.splits["train"])

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from ssb import text
+from ssb import losses, text
 from ssb.config import Config, ConfigError
 from ssb.corpora.howto100m.corpus import HowTo100M, spaced
 from ssb.machine import threads
@@ -19,6 +19,7 @@ from ssb.model import Batch, Past
 from ssb.training.data import Data
 
 NARRATIONS = 20_000  # of the training videos, to fit a tokenizer on
+LENGTHS = 500  # training videos, whose fixed windows say how many captions are cut
 MEASURED = 1_000  # training videos, for the mean and deviation of the features
 
 
@@ -41,6 +42,8 @@ class Streamed(Data):
         self.streams = corpus.chosen(config.streams)
         captions = self.sample() if "scratch" in (config.text_encoder, config.decoder) else []
         self.read_text(captions, like)
+        videos = self.train[spaced(len(self.train), LENGTHS)].tolist()
+        self.count_cut([self.corpus.window(video, config.max_steps)[2] for video in videos])
         self.past: dict[int, np.ndarray] = {}  # windows of as many pairs as the support set may reach back to
         self.reader = ThreadPoolExecutor(1)  # a single thread, because tokenizers are not thread-safe
         self.batches = np.empty((0, 1), int)  # of the epoch
@@ -63,7 +66,7 @@ class Streamed(Data):
         return narrations[:NARRATIONS]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation (D,) of each feature over fixed windows of MEASURED training videos, evenly spaced."""
+        """As `Data.statistics`, over fixed windows of MEASURED training videos, evenly spaced."""
         count, mean, squares = 0, 0.0, 0.0
         for video in self.train[spaced(len(self.train), MEASURED)].tolist():
             values = self.window(video)[0].astype(np.float64)
@@ -72,8 +75,12 @@ class Streamed(Data):
             squares = squares + difference**2 * count * len(values) / (count + len(values))
             mean = mean + difference * len(values) / (count + len(values))
             count += len(values)
-        deviation = np.sqrt(squares / max(count - 1, 1))
-        return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float().clamp(min=1e-6)
+        scale = losses.scale_of(mean, np.sqrt(squares / max(count - 1, 1)))
+        return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
+
+    def pairs(self, split: str) -> np.ndarray:
+        """The fixed windows of a split's videos."""
+        return np.asarray(self.corpus.split(split))
 
     def order(self, epoch: int) -> np.ndarray:
         """Numbers of an epoch's pairs, (steps, B), a function of Config.seed and the epoch alone."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ssb import CorpusError, Study, load_corpus
 from ssb.corpora import features as features_module
-from ssb.corpora import reading
+from ssb.corpora import reading, tables
 
 
 def test_json_is_the_same_plain_or_zipped(tmp_path):
@@ -240,14 +240,14 @@ def test_a_table_is_the_text_that_was_written(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("table") / "t.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("id", "a"), *rows])
-    table = reading.read_table(path, "a", "id")
+    table = tables.read_table(path, "a", "id")
     assert list(table[["id", "a"]].itertuples(index=False, name=None)) == rows
 
 
 @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers(tmp_path_factory, values):
     table = pd.DataFrame({"start": [repr(value) for value in values]})
-    found = reading.numbers(table, "start", "x.csv")
+    found = tables.numbers(table, "start", "x.csv")
     assert found.dtype == np.float64
     assert all(math.isclose(a, b, rel_tol=1e-15) for a, b in zip(found, values))
 
@@ -255,17 +255,20 @@ def test_numbers(tmp_path_factory, values):
 @pytest.mark.parametrize("text", ["", "two", "nan", "inf", "1:20"])
 def test_what_is_no_number(text):
     with pytest.raises(CorpusError, match=rf"x\.csv: start holds '{text}'; wanted numbers"):
-        reading.numbers(pd.DataFrame({"start": ["1", text]}), "start", "x.csv")
+        tables.numbers(pd.DataFrame({"start": ["1", text]}), "start", "x.csv")
 
 
 def test_lists_of_ids(tmp_path):
     path = tmp_path / "list.txt"
-    path.write_bytes(b"b_2\r\n-a_1 \n\n#c")
+    path.write_bytes(b"\xef\xbb\xbfb_2\r\n-a_1 \n#c\n\n")
     assert reading.read_ids(path) == ["b_2", "-a_1", "#c"]
     for content, message in (
         (b"\n \n", r"list\.txt: no ids; download it again"),
         (b"a\nb\na\n", r"list\.txt: duplicate clip id 'a'; keep one of each"),
-        (b"\xff\xfe", r"list\.txt: not readable as text \(.*\); download it again"),
+        (b"\xff\xfe", r"list\.txt: not readable as text \(it is UTF-16\); save it as UTF-8"),
+        (b"a\nb\xe9\n", r"list\.txt: not readable as text \(line 2: byte 0xe9 is not UTF-8\); save it as UTF-8"),
+        (b"a\n\nb\n", r"list\.txt: line 2 is blank; write one id a line"),
+        (b"a\n../b\n", r"list\.txt: clip id '../b'; wanted names without"),
     ):
         path.write_bytes(content)
         with pytest.raises(CorpusError, match=message):
@@ -328,10 +331,12 @@ LEFT_OUT = (
 
 
 def test_all_missing_clips_are_listed_in_a_file(gaps, home, monkeypatch, capsys):
-    """By the message of the first stream that lacks some, by dropping for every stream; no list outlives its cause."""
+    """By the message and by dropping, for every stream; no list outlives its cause."""
     missing = home / "results" / "cache" / "missing"
     shrink(gaps / "features" / "look.npy", *(f"clip{i:02d}" for i in range(2, 8)))
-    with pytest.raises(CorpusError, match=r"and 3 more; extract .* does; all in results/cache/missing/mine-look\.txt$"):
+    with pytest.raises(
+        CorpusError, match=r"and 3 more; .*'clip07'; extract .* does; all in .*/mine-look\.txt, .*/mine-move\.txt$"
+    ):
         load_corpus(gaps)
     gone = [f"clip{i:02d}" for i in (1, 2, 3, 4, 5, 6, 7, 10)]
     assert (missing / "mine-look.txt").read_text().split() == gone
@@ -367,7 +372,10 @@ def test_dropping_is_leaving_out_of_the_split(gaps, capsys):
 
 def test_refusing_is_the_default_and_names_the_option(gaps):
     for options in ({}, {"missing": "refuse"}):
-        with pytest.raises(CorpusError, match=r"2 of 12 clips.*'clip01', 'clip10'; extract.*\{\"missing\": \"drop\"\}"):
+        with pytest.raises(
+            CorpusError,
+            match=r"2 of 12 clips.*'clip01', 'clip10'; .*'clip01', 'clip07'; extract.*\{\"missing\": \"drop\"\}",
+        ):
             load_corpus(gaps, **options)
 
 
@@ -419,7 +427,7 @@ def test_an_archive_of_some_clips(tmp_path, monkeypatch, capsys):
     labels = {clip: {"captions": [f"dog see ball{i}"]} for i, clip in enumerate(clips)}
     (home / "train_val_label.json").write_text(json.dumps(labels))
     known = [clip for clip in clips if clip not in ("video3", "video17")][::-1]
-    values = np.array([int(clip[5:]) for clip in known], np.float32)
+    values = np.array([1 + int(clip[5:]) for clip in known], np.float32)
     arrays = dict(resnet152_pool8=values.repeat(8 * 4).reshape(-1, 8, 4), conv3d=values[:, None].repeat(2, 1))
     np.savez(home / "features.npz", ids=np.array(known), **arrays)
     monkeypatch.setenv("SSB_DATA", str(tmp_path))
@@ -428,4 +436,4 @@ def test_an_archive_of_some_clips(tmp_path, monkeypatch, capsys):
     corpus = load_corpus("vidvrd", missing="drop")
     assert sorted(corpus.clips) == sorted(known) and "'video3'" in capsys.readouterr().out
     for i, clip in enumerate(corpus.clips):
-        assert corpus.features()[0][i].max() == corpus.features()[0][i].min() == int(clip[5:])
+        assert corpus.features()[0][i].max() == corpus.features()[0][i].min() == 1 + int(clip[5:])

@@ -364,7 +364,7 @@ def official(tmp_path, monkeypatch) -> Path:
         (home / f"{split}_list.txt").write_text("\n".join(clips[i] for i in members))
         rows = [f"{numbered[i]}\tclip {i} take {k}\n" for i in members for k in range(i + 1)]
         (home / f"sents_{split}_lc_nopunc.txt").write_text("".join(rows))
-    np.save(home / "features" / "look.npy", np.repeat(np.arange(5.0, dtype=np.float32), 6).reshape(5, 2, 3))
+    np.save(home / "features" / "look.npy", np.repeat(np.arange(1.0, 6.0, dtype=np.float32), 6).reshape(5, 2, 3))
     (home / "features" / "look.ids.txt").write_text("\n".join(clips))
     monkeypatch.setenv("SSB_DATA", str(home.parent))
     return home
@@ -374,8 +374,8 @@ def test_captions_and_features_meet(official):
     corpus = load_corpus("msvd")
     assert corpus.name == "msvd" and {k: len(v) for k, v in corpus.splits.items()} == {"train": 2, "val": 1, "test": 2}
     values, _ = corpus.features()
-    assert values[:, 0, 0].tolist() == [2, 0, 4, 1, 3]
-    for i, clip in enumerate(values[:, 0, 0]):
+    assert values[:, 0, 0].tolist() == [3, 1, 5, 2, 4]
+    for i, clip in enumerate(values[:, 0, 0] - 1):
         assert corpus.clips[i] == f"-a_b{clip:.0f}_0_{clip:.0f}"
         wanted = [f"clip {clip:.0f} take {k}" for k in range(int(clip) + 1)]
         assert corpus.captions_of(np.array([i]))["text"].tolist() == wanted

@@ -217,7 +217,7 @@ def test_nothing_round_spins_and_nothing_still_has_a_speed(full):
     assert ((meaning["motion"] == "still") == (meaning["speed"] == "none")).all()
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no digest"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no sums"])
 def test_damaged_cache_is_made_again(damage, monkeypatch, tmp_path):
     monkeypatch.setenv("SSB_HOME", str(tmp_path))
     whole = shapes.corpus(clips=30, false_negatives=0.05).fingerprint
@@ -228,7 +228,7 @@ def test_damaged_cache_is_made_again(damage, monkeypatch, tmp_path):
     elif damage == "changed":
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     else:
-        (path if damage == "gone" else path.with_name("digest")).unlink()
+        (path if damage == "gone" else path.with_name("sums.json")).unlink()
     assert shapes.corpus(clips=30, false_negatives=0.05).fingerprint == whole
     assert path.read_bytes() == content
 

@@ -158,7 +158,7 @@ def test_what_cannot_be_compared_is_refused(uneven, home):
     with pytest.raises(ValueError, match="no run of 'full' to compare"):
         transfer.with_paper_rows(uneven | {"full": []}, "3", "shapes")
     odd = made(home, "odd", "full", 0, np.ones(9), np.arange(9))
-    with pytest.raises(ValueError, match="'full', run odd: its test queries differ"):
+    with pytest.raises(ValueError, match=f"'full', run {odd.name}: its test queries differ"):
         transfer.with_paper_rows(uneven | {"full": [odd]}, "3", "shapes")
 
 

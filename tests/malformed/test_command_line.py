@@ -127,6 +127,19 @@ def test_errors_of_the_machine_are_one_line(command, error, message, home, monke
     assert code == 1 and printed.startswith(message)
 
 
+def test_a_damaged_run_is_one_line(home, small_folder, capsys):
+    words = ["train", "smoke", f"corpus={small_folder}", "epochs=1"]
+    assert main(words) == 0
+    (run,) = (path for path in files.runs().iterdir() if not path.name.startswith("."))
+    (run / "metrics.json").write_text((run / "metrics.json").read_text().replace("R@1", "R@2", 1))
+    capsys.readouterr()
+    command = [sys.executable, "-m", "ssb", *words]
+    root = Path(files.__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=root, env=os.environ)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert run.name in done.stderr and "is damaged (metrics.json" in done.stderr and "delete it" in done.stderr
+
+
 WAITING = """
 import sys, time
 from ssb.__main__ import main

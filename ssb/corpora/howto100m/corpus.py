@@ -8,7 +8,7 @@ import numpy as np
 from ssb import files
 from ssb.corpora.howto100m.index import one_file
 from ssb.corpora.howto100m.shards import Rows, Shard, listing
-from ssb.corpora.reading import CorpusError, entry, read_array, read_json, sizes
+from ssb.corpora.reading import CorpusError, check_distinct, entry, read_array, read_json, sizes
 
 SAMPLED = 256  # videos whose features are part of the fingerprint
 
@@ -91,6 +91,7 @@ class HowTo100M:
 
     def chosen(self, streams=()) -> list[Features]:
         """These streams, or all; CorpusError listing the streams where one does not exist."""
+        check_distinct(self.name, streams)
         return [entry(self.streams, name, self.name, "stream") for name in streams or self.streams]
 
     def place(self, video: int) -> tuple[Shard, int]:
@@ -103,6 +104,8 @@ class HowTo100M:
         """The YouTube id of a video."""
         shard, row = self.place(video)
         return shard.ids[row].decode()
+
+    video_of = id  # whose clips are windows of the video
 
     def narrations(self, video: int) -> tuple[np.ndarray, list[str]]:
         """Begin and end in seconds (m, 2) float32, and words, of all narrations of a video."""

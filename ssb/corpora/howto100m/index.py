@@ -20,7 +20,6 @@ official split. So are the windows of a video that make its pairs (`HowTo100M.wi
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -115,7 +114,6 @@ def find(folder: Path, held_out: int, say: Callable[[str], None]):
     arrays |= {f"{name}.place": position[usable] for name, position in positions.items()}
     with files.written(folder / "index" / "skipped.txt") as draft:
         draft.write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
-    shutil.rmtree(folder / "index" / "found", ignore_errors=True)
     with files.written(folder / "index" / "found") as draft:
         draft.mkdir()
         for name, values in arrays.items():

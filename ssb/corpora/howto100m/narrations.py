@@ -11,7 +11,6 @@ are 136 million of them; and a narration of stop words alone, which has no words
 """
 
 import codecs
-import csv
 import json
 import os
 import re
@@ -21,11 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from ssb import files
-from ssb.corpora.reading import CorpusError
+from ssb.corpora.reading import CorpusError, listed, read_text
+from ssb.corpora.tables import parsed
 
 BLOCK = 1 << 22  # bytes read at a time
 LONGEST = 1 << 26  # characters of one video; anything longer is not a list of narrations
-NAME = re.compile(r"[^\s/\\\0\ud800-\udfff]{1,60}")  # of a video: a file name and a word, in UTF-8
+NAME = re.compile(r"(?!\.)[^\s/\\\0\ud800-\udfff]{1,60}")  # of a video: a file name and a word, in UTF-8
 OPENING, EMPTY, KEY, COLON, NEXT = (  # the punctuation of an object, each after any white space
     re.compile(mark.replace(" ", r"[ \t\n\r]*")) for mark in ("\ufeff? {", " }", ' (?=")', " : ", " [,}]")
 )
@@ -138,12 +138,13 @@ def file_entry(path: Path):
     """The content of the file of one video, in the form of caption.json. Unfit where it cannot be read."""
     try:
         if path.suffix == ".json":
-            return DECODER.decode(path.read_text(encoding="utf-8-sig"))
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+            return DECODER.decode(read_text(path, "readable"))
+        header, *rows = parsed(Path(path.name), read_text(path, "readable"))
+    except (OSError, ValueError, RecursionError) as error:
         raise Unfit(f"not a readable {path.suffix[1:].upper()} ({error})") from None
-    return {name: [row[name] for row in rows] for name in ("start", "end", "text") if rows and name in rows[0]}
+    if not {"start", "end", "text"} <= set(header):
+        raise Unfit(f"columns are {listed(header)}; wanted start, end, text, separated by commas")
+    return {name: [row[header.index(name)] for row in rows] for name in ("start", "end", "text")}
 
 
 def checked(name: str, entry) -> tuple[np.ndarray, list[bytes]]:

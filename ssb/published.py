@@ -1,0 +1,163 @@
+"""The tables under results/ that a study would replace: it may make the same rows again and add to them, no more."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from ssb import files
+from ssb.config import PRESETS, VERSION, Config, ConfigError
+from ssb.training.runs import Run, run_name
+
+KEYS = ("setting", "seed", "way", "dataset", "split", "recipe", "false_negatives")  # of the rows of a table
+RESERVED = ("cache", "executed", "report", "runs")  # folders of results/ that are no corpus
+
+
+class Planned(NamedTuple):
+    """A run that a table is made of. shas, names: its `Config.sha` and its name under every VERSION of the library."""
+
+    setting: str
+    seed: int
+    config: Config
+    shas: frozenset[str]
+    names: frozenset[str]
+
+
+def planned(setting: str, config: Config, corpus, begin: Run | None = None) -> Planned:
+    """A run of a setting, to be trained on `corpus`. begin: the run whose weights it starts from."""
+    shas, names = {config.sha}, {run_name(config, corpus)}
+    for version in range(1, VERSION + 1):
+        each = config
+        if begin is not None:
+            old = files.digest(begin.config.key, begin.provenance["corpus_sha"], str(version))
+            each = config.replace(pretrained=old)
+        shas.add(files.digest(each.replace(seed=0).key, str(version)))
+        names.add(files.digest(each.key, corpus.fingerprint, str(version)))
+    return Planned(setting, config.seed, config, frozenset(shas), frozenset(names))
+
+
+def finished(setting: str, run: Run) -> Planned:
+    """A finished run of a setting."""
+    shas = {run.config.sha, *(files.digest(run.config.replace(seed=0).key, str(v)) for v in range(1, VERSION + 1))}
+    return Planned(setting, run.config.seed, run.config, frozenset(shas), frozenset({run.name}))
+
+
+def plain_name(name: str, what: str) -> str:
+    """The name; ConfigError where it is no plain file name, so that nothing is written outside results/ and
+    figures/."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise ConfigError(f"{what} {name!r}: wanted a plain name of letters, digits, '_', '-' and '.', without folders")
+    return name
+
+
+def check_label(corpus: str, own: bool, library: Iterable[str]) -> None:
+    """ConfigError for the folder of a corpus whose results would share a folder with something else. own: it is the
+    reader's own. library: names of the library's corpora."""
+    plain_name(corpus, "the name of the corpus folder,")
+    if own and corpus in library:
+        raise ConfigError(f"the folder {corpus!r} is named like a corpus of the library: rename it")
+    if own and corpus in RESERVED:
+        raise ConfigError(f"the folder {corpus!r} is named like results/{corpus}, which holds no tables: rename it")
+    if preset := next((name for name in PRESETS if corpus.endswith(f"-{name}")), None):
+        raise ConfigError(
+            f"the corpus folder {corpus!r} is named like the results of the {preset} preset on "
+            f"{corpus.removesuffix(f'-{preset}')!r}: rename it"
+        )
+
+
+def check(path: Path, plan: Iterable[Planned], fingerprint: str, part: Mapping, complete: bool, changed: Mapping):
+    """ConfigError where a published table differs from the runs that would replace it; arguments as of `conflicts`.
+    changed: what the study changes, for the name to suggest."""
+    if clauses := conflicts(path, plan, fingerprint, part, complete):
+        words = [f"{name}{value}" for name, value in changed.items() if isinstance(value, int | float | str)]
+        name = re.sub(r"[^\w.-]", "", "_".join([path.stem, words[0]]))[:60]
+        rename = " or rename the folder of one of the two corpora," if "another corpus" in clauses[0] else ""
+        raise ConfigError(
+            f"{files.short(path)} would be replaced by other results: {'; '.join(clauses)}. Give this table another "
+            f"name, such as -p table {name},{rename} or move that file away"
+        )
+
+
+def check_rows(path: Path, frame: pd.DataFrame):
+    """ConfigError where a published table would have fewer rows of a kind than before."""
+    if not path.exists():
+        return
+    before = pd.read_csv(path, dtype=str, keep_default_na=False)
+    keys = [name for name in KEYS if name in before and name in frame]
+    rows = [each[keys].astype(str).itertuples(index=False, name=None) for each in (before, frame.fillna(""))]
+    if lost := Counter(rows[0]) - Counter(rows[1]):
+        first = ", ".join(f"{name} {value}" for name, value in zip(keys, next(iter(lost))))
+        raise ConfigError(
+            f"{files.short(path)} would lose {lost.total()} of its {len(before)} rows ({first}); give this table "
+            f"another name, such as -p table {path.stem}_2, or move that file away"
+        )
+
+
+def conflicts(path: Path, plan: Iterable[Planned], fingerprint: str, part: Mapping, complete: bool) -> list[str]:
+    """How a published table differs from the runs that would replace it, a clause for each kind; [] where it does not.
+
+    fingerprint: of the corpus. part: column → value of the rows to compare. complete: is this all that the table
+    will hold? Else further rows, and those that begin with the weights of other runs, are not compared.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        return [f"it cannot be read ({str(error).strip()})"]
+    if not {"setting", "seed", "run"} <= set(rows):
+        return ["it does not name its runs"]
+    for column, value in part.items():
+        if column in rows:
+            rows = rows[pd.to_numeric(rows[column], errors="coerce") == value]
+    plan = list(plan)
+    names, seeds = {one.setting for one in plan}, {str(one.seed) for one in plan}
+    found: dict[str, dict[str, None]] = {}  # kind → what, in order
+    changed: dict[str, dict[str, None]] = {}  # difference → settings
+    for row in rows.drop_duplicates(["setting", "seed", "run"]).to_dict("records"):
+        same = [one for one in plan if row["setting"] == one.setting or row["setting"] not in names]
+        if row.get("trained_on") and not complete:
+            continue  # of other runs, which may not be trained yet
+        if row.get("corpus_sha", fingerprint) != fingerprint:
+            found.setdefault("corpus", {})[row["corpus_sha"]] = None
+        elif any(_is(row, one) and str(one.seed) == row["seed"] for one in same):
+            continue
+        elif row["seed"] not in seeds and (row["setting"] in names or any(_is(row, one) for one in same)):
+            if complete:
+                found.setdefault("seeds", {})[row["seed"]] = None
+        elif row["setting"] not in names:
+            if complete:
+                found.setdefault("settings", {})[row["setting"]] = None
+        else:
+            config = next(one.config for one in same)
+            changed.setdefault(_difference(row, config), {})[repr(row["setting"])] = None
+    clauses = []
+    if "corpus" in found:
+        clauses.append(f"it is of another corpus of this name ({', '.join(found['corpus'])}; this one: {fingerprint})")
+    for difference, settings in changed.items():
+        clauses.append(f"{', '.join(settings)} trained with {difference}")
+    if "seeds" in found:
+        clauses.append(f"it has the seeds {', '.join(found['seeds'])} too")
+    if "settings" in found:
+        clauses.append(f"it has the settings {', '.join(map(repr, found['settings']))} too")
+    return clauses
+
+
+def _is(row: Mapping, one: Planned) -> bool:
+    """Is a row of a table, but for its seed, made by a planned run?"""
+    return row["config_sha"] in one.shas if row.get("config_sha") else row["run"] in one.names
+
+
+def _difference(row: Mapping, config: Config) -> str:
+    """How the settings of a row's run differ, where its folder is still there."""
+    try:
+        before = json.loads((files.runs() / row["run"] / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "other settings"
+    now = config.model_dump(mode="json")
+    changed = [f"{k} = {before[k]!r}, not {now[k]!r}" for k in now if k != "seed" and before.get(k, now[k]) != now[k]]
+    return ", ".join(changed[:3]) or "other settings"

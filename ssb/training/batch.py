@@ -1,0 +1,230 @@
+"""Many runs, in parallel and to the end: what is being done, how long it takes, and which runs failed and why."""
+
+import contextlib
+import io
+import os
+import re
+import statistics
+import sysconfig
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import pandas as pd
+from joblib.parallel import LokyBackend, get_active_backend
+
+from ssb import files
+from ssb.config import Config, ConfigError
+from ssb.corpora.load import load_corpus
+from ssb.corpora.reading import CorpusError
+from ssb.progress import Bar, minutes
+from ssb.text import ModelError
+from ssb.training.loop import fit
+from ssb.training.runs import Run, TrainingError, register, registered
+
+OWN = (ConfigError, CorpusError, ModelError, TrainingError, files.StorageError)  # their messages say everything
+KILLED = "its process was killed, probably for memory: take fewer jobs, or a smaller batch"
+EPOCH = re.compile(r"epoch +(\d+/\d+)")  # at the beginning of a line that `fit` prints
+
+
+class RunError(TrainingError):
+    """A run failed by an error that is not one of the library's own; `trace` is its traceback."""
+
+    trace = ""
+
+
+class Trace(Exception):
+    """The traceback of an error in a worker, shown as the cause of the error that is raised here."""
+
+    def __str__(self):
+        return f"\n{self.args[0]}"
+
+
+class Outcome(NamedTuple):
+    """What became of a run. remarks: lines that training printed, but for its epochs."""
+
+    name: str
+    result: Run | Exception
+    seconds: float
+    remarks: list[str]
+
+
+class Output(io.TextIOBase):
+    """The standard output of a run: its last line stands in a file that the study reads, its remarks are kept."""
+
+    def __init__(self, path: Path):
+        self.path, self.rest, self.remarks = path, "", []
+        self.show("starts")
+
+    def write(self, text: str) -> int:
+        """Take text; every full line counts."""
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            if epoch := EPOCH.match(line):
+                line = f"epoch {epoch[1]}"
+            elif line.strip():
+                self.remarks.append(line)
+            self.show(line)
+        return len(text)
+
+    def show(self, line: str) -> None:
+        """Let the study read a line."""
+        with contextlib.suppress(OSError):  # a worker of another machine has no such folder
+            self.path.write_text(line, encoding="utf-8")
+
+
+def train(todo: Mapping[str, tuple[str, Config]], jobs: int, estimates: Mapping[str, float]) -> dict[str, Exception]:
+    """Train all runs. todo: run → its title and Config. estimates: run → seconds, or NaN where they are not known.
+
+    Returns failed run → why. A worker that is killed ends its batch: then those runs that were being trained are
+    trained again one at a time and the others together, and a run that kills its process alone is a failed one.
+    """
+    failed: dict[str, Exception] = {}
+    clock = Clock(estimates, joblib.effective_n_jobs(jobs))
+    with tempfile.TemporaryDirectory(prefix="ssb-") as folder:
+        folder = Path(folder)
+        with Bar(len(todo), lambda: f"{clock.left()}  {running(folder, todo)}") as bar:
+            remarks: set[str] = set()
+            batches, ended = [([*todo], jobs)], set()
+            while batches:
+                names, width = batches.pop(0)
+                try:
+                    for outcome in parallel({name: todo[name][1] for name in names}, width, folder):
+                        ended.add(outcome.name)
+                        clock.ended(outcome)
+                        for remark in outcome.remarks:
+                            if remark not in remarks:
+                                bar.say(f"{todo[outcome.name][0]}: {remark}")
+                        remarks.update(outcome.remarks)
+                        if isinstance(outcome.result, Run):
+                            words = f"t2v R@1 {outcome.result.metrics['t2v R@1']:5.1f}, {outcome.seconds:.0f} s"
+                        else:
+                            failed[outcome.name], words = outcome.result, f"failed: {outcome.result}"
+                        bar.step(f"{todo[outcome.name][0]}: {words}; {clock.left()}")
+                except BrokenExecutor:
+                    left = [name for name in names if name not in ended]
+                    if len(names) == 1:
+                        failed[names[0]] = TrainingError(KILLED)
+                        bar.step(f"{todo[names[0]][0]}: failed: {KILLED}")
+                        continue
+                    active = [name for name in left if (folder / name).exists()] or left
+                    titles = ", ".join(todo[name][0] for name in active)
+                    bar.say(f"a worker was killed while these were trained: {titles}; they are trained one at a time")
+                    rest = [name for name in left if name not in active]
+                    batches = [([name], 2) for name in active] + [(rest, width)] * bool(rest) + batches
+                    for name in active:
+                        (folder / name).unlink(missing_ok=True)
+    return failed
+
+
+def parallel(configs: Mapping[str, Config], jobs: int, folder: Path) -> Iterator[Outcome]:
+    """Train in parallel; outcomes as the runs end. BrokenExecutor where a worker is killed."""
+    environment = {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}  # workers may run elsewhere
+    own = registered()
+    calls = (joblib.delayed(attempt)(name, config, environment, folder, own) for name, config in configs.items())
+    options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "n_jobs"}
+    if isinstance(get_active_backend()[0], LokyBackend):  # the workers of a cluster serve others too
+        options |= {"initializer": end_with, "initargs": (os.getpid(),)}
+    return joblib.Parallel(n_jobs=jobs, **options)(calls)
+
+
+def attempt(name: str, config: Config, environment: dict[str, str], folder: Path, own: tuple) -> Outcome:
+    """`fit` in a worker; returns whatever went wrong too, so that the other runs go on."""
+    start, output = time.perf_counter(), Output(folder / name)
+    try:
+        os.environ.update(environment)
+        register(*own)
+        with contextlib.redirect_stdout(io.StringIO()):  # a corpus prints its remarks when the study loads it
+            corpus = load_corpus(config.corpus, **config.corpus_options)
+        with contextlib.redirect_stdout(output):
+            result = fit(config, corpus)
+    except OWN as error:
+        result = error
+    except (Exception, SystemExit) as error:
+        result = RunError(in_words(error))
+        result.trace = "".join(traceback.format_exception(error))
+    with contextlib.suppress(OSError):
+        (folder / name).unlink(missing_ok=True)
+    return Outcome(name, result, time.perf_counter() - start, output.remarks)
+
+
+def in_words(error: BaseException) -> str:
+    """The type and message of an error, and the line that raised it, of the reader's own code where there is some."""
+    places = ("<frozen", *(sysconfig.get_path(name) for name in ("stdlib", "purelib")), str(Path(__file__).parents[1]))
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(places)] or frames
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}{f': {error}' if str(error) else ''}{where}"
+
+
+def end_with(study: int) -> None:
+    """End this worker when the process of its study has ended, however that ended."""
+
+    def watch():
+        while os.getppid() == study:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def running(folder: Path, todo: Mapping[str, tuple[str, Config]]) -> str:
+    """The runs that are being trained, each with what it printed last."""
+    words = []
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(OSError):
+            words.append(f"{todo[path.name][0]}: {path.read_text(encoding='utf-8')}")
+    return " · ".join(words)
+
+
+def estimates(todo: Mapping[str, tuple[str, Config]], results: Path, preset: str, epochs: int) -> dict[str, float]:
+    """Run → its seconds by the tables of its corpus and preset, the median of the same settings, else of the same
+    setting, else of all; NaN without a table. todo: as in `train`. epochs: of the preset."""
+    columns = ["setting", "preset", "config_sha", "seconds"]
+    frames = [pd.read_csv(path, dtype={"setting": str}) for path in sorted(results.glob("[!.]*.csv"))]
+    frames = [frame.loc[frame["preset"] == preset, columns] for frame in frames if {*columns} <= {*frame}]
+    rows, seconds = pd.concat([pd.DataFrame(columns=columns), *frames]), {}
+    for name, (title, config) in todo.items():
+        same = rows["config_sha"] == config.sha
+        share = 1.0 if same.any() else config.epochs / epochs
+        same = same if same.any() else rows["setting"] == title.rpartition(", seed ")[0]
+        seconds[name] = float((rows[same] if same.any() else rows)["seconds"].median()) * share
+    return seconds
+
+
+class Clock:
+    """How long the rest of a batch takes. estimates: run → seconds by the committed tables, or NaN. They are corrected
+    by the runs that have ended here, on this machine."""
+
+    def __init__(self, estimates: Mapping[str, float], workers: int):
+        known = [seconds for seconds in estimates.values() if seconds == seconds]
+        usual = statistics.median(known) if known else 1.0
+        self.expected = {name: seconds if seconds == seconds else usual for name, seconds in estimates.items()}
+        self.scale, self.took, self.done = 1.0 if known else float("nan"), 0.0, 0.0
+        self.workers, self.start = workers, time.perf_counter()
+
+    def ended(self, outcome: Outcome) -> None:
+        """Count a run that has ended."""
+        if isinstance(outcome.result, Run):
+            self.took, self.done = self.took + outcome.seconds, self.done + self.expected[outcome.name]
+            self.scale = self.took / self.done
+        else:
+            del self.expected[outcome.name]
+
+    def seconds(self) -> float:
+        """Until all runs have ended; NaN where nothing is known yet."""
+        if not self.expected:
+            return 0.0
+        whole = self.scale * max(sum(self.expected.values()) / self.workers, max(self.expected.values()))
+        return max(whole - (time.perf_counter() - self.start), 0) if whole == whole else whole
+
+    def left(self) -> str:
+        """`seconds` in words."""
+        seconds = self.seconds()
+        return f"about {minutes(seconds)} left" if seconds == seconds else "time left unknown until a run has ended"

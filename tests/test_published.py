@@ -1,0 +1,238 @@
+"""Published tables are not replaced by other results: what is refused, what may be made again, and where files go."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers import write_corpus
+
+from ssb import Study, published
+from ssb.config import ConfigError
+from ssb.corpora.reading import CorpusError
+from ssb.experiments import ablations, false_negatives, objectives, overview, transfer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Corpora that are drawn once for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def committed(home, cache):
+    """The committed tables of the shapes corpus, in a home of their own; nothing is trained."""
+    shutil.copytree(ROOT / "results" / "shapes", home / "results" / "shapes")
+    (home / "results" / "cache").symlink_to(cache)
+    return home
+
+
+def refusal(study, grid, **arguments) -> str:
+    with pytest.raises(ConfigError) as caught:
+        study.protect(study.planned(grid, **arguments))
+    return str(caught.value)
+
+
+def test_the_committed_tables_may_be_made_again(committed):
+    """Under whichever VERSION they were made; and with more seeds and settings."""
+    study = Study("table1", seeds=range(5))
+    study.protect(study.planned(objectives.TABLE1))
+    more = Study("table1", seeds=range(7))
+    more.protect(more.planned(objectives.TABLE1 | {"more": {"epochs": 1}}))
+    for table, grid in (("table2f", ablations.table2f(study.base.batch)), ("table2a", ablations.table2a(study.corpus))):
+        other = Study(table)
+        other.protect(other.planned(grid))
+        other.grid(grid)
+    five = Study("table11", seeds=range(5))
+    five.protect(five.planned({name: objectives.TABLE1[name] for name in ("none", "cross")}))
+    assert "'cross' trained with other settings" in refusal(
+        Study("emcl_inference", seeds=range(5), changes={"lr": 1.0}), objectives.TABLE1
+    )
+
+
+def test_other_results_for_a_published_table_are_refused_before_training(committed):
+    before = {path: path.read_bytes() for path in committed.rglob("*.csv")}
+    few = Study("table1", changes={"epochs": 12}, seeds=range(5))
+    with pytest.raises(ConfigError) as caught:
+        few.run(objectives.TABLE1)
+    words = str(caught.value)
+    assert words.startswith("results/shapes/table1.csv would be replaced by other results: 'cross', 'full', 'hybrid', ")
+    assert "'identity', 'none' trained with other settings. Give this table another name" in words
+    assert "-p table table1_epochs12" in words and "\n" not in words
+    with pytest.raises(ConfigError, match="'none' trained with"):
+        few.grid(objectives.TABLE1)  # shown before anything is trained
+    assert "it has the seeds 2, 3, 4 too" in refusal(Study("table1", seeds=[0, 1]), objectives.TABLE1)
+    none = {"none": {"objective": "none"}}
+    assert "it has the settings 'cross', 'full', 'hybrid'" in refusal(Study("table1", seeds=range(5)), none)
+    other = Study("table1", changes={"corpus_options": {"clips": 90}}, seeds=range(5))
+    assert "it is of another corpus of this name" in refusal(other, objectives.TABLE1)
+    new = Study("table1_epochs12", changes={"epochs": 12}, seeds=[0])
+    new.protect(new.planned(objectives.TABLE1))
+    with pytest.raises(ConfigError, match="call run first"):
+        few.write(pd.DataFrame(), "table1_summary.csv")
+    with pytest.raises(ConfigError, match="call run first"):
+        few.figures
+    assert not (committed / "results/runs").exists()
+    assert before == {path: path.read_bytes() for path in committed.rglob("*.csv")}
+
+
+def test_what_differs_is_named_where_the_run_is_still_there(committed):
+    run = pd.read_csv(committed / "results/shapes/table1.csv").query("setting == 'none' and seed == 0")["run"].iloc[0]
+    (committed / "results/runs" / run).mkdir(parents=True)
+    config = Study("t").base.replace(objective="none").effective()
+    (committed / "results/runs" / run / "config.json").write_text(config.model_dump_json())
+    assert "'none' trained with epochs = 40, not 12" in refusal(
+        Study("table1", changes={"epochs": 12}, seeds=range(5)), objectives.TABLE1
+    )
+
+
+def test_rows_are_not_lost_when_a_table_is_written(committed):
+    study = Study("table1", seeds=range(5))
+    study.plan = study.planned(objectives.TABLE1)
+    rows = pd.read_csv(study.results / "table1.csv")
+    study.write(rows, "table1.csv")
+    with pytest.raises(ConfigError, match=r"would lose 5 of its 25 rows \(setting cross, seed 0\)"):
+        study.write(rows[rows["setting"] != "cross"], "table1.csv")
+    assert len(pd.read_csv(study.results / "table1.csv")) == 25
+
+
+def test_sweeps_over_corpora_are_compared_dial_by_dial(committed):
+    rows = pd.read_csv(committed / "results/shapes/false_negatives.csv")
+    dials = sorted(rows["false_negatives"].unique())
+    sweep = false_negatives.Sweep("false_negatives", dials[:2])
+    for study in sweep.studies.values():
+        study.protect(study.planned(false_negatives.SWEEP))
+    with pytest.raises(ConfigError, match="has the dials .* too"):
+        sweep.run()
+    with pytest.raises(ConfigError, match="other settings"):
+        false_negatives.Sweep("false_negatives", dials, changes={"epochs": 3}).run()
+
+
+def test_pretrained_and_zero_shot_rows_are_compared_too(committed):
+    """The names of the runs that others begin with change with VERSION; the rows are the same."""
+    changes = {"corpus_options": {"clips": 2400, "false_negatives": 0.1, "seed": 1}}
+    before, study = Study("pretraining_for_shapes", changes=changes), Study("pretraining")
+    grid = transfer.pre_trained(["none", "cross"])
+    plan = before.planned(grid)
+    before.protect(plan)
+
+    class Begun:
+        def __init__(self, one):
+            self.name, self.config = "x" * 12, one.config
+            self.provenance = {"corpus_sha": before.corpus.fingerprint}
+
+    begin = {
+        "none, pre-trained": [Begun(one) for one in plan[:3]],
+        "cross, pre-trained": [Begun(one) for one in plan[3:]],
+    }
+    tuned = transfer.fine_tuned(study.base, ["none", "cross"])
+    study.protect(study.planned(tuned, begin))
+    study.grid(tuned)
+    assert "'cross, pre-trained' trained with" in refusal(
+        study, tuned, begin={name: begin["none, pre-trained"] for name in begin}
+    )
+    ten = Study("table10")
+    zero = [published.finished(f"{one.setting}, zero-shot", Begun(one)) for one in plan]
+    ten.protect([*zero, *ten.planned(grid)])
+    assert "it has the settings 'cross, zero-shot', 'none, zero-shot' too" in refusal(ten, grid)
+
+
+@pytest.mark.parametrize("table", ["../../x", "/tmp/x", "", ".hidden", "a/b", "a b", "x" * 300, "a\n"])
+def test_a_table_is_a_plain_file_name(home, table):
+    with pytest.raises(ConfigError, match="table =.* wanted a plain name"):
+        Study(table, preset="smoke")
+
+
+def test_the_file_of_a_study_is_a_plain_name(home):
+    study = Study("t", preset="smoke", changes={"corpus_options": {"clips": 60}})
+    with pytest.raises(ConfigError, match="wanted a plain name"):
+        study.write(pd.DataFrame(), "../t.csv")
+    assert not (home / "results/t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("mine-smoke", "named like the results of the smoke preset on 'mine'"),
+        ("shapes", "named like a corpus of the library"),
+        ("runs", "named like results/runs"),
+        ("my corpus", "wanted a plain name"),
+        (".mine", "wanted a plain name"),
+    ],
+)
+def test_two_corpora_never_share_a_folder(home, tmp_path, name, words):
+    folder = write_corpus(tmp_path / name)
+    with pytest.raises(ConfigError, match=words):
+        Study("t", str(folder), preset="smoke")
+
+
+def test_a_second_corpus_of_the_same_folder_name_is_refused(home, tmp_path):
+    first, second = write_corpus(tmp_path / "a" / "mine"), write_corpus(tmp_path / "b" / "mine")
+    text = (second / "captions.csv").read_text()
+    (second / "captions.csv").write_text(text.replace("a red", "a green"))
+    study = Study("t", str(first), seeds=[0])
+    plan = study.planned({"none": {"objective": "none"}})
+    study.results.mkdir(parents=True)
+    row = {"setting": "none", "seed": 0, "run": "r", "config_sha": plan[0].config.sha}
+    pd.DataFrame([row | {"corpus_sha": study.corpus.fingerprint}]).to_csv(study.results / "t.csv")
+    study.protect(plan)
+    words = refusal(Study("t", str(second), seeds=[0]), {"none": {"objective": "none"}})
+    assert "another corpus of this name" in words and "rename the folder of one of the two corpora" in words
+
+
+def test_the_seed_is_no_change(home):
+    with pytest.raises(ConfigError, match=r"give seeds = \[5\]"):
+        Study("t", preset="smoke", changes={"seed": 5})
+    study = Study("t", preset="smoke", changes={"corpus_options": {"clips": 60}})
+    for call in (study.grid, study.run, study.traces):
+        with pytest.raises(ConfigError, match="'other' changes the seed"):
+            call({"other": {"seed": 3}})
+
+
+def test_one_test_clip_is_refused_before_training(home, tmp_path):
+    folder = write_corpus(tmp_path / "mine")
+    split = '{"train": %s, "val": ["clip09", "clip10"], "test": ["clip11"]}' % str([f"clip{i:02d}" for i in range(9)])
+    (folder / "split.json").write_text(split.replace("'", '"'))
+    with pytest.raises(CorpusError, match="mine: 1 clip in the test split"):
+        Study("t", str(folder), preset="smoke")
+
+
+# what is committed
+
+
+def test_no_two_summaries_are_equal():
+    seen = {}
+    for path in sorted((ROOT / "results").glob("*/*_summary.csv")):
+        assert path.read_bytes() not in seen, f"{path} is {seen[path.read_bytes()]}"
+        seen[path.read_bytes()] = path
+
+
+def test_every_committed_table_is_one_that_a_notebook_writes():
+    names = set()
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        book = json.loads(notebook.read_text(encoding="utf-8"))
+        code = "".join(next(cell for cell in book["cells"] if cell["cell_type"] == "code")["source"])
+        default = code.partition('table: str = "')[2].partition('"')[0]
+        for name in (Path(path).name for path in book["metadata"]["ssb"]["writes"] if path.endswith(".csv")):
+            names |= {name.replace(default, title, 1) for title in [default, *overview.titles()] if default in title}
+    for path in sorted((ROOT / "results").glob("*/*.csv")):
+        stem, _, other = path.stem.partition("_for_")
+        assert f"{stem}_for_shapes.csv" if other else path.name in names, f"{path}: no notebook writes it"
+        if path.stem.startswith("pretraining") and path.stem in overview.titles():
+            from_ = list((ROOT / "results").glob(f"*/{path.stem}_for_{path.parent.name}.csv"))
+            assert from_, f"{path}: what it was pre-trained on is not there"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["results/shapes/.table1.ab12cd-12-abcdef.csv", "results/.x", "figures/shapes/.a.png", "results/x-smoke/t.csv"],
+)
+def test_drafts_and_smoke_results_are_ignored(path):
+    done = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT)
+    if done.returncode == 128:
+        pytest.skip("no git repository")
+    assert done.returncode == 0

@@ -1,0 +1,154 @@
+"""Runs that fail, workers that are killed, studies that are killed: what is named, what is finished, what ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import ssb
+from ssb import Study, files
+from ssb.training import batch
+from ssb.training.runs import Run, TrainingError
+
+SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
+LOSSES = """
+import os, signal, pathlib, sys
+from ssb.losses import *
+import torch
+
+def value(text, video):
+    return (text @ video.T).exp().mean()
+
+def key(text, video):
+    raise KeyError("mine")
+
+def bare(text, video):
+    assert False
+
+def leave(text, video):
+    sys.exit("bye")
+
+def die(text, video):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def once(text, video):
+    mark = pathlib.Path(os.environ["SSB_HOME"]) / "killed"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value(text, video)
+
+def slow(text, video):
+    import time
+    time.sleep(0.5)
+    return value(text, video)
+"""
+
+
+@pytest.fixture
+def losses(home, monkeypatch):
+    """Losses of a reader, which workers find too."""
+    (home / "mine").mkdir()
+    (home / "mine" / "ownloss.py").write_text(LOSSES)
+    monkeypatch.syspath_prepend(home / "mine")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(home / "mine"), str(Path(ssb.__file__).parents[1])]))
+    yield home
+    sys.modules.pop("ownloss", None)
+
+
+def study(jobs: int, **changes) -> Study:
+    return Study("t", preset="smoke", seeds=[0], jobs=jobs, changes=SMALL | {"objective": "none"} | changes)
+
+
+def own(name: str) -> dict:
+    return {"contrast": f"ownloss:{name}"}
+
+
+def test_an_error_of_the_readers_code_is_named_with_its_line_once(losses, capsys):
+    with pytest.raises(TrainingError) as caught:
+        study(1).run({"key": own("key"), "bare": own("bare"), "leave": own("leave"), "good": {}})
+    lines = str(caught.value).splitlines()
+    assert lines == [
+        "3 of 4 runs failed; the others are kept.",
+        "key, seed 0: KeyError: 'mine' (ownloss.py, line 10)",
+        "bare, seed 0: AssertionError (ownloss.py, line 13)",
+        "leave, seed 0: SystemExit: bye (ownloss.py, line 16)",
+    ]
+    assert str(caught.value.__cause__).count("Traceback") == 1 and "raise KeyError" in str(caught.value.__cause__)
+    assert "4 runs: 4 to train one at a time" in capsys.readouterr().out
+
+
+def test_what_is_read_back_is_printed(home, capsys):
+    work = study(1)
+    work.run({"good": {}})
+    capsys.readouterr()
+    work.run({"good": {}, "more": {"lr": 0.002}})
+    assert "2 runs: 1 read from results/runs, 1 to train one at a time" in capsys.readouterr().out
+    work.run({"good": {}})
+    assert "1 runs, all read from results/runs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_its_worker_is_a_failed_run_and_the_others_are_finished(losses, capsys):
+    grid = {"a": {"lr": 0.002}, "dies": own("die"), "b": {"lr": 0.003}, "c": {"lr": 0.004}}
+    with pytest.raises(TrainingError, match="1 of 4 runs failed; the others are kept.\ndies, seed 0: its process was"):
+        study(2).run(grid)
+    assert len([*files.runs().glob("*/metrics.json")]) == 3
+    assert "dies, seed 0" in capsys.readouterr().out.partition("a worker was killed while these were trained")[2]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_once_from_outside_costs_nothing(losses):
+    runs = study(2).run({"a": {"lr": 0.002}, "once": own("once"), "b": {"lr": 0.003}})
+    assert all(isinstance(run, Run) for members in runs.values() for run in members)
+
+
+def children(process: psutil.Process, name: str = "popen_loky") -> list[psutil.Process]:
+    return [child for child in process.children(recursive=True) if name in " ".join(child.cmdline())]
+
+
+def wait_for(condition, seconds: float) -> bool:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_study(losses, tmp_path):
+    script = f"""
+from ssb import Study
+study = Study("t", preset="smoke", seeds=[0, 1], jobs=2, changes={SMALL | {"objective": "none", "epochs": 900}!r})
+if __name__ == "__main__":
+    study.run({{"slow": {own("slow")!r}}})
+"""
+    (tmp_path / "run.py").write_text(script)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "run.py")], stdout=subprocess.DEVNULL, env=environment)
+    assert wait_for(lambda: len([*tmp_path.glob("ssb-*/*")]) == 2, 120)  # both are being trained
+    workers = children(psutil.Process(parent.pid))
+    assert parent.poll() is None and len(workers) == 2
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert wait_for(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers), 15)
+
+
+def test_the_time_left_follows_the_runs_that_have_ended(monkeypatch):
+    now, done = [0.0], Run.__new__(Run)  # nothing of it is read
+    monkeypatch.setattr(batch.time, "perf_counter", lambda: now[0])
+    clock = batch.Clock({"a": 10.0, "b": 10.0, "c": 20.0, "d": float("nan")}, workers=1)
+    assert clock.seconds() == 50  # an unknown run takes the median
+    now[0] = 30.0
+    clock.ended(batch.Outcome("a", done, 30.0, []))
+    assert clock.seconds() == pytest.approx(3 * 50 - 30)
+    unknown = batch.Clock({"a": float("nan"), "b": float("nan")}, workers=1)
+    assert unknown.seconds() != unknown.seconds() and "unknown" in unknown.left()
+    unknown.ended(batch.Outcome("a", done, 7.0, []))
+    assert unknown.seconds() == pytest.approx(14 - 0)
