@@ -5,7 +5,6 @@ loops. All three get the same costs; they are timed only if they agree. Written 
 """
 
 import math
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -44,11 +43,13 @@ def by_cell(cost: list[list[float]], gamma: float) -> tuple[float, list[list[flo
 def aligning(pairs: int, cells: int, gamma: float = GAMMA) -> list[dict]:
     """Rows for three implementations of soft-DTW and its gradient, on random costs (pairs, cells, cells).
     BenchmarkError if they do not agree or tslearn is missing."""
-    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # read when numba is imported
     try:
+        import numba
         from tslearn.metrics import SoftDTWLossPyTorch
     except ImportError:
         raise BenchmarkError("the benchmark compares with tslearn: pip install tslearn") from None
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)  # as numba has just set OpenMP's, which are torch's too, to all cores
     cost = torch.rand(pairs, cells, cells, generator=torch.Generator().manual_seed(0)) * 2 - 1
     cost[:, ::2] = cost[:, :, ::2] = 0.5
     compiled = SoftDTWLossPyTorch(gamma, dist_func=lambda x, y: x)  # x is the cost already
