@@ -15,17 +15,24 @@ from ssb.corpora.corpus import Corpus
 from ssb.corpora.features import assemble, read_streams
 from ssb.corpora.labels import hmdb51, labels, ucf101
 from ssb.corpora.reading import CorpusError, listed
+from ssb.experiments import objectives
 from ssb.machine import threads
 from ssb.metrics.actions import RECIPES, mean_over_time, recognise
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import interval, paired, settled
 from ssb.model import SupportSetModel
-from ssb.report import signed, verdicts
+from ssb.report import Experiment, signed, verdicts
 from ssb.study import Study
 from ssb.training.data import Data
 from ssb.training.runs import Run, build
 
-TITLES = {"table11": "Table 11: actions, top-1"}
+EXPERIMENT = Experiment(
+    "Table 11: actions",
+    number="11",
+    grid=lambda study: objectives.PAIR,
+    alt="Top-1 of a linear layer on average pooling, an untrained head and trained heads, with intervals.",
+)
+TABLES = {"table11": EXPERIMENT}
 OFFICIAL = {"ucf101": ucf101, "hmdb51": hmdb51}
 POOLED, UNTRAINED = "average pooling", "head, untrained"
 PAPER = "transformer pooling minus average pooling (more than)"  # row of paper.csv

@@ -24,12 +24,11 @@ from ssb.metrics.statistics import interval, over_seeds, paired, verdict
 from ssb.model import SupportSetModel
 from ssb.paper import published
 from ssb.progress import track
-from ssb.report import cells, intervals, signed
+from ssb.report import Experiment, cells, intervals, signed
 from ssb.study import Study
 from ssb.training.data import Data
 from ssb.training.runs import Run
 
-TITLES = {"captioning": "captions, CIDEr"}
 SOURCES = ("own", "support")
 BATCH = 32  # clips captioned at a time
 WAYS = {  # what the decoder attends to, and the width of its beam search
@@ -38,6 +37,7 @@ WAYS = {  # what the decoder attends to, and the width of its beam search
     "support": {"source": "support", "beams": 4},
 }
 GRID = {objective: {"objective": objective} for objective in OBJECTIVES if objective != "none"}  # which has no decoder
+TABLES = {"captioning": Experiment("Captions", grid=lambda study: GRID)}
 CONSTANT = "one sentence for all"
 CANDIDATES = 50  # the most frequent training captions, from which that sentence is chosen
 VERSION = 1  # raise it when the captions or scores of an unchanged run change: cached ones of another are not read

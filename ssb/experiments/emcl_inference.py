@@ -18,15 +18,17 @@ from torch import Tensor
 
 from ssb import emcl
 from ssb.corpora.corpus import Corpus
+from ssb.experiments import objectives
 from ssb.experiments.emcl_layer import Constants, mean_rank
 from ssb.figures import COLOURS, PAGE, legend, styled
 from ssb.metrics import retrieval
 from ssb.metrics.statistics import Difference, paired, settled
 from ssb.paper import paper_gain
+from ssb.report import Experiment
 from ssb.study import Study
 from ssb.training.runs import Run
 
-TITLES = {"emcl_inference": "EMCL at inference"}
+TABLES = {"emcl_inference": Experiment("EMCL at inference", grid=lambda study: objectives.GRID)}
 MODULE = Constants(7, 10, 0.1, 4.0)  # of the paper's inference module, on CLIP2Video
 TRIED = {
     "bases": (2, 4, 7, 16, 32, 64),
