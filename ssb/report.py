@@ -158,8 +158,8 @@ class Comparison:
     their cells. Making one writes the rows and the summary to results/<corpus>/.
 
     runs: setting → its runs, as `Study.run` returns them. title: in place of the experiment's with the corpus and the
-    preset. baseline: in place of the experiment's. also: further columns of the rows, as in `Study.rows`. fixed, ranks: as in `Study.summary`. ConfigError for an
-    unknown baseline.
+    preset. baseline: in place of the experiment's. also: further columns of the rows, as in `Study.rows`. fixed, ranks:
+    as in `Study.summary`. ConfigError for an unknown baseline.
     """
 
     def __init__(

@@ -109,7 +109,7 @@ def draw(text):
 
 
 def claims(text):
-    row = {"table": text, "setting": text, "baseline": text, "paper": 1.0, **DELTA}
+    row = {"table": text, "claim": text, "setting": text, "baseline": text, "paper": 1.0, **DELTA}
     yield overview.overview(pd.DataFrame([row]), text), 4
 
 

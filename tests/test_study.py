@@ -141,13 +141,15 @@ def test_a_table_is_of_one_corpus(home):
 
 def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "broken.py").write_text("def loss(text, video):\n    raise RuntimeError('mine')\n")
+    code = "calls = []\n\ndef loss(text, video):\n    calls.append(0)\n"
+    code += "    if len(calls) > 1:\n        raise RuntimeError('mine')\n"
+    (tmp_path / "broken.py").write_text(f"{code}    return (text - video).square().mean()\n")  # tried once beforehand
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"objective": "none"})
     with pytest.raises(
         TrainingError, match="1 of 2 runs failed; the others are kept.\nown, seed 0: RuntimeError: mine"
     ) as caught:
         work.run({"own": {"contrast": "broken:loss"}, "good": {}})
-    assert str(caught.value).endswith("(broken.py, line 2)")
+    assert str(caught.value).endswith("(broken.py, line 6)")
     assert str(caught.value.__cause__).count("RuntimeError: mine") == 1 and "in loss" in str(caught.value.__cause__)
 
 

@@ -119,10 +119,10 @@ def test_titles_name_the_unit_of_the_claims(results):
 
 
 @pytest.fixture
-def checkout(results):
+def checkout(results, tmp_path_factory):
     """A checkout of three notebooks, the middle one new, that lacks all generated text."""
-    root = results.parent / "checkout"
-    (root / "notebooks").mkdir(parents=True)
+    root = tmp_path_factory.mktemp("checkout")
+    (root / "notebooks").mkdir()
     results.rename(root / "results")
     for name in ("shapes", "msrvtt1k"):
         summary = {"setting": ["none"], "seeds": 1, "delta": np.nan, "verdict": "", "p": np.nan, "R@1 sd": np.nan}
