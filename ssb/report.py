@@ -174,7 +174,7 @@ class Comparison:
         ranks: Ranks | None = None,
     ):
         self.study, self.runs, self.experiment, self.ranks = study, runs, experiment, ranks
-        self.title = title or f"{experiment.title}, {study.where}"
+        self.title = title or f"{experiment.title}, {study.subtitle}"
         self.baseline = baseline or experiment.baseline
         self.rows = study.rows(runs, also)
         self.summary = study.summary(runs, self.baseline, fixed, ranks, experiment.number)

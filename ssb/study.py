@@ -80,7 +80,7 @@ class Study:
         self.corpus_label = corpus_label(self.base)
         changed = {**changes, **self.base.corpus_options}
         parts = [f"{name} = {value}" for name, value in changed.items() if name != "corpus_options"]
-        self.where = ", ".join([self.corpus.name, f"{preset} preset", *parts])  # for titles
+        self.subtitle = ", ".join([self.corpus.name, f"{preset} preset", *parts])  # for titles
         self.results, self.changes = files.folder("results", self.label), dict(changes)
         self.part: Mapping = EMPTY  # column → value of this study's rows, where several share one table
         self.plan: list[Planned] = []  # of `run`: runs whose rows may be written
@@ -184,9 +184,9 @@ class Study:
         workers = min(joblib.effective_n_jobs(self.jobs), len(todo))
         seconds = batch.Clock(estimates, workers).seconds()
         long = f"about {minutes(seconds)}" if seconds == seconds else "for how long is known when one has ended"
-        where = f"on {workers} cores" if workers > 1 else "one at a time"
+        parallel = f"on {workers} cores" if workers > 1 else "one at a time"
         read = f"{total - len(todo)} read from {files.short(files.runs())}, " if total > len(todo) else ""
-        print(f"{total} runs: {read}{len(todo)} to train {where}, {long}", flush=True)
+        print(f"{total} runs: {read}{len(todo)} to train {parallel}, {long}", flush=True)
         for config in {(c.text_encoder, c.max_tokens): c for _, c in todo.values() if c.freeze_text}.values():
             with waiting(f"text states of {config.text_encoder}"):
                 load(config, self.corpus)  # once, before several processes need them at the same time
@@ -286,7 +286,7 @@ class Study:
         for claim in claims:
             if {claim.setting, claim.baseline} <= runs.keys():
                 one, other = (points(ranks[name], "R@1") for name in (claim.setting, claim.baseline))
-                row = {"claim": claim.says, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
+                row = {"claim": claim.text, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
                 row |= {"paper": paper_difference(claim, self.corpus.name)}
                 rows.append(row | paired(one, other, clips)._asdict())
         return self.judged(rows)

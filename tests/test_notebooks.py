@@ -279,7 +279,7 @@ def test_a_comparison_writes_and_shows_a_table(home, hand, capsys):
     study = Study("table1", preset="smoke", seeds=range(5), changes=SMALL)
     comparison = report.Comparison(study, hand, objectives.TABLE1)
     assert comparison.rows.equals(study.frame(hand)) and comparison.summary.loc["cross", "verdict"] == "higher"
-    title = f"Table 1: captioning objective, {study.where}"
+    title = f"Table 1: captioning objective, {study.subtitle}"
     assert f"{title}: text→video, delta to none" in comparison.table().to_html()
     assert comparison.figure().alt == objectives.TABLE1.alt
     comparison.claims()

@@ -47,7 +47,7 @@ class Sweep:
         if not self.studies:
             raise ConfigError("rates = []: wanted one or more rates of false negatives, such as [0.005, 0.05]")
         self.first = next(iter(self.studies.values()))
-        self.where = f"{self.first.corpus.name}, {self.first.preset} preset"
+        self.subtitle = f"{self.first.corpus.name}, {self.first.preset} preset"
 
     def grid(self) -> pd.DataFrame:
         """What each setting changes, the same at every rate, as `Study.grid` shows it."""
@@ -80,8 +80,8 @@ class Sweep:
         difference to no captioning as in `Study.summary` (Holm over the whole sweep)."""
         rows = []
         for rate, study in self.studies.items():
-            share = study.corpus.false_negative_rate("train")
-            corpus = {"dial": rate, "share": share, "per batch": share * (study.base.batch - 1)}
+            measured = study.corpus.false_negative_rate("train")
+            corpus = {"dial": rate, "share": measured, "per batch": measured * (study.base.batch - 1)}
             compared = study.compare(runs[rate], "none")
             rows += [corpus | {"setting": setting} | row.to_dict() for setting, row in compared.iterrows()]
         frame = settled(pd.DataFrame(rows)).round(5)

@@ -217,14 +217,16 @@ def notebooks(root: Path) -> str:
 def with_links(root: Path, path: Path) -> str:
     """The text of a notebook's file with links to the notebooks before and after it in the line of links of its first
     cell, a line of parts "Paper: …", "Before: …", "Next: …" and "Results: …"."""
-    names, place = titles(root), [*titles(root)].index(path)
-    links = {"Before": [*names][place - 1 : place] if place else [], "Next": [*names][place + 1 : place + 2]}
+    names, number = titles(root), [*titles(root)].index(path)
+    links = {"Before": [*names][number - 1 : number] if number else [], "Next": [*names][number + 1 : number + 2]}
     new = [f"{word}: [{names[each]}]({each.name})" for word, others in links.items() for each in others]
     book = json.loads(path.read_text(encoding="utf-8"))
     lines = "".join(book["cells"][0]["source"]).splitlines(keepends=True)
-    at = next(k for k, line in enumerate(lines) if line.startswith(("Paper: ", "Papers: ")))
-    papers, *others = lines[at].split(" | ")
-    lines[at] = " | ".join([papers, *new, *(part for part in others if not part.startswith(("Before: ", "Next: ")))])
+    line_of_links = next(k for k, line in enumerate(lines) if line.startswith(("Paper: ", "Papers: ")))
+    papers, *others = lines[line_of_links].split(" | ")
+    lines[line_of_links] = " | ".join(
+        [papers, *new, *(part for part in others if not part.startswith(("Before: ", "Next: ")))]
+    )
     book["cells"][0]["source"] = lines
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 

@@ -67,8 +67,8 @@ def measure(run: Run, corpus: Corpus, fits: np.ndarray) -> tuple[dict[str, float
     deviation = kinds["other"].std() if len(kinds["other"]) else 0
     row["gap"] = (row["same meaning"] - row["other"]) / deviation if deviation > 0 else np.nan
     row["AUC"] = auc(text, video, clip_of, fits)
-    share = len(kinds["same meaning"]) / (fits.size - len(fits)) if fits.shape[1] > 1 else 0.0
-    row["false negatives"] = share * (min(run.config.batch, len(data.train)) - 1)
+    rate = len(kinds["same meaning"]) / (fits.size - len(fits)) if fits.shape[1] > 1 else 0.0
+    row["false negatives"] = rate * (min(run.config.batch, len(data.train)) - 1)
     clipped = {kind: cosines.clip(-1, 1) for kind, cosines in kinds.items() if len(cosines)}  # of a rounding above 1
     return row, ranks, {kind: np.histogram(x, BINS, (-1, 1), density=True)[0] for kind, x in clipped.items()}
 
