@@ -75,7 +75,7 @@ def published(corpus: str) -> pd.DataFrame:
 
 def paper_numbers(table: str) -> dict[tuple[str, str], float]:
     """(row, metric) → the number that a table of the paper prints for text→video. A row that the table prints both from
-    scratch and after pre-training also stands under "<row> from scratch" and "<row> after <corpus>"."""
+    scratch and after pre-training is also found under "<row> from scratch" and "<row> after <corpus>"."""
     numbers = {}
     for (row, metric), same in rows(table=table, direction="t2v").groupby(["row", "metric"], sort=False):
         numbers[row, metric] = same["value"].iloc[0]

@@ -133,7 +133,7 @@ class Study:
         """Train what is not trained yet; returns setting → its runs, one for each seed.
 
         grid: setting → what it changes in the preset. A run that fails does not stop the others: they are finished and
-        kept, and TrainingError then says which failed and why.
+        kept, and TrainingError then names those that failed and why.
         may_collapse: leave out the settings of which a run collapses, because their other seeds alone would flatter
         them; each is printed and counted in `self.collapsed`.
         begin: settings that begin with the weights of other runs, setting → a run for each seed (`Config.pretrained`).

@@ -106,8 +106,8 @@ def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] 
     """Caption the test clips with every run in every one of MODES, and score the captions; rows, with the provenance of
     the runs, are written to results/<corpus>/<table>.csv. Captions and scores are cached in `files.cache()`.
 
-    Columns in addition to those of `Study.rows`: way, the mode; `metrics`; distinct, the number of different captions in
-    percent of the clips; clips. Without Java the metrics are NaN.
+    Columns in addition to those of `Study.rows`: way, the mode; `metrics`; distinct, the number of different captions
+    in percent of the clips; clips. Without Java the metrics are NaN.
     """
     metrics, rows, cider = tuple(metrics), [], {}
     each = [(run, mode) for members in runs.values() for run in members for mode in MODES]

@@ -181,7 +181,7 @@ def dots(runs: Mapping[str, Sequence[Run]], table: str, title: str, corpus: str)
     metrics = ["R@1", "R@10" if "t2v R@10" in frame else f"R@{recalls_of(table)[-1]}"]
     if not (comparable := same_data(frame)):
         frame = frame[frame["from"] == "ours"].reset_index(drop=True)
-    pretrain = frame["pretrain"].where(frame["from"] == "paper", "")  # the names of our settings say it
+    pretrain = frame["pretrain"].where(frame["from"] == "paper", "")  # the names of our settings include it
     names = [f"{name} + {data}" if data else name for name, data in zip(frame["method"], pretrain)]
     clips, ranks = _clips(runs), stacked(runs)
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.2 * len(frame) + 1.3), sharey=True)

@@ -127,13 +127,13 @@ def test_intervals_are_bootstraps_over_clips(uneven):
     frame = transfer.ours(uneven).set_index("method")
     clip = uneven["none"][0].ranks["clip"]
     for setting, members in uneven.items():
-        results = np.stack([run.ranks["t2v"] for run in members])
+        ranks = np.stack([run.ranks["t2v"] for run in members])
         interval = tuple(frame.loc[setting, ["t2v R@1 low", "t2v R@1 high"]])
-        assert interval == retrieval.bootstrap(results, "R@1", clip) != retrieval.bootstrap(results, "R@1")
+        assert interval == retrieval.bootstrap(ranks, "R@1", clip) != retrieval.bootstrap(ranks, "R@1")
         for way, protocol in (("v2t", "v2t best-caption"), ("v2t max-per-video", "v2t max-per-video")):
-            results = np.stack([run.ranks[protocol] for run in members])
+            ranks = np.stack([run.ranks[protocol] for run in members])
             assert tuple(frame.loc[setting, [f"{way} R@1 low", f"{way} R@1 high"]]) == retrieval.bootstrap(
-                results, "R@1"
+                ranks, "R@1"
             )
 
 
