@@ -132,9 +132,7 @@ def test_intervals_are_bootstraps_over_clips(uneven):
         assert interval == retrieval.bootstrap(ranks, "R@1", clip) != retrieval.bootstrap(ranks, "R@1")
         for way, protocol in (("v2t", "v2t best-caption"), ("v2t max-per-video", "v2t max-per-video")):
             ranks = np.stack([run.ranks[protocol] for run in members])
-            assert tuple(frame.loc[setting, [f"{way} R@1 low", f"{way} R@1 high"]]) == retrieval.bootstrap(
-                ranks, "R@1"
-            )
+            assert tuple(frame.loc[setting, [f"{way} R@1 low", f"{way} R@1 high"]]) == retrieval.bootstrap(ranks, "R@1")
 
 
 def test_one_seed_has_no_deviation(uneven):
