@@ -1,4 +1,4 @@
-"""The command line, `ssb` or `python -m ssb`, with one sub-command each for the data, the features and the training.
+"""The command line, `ssb` or `python -m ssb`, with one sub-command for each step, from the data to the report.
 
 A sub-command is a function: its docstring is the help, `@argument` declares its arguments, and it returns the exit
 code, None for 0. Each imports what it needs itself, so that `--help` costs nothing.
@@ -193,7 +193,16 @@ def bench_howto100m(args: Namespace):
     howto100m.bench(out, args.videos, args.narrations, args.batches)
 
 
-COMMANDS = {"data": data, "extract": extract, "index": index, "train": train, "cost": cost}
+@argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a checkout (default: the one that ssb runs from)")
+def report(args: Namespace):
+    """Write the results and the list of notebooks into the READMEs, and the links between the notebooks."""
+    from ssb.experiments import overview
+
+    for path in overview.write(args.folder or files.root()):
+        print("wrote", files.short(path))
+
+
+COMMANDS = {"data": data, "extract": extract, "index": index, "train": train, "cost": cost, "report": report}
 BENCHMARKS = {"training": bench_training, "alignment": bench_alignment, "howto100m": bench_howto100m}  # of `bench`
 
 

@@ -14,11 +14,11 @@ from ssb.metrics import captions
 class Claim(NamedTuple):
     """A claim of a paper about two settings: the first retrieves better than the second, the baseline.
 
-    says: the claim in words. table: of paper.csv; "" where the size of the difference is not known, OF_CORPUS for the
+    text: the claim in words. table: of paper.csv; "" where the size of the difference is not known, OF_CORPUS for the
     corpus's own table among Tables 3 to 6. rows: the row that holds the difference, or the two to subtract.
     """
 
-    says: str
+    text: str
     setting: str
     baseline: str
     table: str = ""
@@ -46,8 +46,10 @@ def baselines(table: str) -> pd.DataFrame:
     keys = ["method", "pretrain", "dataset"]
     numbers = rows(table=table).rename(columns={"row": "method", "group": "pretrain"})
     frame = numbers.pivot(index=keys, columns=["direction", "metric"], values="value")
-    printed = [(way, metric) for way in ("t2v", "v2t") for metric in METRICS if (way, metric) in frame]
-    frame = frame[printed].set_axis([f"{way} {metric}" for way, metric in printed], axis=1)
+    printed = [
+        (direction, metric) for direction in ("t2v", "v2t") for metric in METRICS if (direction, metric) in frame
+    ]
+    frame = frame[printed].set_axis([f"{direction} {metric}" for direction, metric in printed], axis=1)
     frame["source"] = numbers.groupby(keys)["source"].agg(lambda sources: " | ".join(sources.unique()))
     frame = frame.loc[numbers[keys].drop_duplicates().itertuples(index=False, name=None)].reset_index()  # as printed
     return frame.sort_values("method", key=lambda name: name.str.startswith("Support-Set"), kind="stable",
@@ -73,7 +75,7 @@ def published(corpus: str) -> pd.DataFrame:
 
 def paper_numbers(table: str) -> dict[tuple[str, str], float]:
     """(row, metric) → the number that a table of the paper prints for text→video. A row that the table prints both from
-    scratch and after pre-training also stands under "<row> from scratch" and "<row> after <corpus>"."""
+    scratch and after pre-training is also found under "<row> from scratch" and "<row> after <corpus>"."""
     numbers = {}
     for (row, metric), same in rows(table=table, direction="t2v").groupby(["row", "metric"], sort=False):
         numbers[row, metric] = same["value"].iloc[0]

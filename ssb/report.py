@@ -1,16 +1,18 @@
 """Tables as they are read: in a notebook, in words, in the README."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from ssb import figures
 from ssb.config import PRESETS, Config
 from ssb.metrics import retrieval
 from ssb.paper import Claim
-from ssb.study import EMPTY, PROTOCOLS, Ranks, Runs, Study
+from ssb.study import EMPTY, PROTOCOLS, Grid, Ranks, Runs, Study
 from ssb.training.runs import Run
 
 METRICS = ("R@1", "R@5", "R@10", "MdR")  # of the tables in notebooks and README
@@ -132,45 +134,71 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """One table of the study. The modules of `ssb.experiments` collect theirs in `TABLES`, by the name of their files.
+
+    title: of the table and its figures. number: of the table in the paper, "2a"; "" where it has none. grid: study →
+    setting → what it changes in the preset; None where that depends on other results. baseline: the setting that the
+    others are compared with. claims: of the paper, about its settings. alt: the figure in one sentence. draw: the
+    figure of a `Comparison`; None: `figures.settings`.
+    """
+
+    title: str
+    number: str = ""
+    grid: Callable[[Study], Grid] | None = None
+    baseline: str = ""
+    claims: tuple[Claim, ...] = ()
+    alt: str = ""
+    draw: Callable[["Comparison"], Figure] | None = None
+
+
 class Comparison:
     """The runs of one table compared with a baseline: what the notebooks of the tables show, one method for each of
     their cells. Making one writes the rows and the summary to results/<corpus>/.
 
-    runs: setting → its runs, as `Study.run` returns them. title: of the table and of the figure. also: further columns
-    of the rows, as in `Study.rows`. fixed, ranks: as in `Study.summary`. ConfigError for an unknown baseline.
+    runs: setting → its runs, as `Study.run` returns them. title: in place of the experiment's with the corpus and the
+    preset. baseline: in place of the experiment's. also: further columns of the rows, as in `Study.rows`. fixed, ranks:
+    as in `Study.summary`. ConfigError for an unknown baseline.
     """
 
     def __init__(
         self,
         study: Study,
         runs: Runs,
-        title: str,
-        baseline: str,
+        experiment: Experiment,
+        title: str = "",
+        baseline: str = "",
         also: pd.DataFrame | None = None,
         fixed: Ranks = EMPTY,
         ranks: Ranks | None = None,
     ):
-        self.study, self.runs, self.title, self.baseline, self.ranks = study, runs, title, baseline, ranks
+        self.study, self.runs, self.experiment, self.ranks = study, runs, experiment, ranks
+        self.title = title or f"{experiment.title}, {study.subtitle}"
+        self.baseline = baseline or experiment.baseline
         self.rows = study.rows(runs, also)
-        self.summary = study.summary(runs, baseline, fixed=fixed, ranks=ranks)
+        self.summary = study.summary(runs, self.baseline, fixed, ranks, experiment.number)
 
-    def table(self, caption: str = ""):
-        """The summary, with the best setting of each metric in bold. caption: in place of the title."""
-        return show(self.summary, f"{caption or self.title}: text→video, delta to {self.baseline}")
+    def table(self):
+        """The summary, with the best setting of each metric in bold."""
+        return show(self.summary, f"{self.title}: text→video, delta to {self.baseline}")
 
-    def figure(self, alt: str):
-        """Recall of each setting and its difference to the baseline, written to figures/<corpus>/<table>.png and .pdf.
-        alt: one sentence for those who cannot see it."""
-        figure = figures.settings(self.rows, self.summary, self.title, baseline=self.baseline)
-        return figures.save(figure, self.study.figures, self.study.table, alt)
+    def figure(self):
+        """The experiment's figure, by default the recall of each setting and its difference to the baseline; written to
+        figures/<corpus>/<table>.png and .pdf."""
+        if self.experiment.draw:
+            figure = self.experiment.draw(self)
+        else:
+            figure = figures.settings(self.rows, self.summary, self.title, baseline=self.baseline)
+        return figures.save(figure, self.study.figures, self.study.table, self.experiment.alt)
 
     def training(self) -> pd.DataFrame:
         """`Study.training`: how each setting was trained."""
         return self.study.training(self.runs)
 
-    def claims(self, claims: Iterable[Claim]):
-        """Test the paper's claims, write them to results/<corpus>/<table>_claims.csv and print the verdicts."""
-        print(verdicts(self.study.claims(self.runs, claims, self.ranks)))
+    def claims(self):
+        """Test the experiment's claims, write them to results/<corpus>/<table>_claims.csv and print the verdicts."""
+        print(verdicts(self.study.claims(self.runs, self.experiment.claims, self.ranks)))
 
     def reading(self):
         """Print what the table resolves, how far the set-up is from the paper's, and the files that were written."""

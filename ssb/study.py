@@ -36,6 +36,7 @@ from ssb.training.runs import (
 
 PROTOCOLS = ("t2v", "v2t best-caption", "v2t max-per-video")
 COUNTS = ("best_epoch", "n_queries")  # of Run.metrics, whole numbers
+Grid = Mapping[str, Mapping]  # setting → what it changes in the preset
 Runs = Mapping[str, list[Run]]  # setting → its runs, one for each seed
 Ranks = Mapping[str, np.ndarray]  # setting → ranks, (seeds, Q), or (Q,) without seeds
 EMPTY: Mapping = MappingProxyType({})
@@ -79,14 +80,14 @@ class Study:
         self.corpus_label = corpus_label(self.base)
         changed = {**changes, **self.base.corpus_options}
         parts = [f"{name} = {value}" for name, value in changed.items() if name != "corpus_options"]
-        self.where = ", ".join([self.corpus.name, f"{preset} preset", *parts])  # for titles
+        self.subtitle = ", ".join([self.corpus.name, f"{preset} preset", *parts])  # for titles
         self.results, self.changes = files.folder("results", self.label), dict(changes)
         self.part: Mapping = EMPTY  # column → value of this study's rows, where several share one table
         self.plan: list[Planned] = []  # of `run`: runs whose rows may be written
         self.tables: list[Path] = []  # written so far
         self.collapsed: dict[str, int] = {}  # settings left out → how many of their runs collapsed
 
-    def grid(self, grid: Mapping[str, Mapping]) -> pd.DataFrame:
+    def grid(self, grid: Grid) -> pd.DataFrame:
         """What each setting changes, to be read before anything is trained: one row for each setting, one column for
         each setting of `ssb.Config` that differs, "" where a row keeps the value of the last row, "otherwise".
         ConfigError for a setting that does not exist or is out of range, and as of `protect`."""
@@ -98,7 +99,7 @@ class Study:
         rows["otherwise"] = [_cell(base[column]) for column in columns]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
 
-    def planned(self, grid: Mapping[str, Mapping], begin: Runs = EMPTY) -> list[Planned]:
+    def planned(self, grid: Grid, begin: Runs = EMPTY) -> list[Planned]:
         """The runs of a grid, setting by setting and seed by seed. Arguments and errors as of `run`."""
         plan = []
         for setting, changes in grid.items():
@@ -124,7 +125,7 @@ class Study:
 
     def run(
         self,
-        grid: Mapping[str, Mapping],
+        grid: Grid,
         may_collapse: bool = False,
         begin: Runs = EMPTY,
         further: Runs = EMPTY,
@@ -132,7 +133,7 @@ class Study:
         """Train what is not trained yet; returns setting → its runs, one for each seed.
 
         grid: setting → what it changes in the preset. A run that fails does not stop the others: they are finished and
-        kept, and TrainingError then says which failed and why.
+        kept, and TrainingError then names those that failed and why.
         may_collapse: leave out the settings of which a run collapses, because their other seeds alone would flatter
         them; each is printed and counted in `self.collapsed`.
         begin: settings that begin with the weights of other runs, setting → a run for each seed (`Config.pretrained`).
@@ -183,9 +184,9 @@ class Study:
         workers = min(joblib.effective_n_jobs(self.jobs), len(todo))
         seconds = batch.Clock(estimates, workers).seconds()
         long = f"about {minutes(seconds)}" if seconds == seconds else "for how long is known when one has ended"
-        where = f"on {workers} cores" if workers > 1 else "one at a time"
+        parallel = f"on {workers} cores" if workers > 1 else "one at a time"
         read = f"{total - len(todo)} read from {files.short(files.runs())}, " if total > len(todo) else ""
-        print(f"{total} runs: {read}{len(todo)} to train {where}, {long}", flush=True)
+        print(f"{total} runs: {read}{len(todo)} to train {parallel}, {long}", flush=True)
         for config in {(c.text_encoder, c.max_tokens): c for _, c in todo.values() if c.freeze_text}.values():
             with waiting(f"text states of {config.text_encoder}"):
                 load(config, self.corpus)  # once, before several processes need them at the same time
@@ -214,7 +215,9 @@ class Study:
         frame = pd.DataFrame(rows).sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
         return frame if any(frame["trained_on"]) else frame.drop(columns="trained_on")
 
-    def summary(self, runs: Runs, baseline: str, fixed: Ranks = EMPTY, ranks: Ranks | None = None) -> pd.DataFrame:
+    def summary(
+        self, runs: Runs, baseline: str, fixed: Ranks = EMPTY, ranks: Ranks | None = None, paper: str = ""
+    ) -> pd.DataFrame:
         """One row for each setting; written to results/<corpus>/<table>_summary.csv.
 
         For each metric the mean over seeds; for R@1 also its deviation over seeds and its 95 % interval over queries
@@ -227,17 +230,20 @@ class Study:
                                          "not resolved"
         fixed: further settings that have no seeds, name → ranks (Q,) of the same queries; one may be the baseline.
         ranks: setting → ranks (seeds, Q) in place of the runs' own from text to video, such as semantic ones.
+        paper: the table of the paper whose numbers are shown too, "2a"; "": none.
         ConfigError for an unknown baseline.
         """
-        frame = settled(self.compare(runs, baseline, fixed, ranks)).round(3)
+        frame = settled(self.compare(runs, baseline, fixed, ranks, paper)).round(3)
         self.write(frame.reset_index(), f"{self.table}_summary.csv")
         return frame
 
-    def compare(self, runs: Runs, baseline: str, fixed: Ranks = EMPTY, ranks: Ranks | None = None) -> pd.DataFrame:
+    def compare(
+        self, runs: Runs, baseline: str, fixed: Ranks = EMPTY, ranks: Ranks | None = None, paper: str = ""
+    ) -> pd.DataFrame:
         """`summary` before p is adjusted and judged, not written."""
         if baseline not in [*runs, *fixed]:
             raise ConfigError(f"baseline = {baseline!r}: the settings are {', '.join([*fixed, *runs])}")
-        paper = paper_numbers(self.table.removeprefix("table").partition("_")[0])
+        printed = paper_numbers(paper)
         ranks = {name: given[None] for name, given in fixed.items()} | (ranks or stacked(runs))
         clips, rows = next(iter(runs.values()))[0].ranks["clip"], {}
         for setting, members in ranks.items():
@@ -246,7 +252,7 @@ class Study:
             low, high = interval(hits, clips)
             row = {"seeds": len(members), **each.mean().round(2)}
             row |= {"R@1 sd": each["R@1"].std(ddof=1), "R@1 low": low, "R@1 high": high}
-            row |= {f"paper {metric}": paper.get((setting, metric), np.nan) for metric in ("R@1", "R@5")}
+            row |= {f"paper {metric}": printed.get((setting, metric), np.nan) for metric in ("R@1", "R@5")}
             if setting != baseline:
                 base = np.broadcast_to(points(ranks[baseline], "R@1"), hits.shape)  # it may have no seeds
                 row |= paired(hits, base, clips)._asdict()
@@ -280,7 +286,7 @@ class Study:
         for claim in claims:
             if {claim.setting, claim.baseline} <= runs.keys():
                 one, other = (points(ranks[name], "R@1") for name in (claim.setting, claim.baseline))
-                row = {"claim": claim.says, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
+                row = {"claim": claim.text, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
                 row |= {"paper": paper_difference(claim, self.corpus.name)}
                 rows.append(row | paired(one, other, clips)._asdict())
         return self.judged(rows)
@@ -292,7 +298,7 @@ class Study:
         self.write(frame, f"{self.table}_claims.csv")
         return frame
 
-    def traces(self, grid: Mapping[str, Mapping]) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    def traces(self, grid: Grid) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
         """Every step of each setting with the first seed, collapsed or not: setting → `Run.trace`; and the means of
         the last ten steps, written to results/<corpus>/<table>_traces.csv."""
         self.planned(grid)

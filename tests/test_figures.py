@@ -75,9 +75,9 @@ def sizes(text):
 
 
 def captions(text):
-    index = [(text, way) for way in captioning_figures.WAYS] + [(CONSTANT, "")]
+    index = [(text, mode) for mode in captioning_figures.MODES] + [(CONSTANT, "")]
     frame = pd.DataFrame({"CIDEr": 5.0, "CIDEr low": 4.0, "CIDEr high": 6.0}, index=pd.MultiIndex.from_tuples(index))
-    rows = pd.DataFrame([{"setting": text, "way": way, "CIDEr": 5.0} for way in captioning_figures.WAYS])
+    rows = pd.DataFrame([{"setting": text, "way": mode, "CIDEr": 5.0} for mode in captioning_figures.MODES])
     yield captioning_figures.captions(rows, frame, text), 2
 
 
@@ -109,7 +109,7 @@ def draw(text):
 
 
 def claims(text):
-    row = {"table": text, "setting": text, "baseline": text, "paper": 1.0, **DELTA}
+    row = {"table": text, "claim": text, "setting": text, "baseline": text, "paper": 1.0, **DELTA}
     yield overview.overview(pd.DataFrame([row]), text), 4
 
 

@@ -13,16 +13,17 @@ from operator import attrgetter
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from helpers import unchanged_results
 
 import ssb
-from ssb import ConfigError, Study, report
+from ssb import ConfigError, Study, figures, paper, report
 from ssb.experiments import ablations, objectives, overview
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-README = ROOT / "notebooks" / "README.md"
 SMALL = {"corpus_options": {"clips": 60, "false_negatives": 0.05}}
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -61,10 +62,9 @@ def tables_and_figures(home: Path) -> set[str]:
 @pytest.mark.slow
 @each_notebook
 def test_runs_with_the_smoke_preset(notebook, tmp_path):
-    if notebook.stem.endswith("overview"):  # which draws what the others have written
-        (tmp_path / "results/shapes-smoke").mkdir(parents=True)
-        (tmp_path / "results/shapes-smoke/table1_claims.csv").write_text(CLAIMS)
-        (tmp_path / "results/shapes-smoke/table1.csv").write_text("corpus,run,seconds,preset\nshapes,x,1,smoke\n")
+    (tmp_path / "results/shapes-smoke").mkdir(parents=True)  # of another table, for the overview to draw
+    (tmp_path / "results/shapes-smoke/other_claims.csv").write_text(CLAIMS)
+    (tmp_path / "results/shapes-smoke/other.csv").write_text("corpus,run,seconds,preset\nshapes,x,1,smoke\n")
     before = tables_and_figures(tmp_path)
     done = papermill(notebook, tmp_path, *smoke(notebook))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -86,10 +86,10 @@ def test_runs_from_the_notebooks_folder(tmp_path):
     (tmp_path / "pyproject.toml").touch()
     environment = {key: value for key, value in os.environ.items() if key != "SSB_HOME"}
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), "out.ipynb", *smoke(NOTEBOOKS[0])]
-    place = tmp_path / "notebooks"
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    folder = tmp_path / "notebooks"
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "figures/shapes-smoke/quickstart_attention.png").exists()
+    assert tables_and_figures(tmp_path) == set(read(NOTEBOOKS[0])["metadata"]["ssb"]["writes"])
     assert [path.name for path in (tmp_path / "notebooks").iterdir()] == ["out.ipynb"]
 
 
@@ -165,10 +165,9 @@ def test_what_is_called_exists(notebook):
 @each_notebook
 def test_what_is_trained_is_shown_first(notebook):
     code = cells(notebook, "code")
-    trained = [k for k, source in enumerate(code) if re.search(r"(study|sweep|longer)\.run\(", source)]
-    for k in trained:
-        assert any(".grid(" in source for source in code[:k])
-    assert trained or notebook.stem in ("00_quickstart", "22_overview")
+    for k, source in enumerate(code):
+        for study in re.findall(r"\b(\w+)\.run\(", source):
+            assert any(f"{study}.grid(" in earlier for earlier in code[:k]), f"{study}.grid(…) belongs before: {source}"
 
 
 @each_notebook
@@ -192,25 +191,28 @@ def test_links(notebook):
         assert (notebook.parent / path).is_file(), target
         headings = re.findall(r"^#+ (.*)", (notebook.parent / path).read_text(), re.M) if anchor else [""]
         assert anchor in [heading.lower().replace(" ", "-") for heading in headings], target
-    place = NOTEBOOKS.index(notebook)
-    assert {path.name for path in NOTEBOOKS[max(place - 1, 0) : place + 2]} - {notebook.name} <= set(targets)
+    number = NOTEBOOKS.index(notebook)
+    neighbours = {path.name for path in NOTEBOOKS[max(number - 1, 0) : number + 2]} - {notebook.name}
+    assert neighbours <= set(targets), "run `ssb report`"
     assert any(target.startswith("https://arxiv.org/abs/") for target in targets)
     assert any(target.startswith(("../results/", "../figures/")) for target in targets)
 
 
 def test_notebooks_print_their_numbers():
     """No result is typed into the prose: the only decimals there are the paper's."""
-    printed = {"25.9", "27.2", "1.3", "0.1", "0.01", "0.05"}  # the last: T = 0.1, the range of T, and a p
+    printed = {"0.1", "0.01", "0.05"}  # T, the range of T, and a p; and the numbers of the papers:
+    printed |= {f"{value:g}" for value in paper.rows()["value"]}
+    printed |= {f"{paper.paper_difference(claim):g}" for table in overview.TABLES.values() for claim in table.claims}
     for notebook in NOTEBOOKS:
         for source in cells(notebook, "markdown"):
             source = re.sub(r"\]\([^)]*\)", "]", source)  # numbers of papers
             assert set(re.findall(r"\d+\.\d+", source)) <= printed, notebook.name
 
 
-def test_the_list_of_notebooks_is_made_from_the_results():
+def test_links_and_lists_are_those_that_are_generated():
     unchanged_results()
-    written = README.read_text().split("<!-- table -->\n")[1].split("<!-- end of table -->")[0]
-    assert written.strip() == overview.notebooks(ROOT).strip(), "put there what overview.notebooks returns"
+    for path, text in overview.generated(ROOT).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is not up to date: run `ssb report`"
 
 
 # What the notebooks share
@@ -236,8 +238,8 @@ def book(tmp_path):
 
 def test_a_notebook_is_listed_with_its_verdicts_and_minutes(book):
     """Two runs of four and two minutes of one core, one of them in two rows."""
-    found = "Held: cross beats none (shapes, mine). Contradicted: hybrid beats none (mine). Not resolved: 1 of 4 tests."
-    line = f"| [01_a](01_a.ipynb) | Table 1: which? | {found} | shapes 3, mine 3 |"
+    words = "Held: cross beats none (shapes, mine). Contradicted: hybrid beats none (mine). Not resolved: 1 of 4 tests."
+    line = f"| [01_a](01_a.ipynb) | Table 1: which? | {words} | shapes 3, mine 3 |"
     assert overview.notebooks(book).splitlines()[-1] == line
 
 
@@ -256,9 +258,9 @@ def test_nothing_resolved_and_nothing_claimed(book):
 
 def test_the_grid_shows_what_differs():
     study = Study("t", preset="laptop", seeds=[0], changes=SMALL)
-    frame = study.grid(objectives.TABLE1)
-    assert frame.index.tolist() == [*objectives.TABLE1, "otherwise"] and list(frame) == ["objective"]
-    assert frame["objective"].tolist() == [*objectives.TABLE1, study.base.objective]
+    frame = study.grid(objectives.GRID)
+    assert frame.index.tolist() == [*objectives.GRID, "otherwise"] and list(frame) == ["objective"]
+    assert frame["objective"].tolist() == [*objectives.GRID, study.base.objective]
     frame = study.grid(ablations.table2a(study.corpus))
     assert frame["streams"].tolist() == ["", "appearance", "motion", "()"]
     assert study.grid({"as it is": {}, "too": {"objective": study.base.objective}}).empty
@@ -275,15 +277,43 @@ def test_smoke_says_that_its_numbers_mean_nothing(capsys):
 
 def test_a_comparison_writes_and_shows_a_table(home, hand, capsys):
     study = Study("table1", preset="smoke", seeds=range(5), changes=SMALL)
-    comparison = report.Comparison(study, hand, "Table 1", baseline="none")
+    comparison = report.Comparison(study, hand, objectives.TABLE1)
     assert comparison.rows.equals(study.frame(hand)) and comparison.summary.loc["cross", "verdict"] == "higher"
-    assert "Table 1: text→video, delta to none" in comparison.table().to_html()
-    assert comparison.figure(alt="A sentence.").alt == "A sentence."
-    comparison.claims(objectives.CLAIMS)
+    title = f"Table 1: captioning objective, {study.subtitle}"
+    assert f"{title}: text→video, delta to none" in comparison.table().to_html()
+    assert comparison.figure().alt == objectives.TABLE1.alt
+    comparison.claims()
     comparison.reading()
-    said = capsys.readouterr().out
-    assert "cross-captioning beats no captioning: held" in said and "which ssb.settings() lists" in said
-    assert "Beyond the noise of queries and seeds: cross (higher)." in said
+    printed = capsys.readouterr().out
+    assert "cross-captioning beats no captioning: held" in printed and "which ssb.settings() lists" in printed
+    assert "Beyond the noise of queries and seeds: cross (higher)." in printed
     names = {path.name for path in (home / "results/shapes-smoke").iterdir()}
     assert names == {"table1.csv", "table1_summary.csv", "table1_claims.csv"}
     assert (home / "figures/shapes-smoke/table1.pdf").exists()
+
+
+def test_a_table_of_any_name_keeps_the_papers_numbers_and_claims(home, hand):
+    """`-p table mine`: which table of the paper it is comes from the experiment, not from the name of the files."""
+    study = Study("mine", preset="smoke", seeds=range(5), changes=SMALL)
+    comparison = report.Comparison(study, hand, objectives.TABLE1)
+    assert (
+        comparison.summary.loc["cross", "paper R@1"] == 27.2
+        and comparison.table().data.loc["none", "paper R@5"] == "53.0"
+    )
+    comparison.claims()
+    claims = pd.read_csv(home / "results/shapes-smoke/mine_claims.csv")
+    assert claims["paper"].tolist() == [1.3]
+
+
+def test_a_title_a_baseline_and_a_figure_of_its_own(home, hand):
+    drawn = []
+
+    def draw(result):
+        drawn.append(result.title)
+        return figures.settings(result.rows, result.summary, result.title, baseline=result.baseline)
+
+    study = Study("mine", preset="smoke", seeds=range(5), changes=SMALL)
+    experiment = report.Experiment("Title", baseline="none", alt="A sentence.", draw=draw)
+    comparison = report.Comparison(study, hand, experiment, "Another title", baseline="full")
+    assert comparison.figure().alt == "A sentence." and drawn == ["Another title"]
+    assert np.isnan(comparison.summary.loc["full", "delta"]) and comparison.summary["paper R@1"].isna().all()

@@ -40,17 +40,17 @@ def refusal(study, grid, **arguments) -> str:
 def test_the_committed_tables_may_be_made_again(committed):
     """Under whichever VERSION they were made; and with more seeds and settings."""
     study = Study("table1", seeds=range(5))
-    study.protect(study.planned(objectives.TABLE1))
+    study.protect(study.planned(objectives.GRID))
     more = Study("table1", seeds=range(7))
-    more.protect(more.planned(objectives.TABLE1 | {"more": {"epochs": 1}}))
+    more.protect(more.planned(objectives.GRID | {"more": {"epochs": 1}}))
     for table, grid in (("table2f", ablations.table2f(study.base.batch)), ("table2a", ablations.table2a(study.corpus))):
         other = Study(table)
         other.protect(other.planned(grid))
         other.grid(grid)
     five = Study("table11", seeds=range(5))
-    five.protect(five.planned({name: objectives.TABLE1[name] for name in ("none", "cross")}))
+    five.protect(five.planned({name: objectives.GRID[name] for name in ("none", "cross")}))
     assert "'cross' trained with other settings" in refusal(
-        Study("emcl_inference", seeds=range(5), changes={"lr": 1.0}), objectives.TABLE1
+        Study("emcl_inference", seeds=range(5), changes={"lr": 1.0}), objectives.GRID
     )
 
 
@@ -58,20 +58,20 @@ def test_other_results_for_a_published_table_are_refused_before_training(committ
     before = {path: path.read_bytes() for path in committed.rglob("*.csv")}
     few = Study("table1", changes={"epochs": 12}, seeds=range(5))
     with pytest.raises(ConfigError) as caught:
-        few.run(objectives.TABLE1)
+        few.run(objectives.GRID)
     words = str(caught.value)
     assert words.startswith("results/shapes/table1.csv would be replaced by other results: 'cross', 'full', 'hybrid', ")
     assert "'identity', 'none' trained with other settings. Give this table another name" in words
     assert "-p table table1_epochs12" in words and "\n" not in words
     with pytest.raises(ConfigError, match="'none' trained with"):
-        few.grid(objectives.TABLE1)  # shown before anything is trained
-    assert "it has the seeds 2, 3, 4 too" in refusal(Study("table1", seeds=[0, 1]), objectives.TABLE1)
+        few.grid(objectives.GRID)  # shown before anything is trained
+    assert "it has the seeds 2, 3, 4 too" in refusal(Study("table1", seeds=[0, 1]), objectives.GRID)
     none = {"none": {"objective": "none"}}
     assert "it has the settings 'cross', 'full', 'hybrid'" in refusal(Study("table1", seeds=range(5)), none)
     other = Study("table1", changes={"corpus_options": {"clips": 90}}, seeds=range(5))
-    assert "it is of another corpus of this name" in refusal(other, objectives.TABLE1)
+    assert "it is of another corpus of this name" in refusal(other, objectives.GRID)
     new = Study("table1_epochs12", changes={"epochs": 12}, seeds=[0])
-    new.protect(new.planned(objectives.TABLE1))
+    new.protect(new.planned(objectives.GRID))
     with pytest.raises(ConfigError, match="call run first"):
         few.write(pd.DataFrame(), "table1_summary.csv")
     with pytest.raises(ConfigError, match="call run first"):
@@ -86,13 +86,13 @@ def test_what_differs_is_named_where_the_run_is_still_there(committed):
     config = Study("t").base.replace(objective="none").effective()
     (committed / "results/runs" / run / "config.json").write_text(config.model_dump_json())
     assert "'none' trained with epochs = 40, not 12" in refusal(
-        Study("table1", changes={"epochs": 12}, seeds=range(5)), objectives.TABLE1
+        Study("table1", changes={"epochs": 12}, seeds=range(5)), objectives.GRID
     )
 
 
 def test_rows_are_not_lost_when_a_table_is_written(committed):
     study = Study("table1", seeds=range(5))
-    study.plan = study.planned(objectives.TABLE1)
+    study.plan = study.planned(objectives.GRID)
     rows = pd.read_csv(study.results / "table1.csv")
     study.write(rows, "table1.csv")
     with pytest.raises(ConfigError, match=r"would lose 5 of its 25 rows \(setting cross, seed 0\)"):
@@ -100,16 +100,16 @@ def test_rows_are_not_lost_when_a_table_is_written(committed):
     assert len(pd.read_csv(study.results / "table1.csv")) == 25
 
 
-def test_sweeps_over_corpora_are_compared_dial_by_dial(committed):
+def test_sweeps_over_corpora_are_compared_rate_by_rate(committed):
     rows = pd.read_csv(committed / "results/shapes/false_negatives.csv")
-    dials = sorted(rows["false_negatives"].unique())
-    sweep = false_negatives.Sweep("false_negatives", dials[:2])
+    rates = sorted(rows["false_negatives"].unique())
+    sweep = false_negatives.Sweep("false_negatives", rates[:2])
     for study in sweep.studies.values():
         study.protect(study.planned(false_negatives.SWEEP))
-    with pytest.raises(ConfigError, match="has the dials .* too"):
+    with pytest.raises(ConfigError, match="has the rates .* too"):
         sweep.run()
     with pytest.raises(ConfigError, match="other settings"):
-        false_negatives.Sweep("false_negatives", dials, changes={"epochs": 3}).run()
+        false_negatives.Sweep("false_negatives", rates, changes={"epochs": 3}).run()
 
 
 def test_pretrained_and_zero_shot_rows_are_compared_too(committed):
@@ -218,11 +218,11 @@ def test_every_committed_table_is_one_that_a_notebook_writes():
         code = "".join(next(cell for cell in book["cells"] if cell["cell_type"] == "code")["source"])
         default = code.partition('table: str = "')[2].partition('"')[0]
         for name in (Path(path).name for path in book["metadata"]["ssb"]["writes"] if path.endswith(".csv")):
-            names |= {name.replace(default, title, 1) for title in [default, *overview.titles()] if default in title}
+            names |= {name.replace(default, title, 1) for title in [default, *overview.TABLES] if default in title}
     for path in sorted((ROOT / "results").glob("*/*.csv")):
         stem, _, other = path.stem.partition("_for_")
         assert f"{stem}_for_shapes.csv" if other else path.name in names, f"{path}: no notebook writes it"
-        if path.stem.startswith("pretraining") and path.stem in overview.titles():
+        if path.stem.startswith("pretraining") and path.stem in overview.TABLES:
             from_ = list((ROOT / "results").glob(f"*/{path.stem}_for_{path.parent.name}.csv"))
             assert from_, f"{path}: what it was pre-trained on is not there"
 

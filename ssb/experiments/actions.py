@@ -15,17 +15,25 @@ from ssb.corpora.corpus import Corpus
 from ssb.corpora.features import assemble, read_streams
 from ssb.corpora.labels import hmdb51, labels, ucf101
 from ssb.corpora.reading import CorpusError, listed
+from ssb.experiments import objectives
 from ssb.machine import threads
 from ssb.metrics.actions import RECIPES, mean_over_time, recognise
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import interval, paired, settled
 from ssb.model import SupportSetModel
-from ssb.report import signed, verdicts
+from ssb.progress import track
+from ssb.report import Experiment, signed, verdicts
 from ssb.study import Study
 from ssb.training.data import Data
 from ssb.training.runs import Run, build
 
-TITLES = {"table11": "Table 11: actions, top-1"}
+EXPERIMENT = Experiment(
+    "Table 11: actions",
+    number="11",
+    grid=lambda study: objectives.PAIR,
+    alt="Top-1 of a linear layer on average pooling, an untrained head and trained heads, with intervals.",
+)
+TABLES = {"table11": EXPERIMENT}
 OFFICIAL = {"ucf101": ucf101, "hmdb51": hmdb51}
 POOLED, UNTRAINED = "average pooling", "head, untrained"
 PAPER = "transformer pooling minus average pooling (more than)"  # row of paper.csv
@@ -137,27 +145,27 @@ def compare(study: Study, runs: Mapping[str, list[Run]], dataset: str = "", reci
     first = next(iter(runs.values()))
     task = official_task(dataset, first[0], study.corpus) if dataset else own_task(first[0], study.corpus)
     tables, ranks = [], {}
-    for setting, members in runs.items():
-        about = study.frame({setting: members}).set_index("seed")
-        about = about[["preset", "run", "config_sha", *members[0].provenance]]
-        for run in members:
-            seed, inputs = run.config.seed, {}
-            model, data = run.load(study.corpus)
-            with threads(run.config.threads):
-                if members is first:
-                    inputs[POOLED] = mean_over_time(task.values, task.mask)
-                    inputs[UNTRAINED] = embedded(untrained(data), task.values, task.mask)
-                inputs[f"head, {setting}"] = embedded(model, task.values, task.mask)
-            results = {
-                split: recognise(inputs, task.classes, train, test, val, task.films, RECIPES[recipe], [seed])
-                for split, (train, val, test) in task.splits.items()
-            }
-            for split, result in results.items():
-                each = result.rows.rename(columns={"features": "setting"}).round({"top-1": 2, "top-5": 2})
-                each = each.assign(table=study.table, corpus=study.corpus.name, dataset=dataset, split=split)
-                tables.append(each.assign(recipe=recipe, **about.loc[seed]))
-            for name in inputs:
-                ranks.setdefault(name, []).append(np.concatenate([each.ranks[name][0] for each in results.values()]))
+    pairs = [(setting, run) for setting, members in runs.items() for run in members]
+    for setting, run in track(pairs, "training linear layers"):
+        about = study.frame({setting: [run]}).iloc[0]
+        about = about[["preset", "run", "config_sha", *run.provenance]]
+        seed, inputs = run.config.seed, {}
+        model, data = run.load(study.corpus)
+        with threads(run.config.threads):
+            if setting == next(iter(runs)):
+                inputs[POOLED] = mean_over_time(task.values, task.mask)
+                inputs[UNTRAINED] = embedded(untrained(data), task.values, task.mask)
+            inputs[f"head, {setting}"] = embedded(model, task.values, task.mask)
+        results = {
+            split: recognise(inputs, task.classes, train, test, val, task.films, RECIPES[recipe], [seed])
+            for split, (train, val, test) in task.splits.items()
+        }
+        for split, result in results.items():
+            each = result.rows.rename(columns={"features": "setting"}).round({"top-1": 2, "top-5": 2})
+            each = each.assign(table=study.table, corpus=study.corpus.name, dataset=dataset, split=split)
+            tables.append(each.assign(recipe=recipe, **about))
+        for name in inputs:
+            ranks.setdefault(name, []).append(np.concatenate([each.ranks[name][0] for each in results.values()]))
     frame = pd.concat(tables).sort_values(["setting", "split", "seed"], kind="stable", ignore_index=True)
     leading = ["table", "corpus", "dataset", "split", "setting", "seed"]
     frame = frame[[*leading, *frame.columns.drop(leading)]]

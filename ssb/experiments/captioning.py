@@ -24,20 +24,20 @@ from ssb.metrics.statistics import interval, over_seeds, paired, verdict
 from ssb.model import SupportSetModel
 from ssb.paper import published
 from ssb.progress import track
-from ssb.report import cells, intervals, signed
+from ssb.report import Experiment, cells, intervals, signed
 from ssb.study import Study
 from ssb.training.data import Data
 from ssb.training.runs import Run
 
-TITLES = {"captioning": "captions, CIDEr"}
 SOURCES = ("own", "support")
 BATCH = 32  # clips captioned at a time
-WAYS = {  # what the decoder attends to, and the width of its beam search
+MODES = {  # what the decoder attends to, and the width of its beam search
     "own": {"source": "own", "beams": 4},
     "own, greedy": {"source": "own", "beams": 1},
     "support": {"source": "support", "beams": 4},
 }
 GRID = {objective: {"objective": objective} for objective in OBJECTIVES if objective != "none"}  # which has no decoder
+TABLES = {"captioning": Experiment("Captions", grid=lambda study: GRID)}
 CONSTANT = "one sentence for all"
 CANDIDATES = 50  # the most frequent training captions, from which that sentence is chosen
 VERSION = 1  # raise it when the captions or scores of an unchanged run change: cached ones of another are not read
@@ -94,8 +94,8 @@ def retrieved(model: SupportSetModel, data: Data, clips: Tensor, embeddings: Ten
 
 
 class Results(NamedTuple):
-    """The results of `measure`. rows: one for each run and way of WAYS. cider: (setting, way) → (seeds, C) CIDEr of the
-    test clips. constant: one sentence for all clips, as `constant` returns it."""
+    """The results of `measure`. rows: one for each run and mode of MODES. cider: (setting, mode) → (seeds, C) CIDEr of
+    the test clips. constant: one sentence for all clips, as `constant` returns it."""
 
     rows: pd.DataFrame
     cider: dict[tuple[str, str], np.ndarray]
@@ -103,24 +103,24 @@ class Results(NamedTuple):
 
 
 def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] = METRICS) -> Results:
-    """Caption the test clips with every run in every one of WAYS, and score the captions; rows, with the provenance of
+    """Caption the test clips with every run in every one of MODES, and score the captions; rows, with the provenance of
     the runs, are written to results/<corpus>/<table>.csv. Captions and scores are cached in `files.cache()`.
 
-    Columns in addition to those of `Study.rows`: way; `metrics`; distinct, the number of different captions in percent
-    of the clips; clips. Without Java the metrics are NaN.
+    Columns in addition to those of `Study.rows`: way, the mode; `metrics`; distinct, the number of different captions
+    in percent of the clips; clips. Without Java the metrics are NaN.
     """
     metrics, rows, cider = tuple(metrics), [], {}
-    each = [(run, way) for members in runs.values() for run in members for way in WAYS]
-    for run, way in track(each, "captioning the test clips"):
-        caption_test_clips(run, study.corpus, way, metrics)  # cached
+    each = [(run, mode) for members in runs.values() for run in members for mode in MODES]
+    for run, mode in track(each, "captioning the test clips"):
+        caption_test_clips(run, study.corpus, mode, metrics)  # cached
     for setting, members in runs.items():
         about = study.frame({setting: members}).set_index("seed")
         about = about[["preset", "run", "config_sha", "best_epoch", *members[0].provenance]]
-        for way in WAYS:
-            scored = [caption_test_clips(run, study.corpus, way, metrics) for run in members]
-            cider[setting, way] = np.stack([frame["CIDEr"].to_numpy() for frame, _ in scored])
+        for mode in MODES:
+            scored = [caption_test_clips(run, study.corpus, mode, metrics) for run in members]
+            cider[setting, mode] = np.stack([frame["CIDEr"].to_numpy() for frame, _ in scored])
             for run, (frame, scores) in zip(members, scored):
-                row = {"table": study.table, "corpus": study.corpus.name, "setting": setting, "way": way}
+                row = {"table": study.table, "corpus": study.corpus.name, "setting": setting, "way": mode}
                 row |= {"seed": run.config.seed} | {name: round(value, 2) for name, value in scores.items()}
                 row |= {"distinct": round(100 * frame["text"].nunique() / len(frame), 1), "clips": len(frame)}
                 rows.append(row | about.loc[run.config.seed].to_dict())
@@ -130,20 +130,20 @@ def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] 
 
 
 def caption_test_clips(
-    run: Run, corpus: Corpus, way: str = "own", metrics: Iterable[str] = METRICS
+    run: Run, corpus: Corpus, mode: str = "own", metrics: Iterable[str] = METRICS
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """A finished run's captions of the test clips, columns clip, text and CIDEr, and the `metrics` over all of them.
-    Captions and scores are computed once and cached; metrics that were not computed before, for want of Java, are added
-    when they can be."""
+    Captions and scores are computed once and cached; metrics that could not be computed because Java was missing
+    are added when they can be."""
     weights = (run.folder / "model.safetensors").read_bytes()
     version = importlib.metadata.version("pycocoevalcap")
-    key = files.digest(run.name, weights, json.dumps(WAYS[way]), version, str(VERSION))
+    key = files.digest(run.name, weights, json.dumps(MODES[mode]), version, str(VERSION))
     path = files.cache() / "captions" / f"{key}.json"
     clips = corpus.split("test")
     cached = _read(path, len(clips))
     if not cached:
         model, data = run.load(corpus)
-        cached = {"texts": caption(model, data, "test", **WAYS[way])["text"].tolist(), "scores": {}}
+        cached = {"texts": caption(model, data, "test", **MODES[mode])["text"].tolist(), "scores": {}}
         _write(path, cached)
     frame = pd.DataFrame({"clip": clips, "text": cached["texts"]})
     missing = [name for name in metrics if name not in cached["scores"]]
@@ -190,19 +190,19 @@ def constant(corpus: Corpus, metrics: Iterable[str] = METRICS) -> dict:
 
 
 def summary(study: Study, results: Results) -> pd.DataFrame:
-    """A row for each setting and way, then one for the constant sentence; written to
+    """A row for each setting and mode, then one for the constant sentence; written to
     results/<corpus>/<table>_summary.csv. The mean over seeds of each metric and of the share of distinct captions, the
     deviation of each metric over seeds and its 95 % interval (Student's t), and for CIDEr that over clips too."""
     metrics = [name for name in METRICS if name in results.rows]
     rows = {}
-    for (setting, way), each in results.cider.items():
-        members = results.rows[(results.rows["setting"] == setting) & (results.rows["way"] == way)]
+    for (setting, mode), each in results.cider.items():
+        members = results.rows[(results.rows["setting"] == setting) & (results.rows["way"] == mode)]
         row = {"seeds": len(members)}
         for name in metrics:
             row |= {name: members[name].mean(), f"{name} sd": members[name].std(ddof=1)}
             row[f"{name} low"], row[f"{name} high"] = over_seeds(members[name])
         row["CIDEr low over clips"], row["CIDEr high over clips"] = interval(each)
-        rows[setting, way] = row | {"distinct": members["distinct"].mean()}
+        rows[setting, mode] = row | {"distinct": members["distinct"].mean()}
     scores = {name: results.constant[name] for name in metrics}
     rows[CONSTANT, ""] = {"seeds": 0} | scores | {"distinct": 100 / results.constant["each"].size}
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["setting", "way"]).round(2)
@@ -215,16 +215,16 @@ def claims(study: Study, results: Results) -> pd.DataFrame:
     results/<corpus>/<table>_claims.csv. No rows where CIDEr is missing."""
     cider = results.cider | {(CONSTANT, ""): results.constant["each"]}
     rows = []
-    for says, (setting, way), baseline in (
+    for words, (setting, mode), baseline in (
         ("better than one sentence for all would", ("cross", "own"), (CONSTANT, "")),
         ("better than one trained on the clip", ("cross", "own"), ("identity", "own")),
         ("from its support set better than one sentence for all would", ("cross", "support"), (CONSTANT, "")),
         ("from its support set better than from itself", ("cross", "support"), ("cross", "own")),
     ):
-        if {(setting, way), baseline} <= cider.keys() and np.isfinite(cider[setting, way]).all():
-            each = cider[setting, way]
-            row = {"claim": f"a decoder trained on other clips captions a clip {says} (points of CIDEr)"}
-            row |= {"setting": f"{setting}, {way}", "seeds": len(each), "paper": np.nan}
+        if {(setting, mode), baseline} <= cider.keys() and np.isfinite(cider[setting, mode]).all():
+            each = cider[setting, mode]
+            row = {"claim": f"a decoder trained on other clips captions a clip {words} (points of CIDEr)"}
+            row |= {"setting": f"{setting}, {mode}", "seeds": len(each), "paper": np.nan}
             row["baseline"] = ", ".join(baseline) if baseline[0] == setting else baseline[0]
             rows.append(row | paired(each, np.broadcast_to(cider[baseline], each.shape))._asdict())
     return study.judged(rows)
@@ -272,7 +272,7 @@ def reading(results: Results, claims: pd.DataFrame) -> str:
     sentence, each = results.constant["text"], results.constant["each"]
     lines = [f"One sentence for all clips, “{sentence}”: CIDEr {each.mean():.1f}."]
     for setting in dict.fromkeys(setting for setting, _ in results.cider):
-        own, support = (results.cider[setting, way] for way in ("own", "support"))
+        own, support = (results.cider[setting, mode] for mode in ("own", "support"))
         gain = paired(own, support)
         lines.append(
             f"{setting}: CIDEr {own.mean():.1f} from the clip itself, {support.mean():.1f} from its support set; "

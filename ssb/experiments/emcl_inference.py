@@ -18,15 +18,18 @@ from torch import Tensor
 
 from ssb import emcl
 from ssb.corpora.corpus import Corpus
+from ssb.experiments import objectives
 from ssb.experiments.emcl_layer import Constants, mean_rank
 from ssb.figures import COLOURS, PAGE, legend, styled
 from ssb.metrics import retrieval
 from ssb.metrics.statistics import Difference, paired, settled
 from ssb.paper import paper_gain
+from ssb.progress import track
+from ssb.report import Experiment
 from ssb.study import Study
 from ssb.training.runs import Run
 
-TITLES = {"emcl_inference": "EMCL at inference"}
+TABLES = {"emcl_inference": Experiment("EMCL at inference", grid=lambda study: objectives.GRID)}
 MODULE = Constants(7, 10, 0.1, 4.0)  # of the paper's inference module, on CLIP2Video
 TRIED = {
     "bases": (2, 4, 7, 16, 32, 64),
@@ -61,14 +64,14 @@ class Embedded(NamedTuple):
 def embedded(runs: Mapping[str, list[Run]], corpus: Corpus) -> dict[str, dict[str, list[Embedded]]]:
     """split ("val", "test") → setting → `Embedded` of each run; every run is loaded once."""
     splits: dict[str, dict[str, list[Embedded]]] = {"val": {}, "test": {}}
-    for setting, members in runs.items():
-        for run in members:
-            model, data = run.load(corpus)
-            for split, settings in splits.items():
-                text, video, clip_of = data.embed(model, split)
-                plain = retrieval.search(text, video, clip_of)
-                member = Embedded(text, video, torch.from_numpy(clip_of), run.config.seed, plain, run.name)
-                settings.setdefault(setting, []).append(member)
+    each = [(setting, run) for setting, members in runs.items() for run in members]
+    for setting, run in track(each, "embedding captions and clips"):
+        model, data = run.load(corpus)
+        for split, settings in splits.items():
+            text, video, clip_of = data.embed(model, split)
+            plain = retrieval.search(text, video, clip_of)
+            member = Embedded(text, video, torch.from_numpy(clip_of), run.config.seed, plain, run.name)
+            settings.setdefault(setting, []).append(member)
     return splits
 
 
@@ -127,13 +130,16 @@ def chosen(members: list[Embedded]) -> tuple[dict[str, Constants], pd.DataFrame]
     all λ and β of TRIED together, then of K, then of stages, from the paper's K and stages. And the gain of each."""
     best, rows = {}, []
     for form in FORMS:
-        at = MODULE
+        current = MODULE
         for names in (("temperature", "beta"), ("bases",), ("stages",)):
-            tried = [at._replace(**dict(zip(names, values))) for values in product(*(TRIED[name] for name in names))]
-            gains = [float(np.mean([gain(member, form, constants) for member in members])) for constants in tried]
-            at = tried[int(np.argmax(gains))]
+            tried = [
+                current._replace(**dict(zip(names, values))) for values in product(*(TRIED[name] for name in names))
+            ]
+            each = track(tried, f"trying constants of EMCL ({form})")
+            gains = [float(np.mean([gain(member, form, constants) for member in members])) for constants in each]
+            current = tried[int(np.argmax(gains))]
             rows += [{"form": form, **c._asdict(), "val delta": round(g, 3)} for c, g in zip(tried, gains)]
-        best[form] = at
+        best[form] = current
     return best, pd.DataFrame(rows).drop_duplicates()
 
 
@@ -141,13 +147,13 @@ def sweep(members: list[Embedded], best: Mapping[str, Constants]) -> pd.DataFram
     """One constant at a time around `best` (form → constants), and the block, rows shuffled: columns constant, value,
     form, seed, delta (points of text→video R@1). The value of the block None is the number of captions."""
     rows = []
-    for form, member in product(FORMS, members):
-        at = best[form]
+    for form, member in track(product(FORMS, members), "changing one constant of EMCL at a time"):
+        chosen = best[form]
         for name, tried in TRIED.items():
-            for value in sorted({*tried, getattr(at, name)}):
-                rows.append((name, value, form, member.seed, gain(member, form, at._replace(**{name: value}))))
+            for value in sorted({*tried, getattr(chosen, name)}):
+                rows.append((name, value, form, member.seed, gain(member, form, chosen._replace(**{name: value}))))
         for block in BLOCKS:
-            delta = gain(member, form, at, "shuffled", block)
+            delta = gain(member, form, chosen, "shuffled", block)
             rows.append(("block", block or len(member.text), form, member.seed, delta))
     return pd.DataFrame(rows, columns=["constant", "value", "form", "seed", "delta"]).round({"delta": 3})
 
@@ -156,7 +162,7 @@ def orders(members: list[Embedded], constants: Constants = MODULE) -> pd.DataFra
     """The gain in every order of the rows, by block: columns form, order, block, seed, delta (points of R@1)."""
     rows = [
         (form, order, block or len(member.text), member.seed, gain(member, form, constants, order, block))
-        for form, order, block, member in product(FORMS, ORDERS, BLOCKS, members)
+        for form, order, block, member in track(product(FORMS, ORDERS, BLOCKS, members), "EMCL in other orders")
     ]
     return pd.DataFrame(rows, columns=["form", "order", "block", "seed", "delta"]).round(3)
 
@@ -165,7 +171,7 @@ def effective_ranks(members: list[Embedded]) -> pd.DataFrame:
     """Effective rank of Ê, by form, λ and K, with the paper's number of stages, and of E (form "E"): mean over blocks
     of shuffled rows of unit length. Columns form, temperature, bases, seed, effective rank."""
     rows = []
-    for member in members:
+    for member in track(members, "effective ranks"):
         ((captions, clips),) = row_orders(member, "shuffled", BLOCK)
         pairs = [*zip(captions.split(BLOCK), clips.split(BLOCK))]
         pairs = [pair for pair in pairs if len(pair[0]) == len(pair[1]) == BLOCK] or pairs[:1]  # whole blocks
@@ -179,8 +185,8 @@ def effective_ranks(members: list[Embedded]) -> pd.DataFrame:
 
 
 class Table(NamedTuple):
-    """What `table` returns. rows: one for each run and way of scoring it; changes: one for each setting and way, means
-    over seeds; ranks: (setting, form, constants, order) → text→video ranks (seeds, Q)."""
+    """What `table` returns. rows: one for each run and variant of scoring; changes: one for each setting and variant,
+    means over seeds; ranks: (setting, form, constants, order) → text→video ranks (seeds, Q)."""
 
     rows: pd.DataFrame
     changes: pd.DataFrame
@@ -201,20 +207,21 @@ def table(test: Mapping[str, list[Embedded]], best: Mapping[str, Constants]) -> 
     for the settings compared in the same way.
     """
     rows, ranks, changes = [], {}, []
-    for form, name, order in product(FORMS, ("paper's", "chosen"), ("shuffled", "listed", "paired")):
+    variants = product(FORMS, ("paper's", "chosen"), ("shuffled", "listed", "paired"))
+    for form, name, order in track(variants, "scoring the test clips with EMCL"):
         constants = MODULE if name == "paper's" else best[form]
-        way = {"form": form, "constants": name, "order": order}
+        variant = {"form": form, "constants": name, "order": order}
         compared = []
         for setting, members in test.items():
             each = [retrieval.matrix_ranks(scores(m, form, constants, order), m.clip_of) for m in members]
             for member, protocols in zip(members, each):
-                row = {"setting": setting, "seed": member.seed} | way | constants._asdict() | {"block": BLOCK}
+                row = {"setting": setting, "seed": member.seed} | variant | constants._asdict() | {"block": BLOCK}
                 for protocol, values in protocols.items():
                     row |= {f"{protocol} {key}": round(x, 2) for key, x in retrieval.metrics(values).items()}
                 rows.append(row | {"run": member.run})
             ranks[setting, form, name, order] = after = np.stack([protocols["t2v"] for protocols in each])
             recall = (100 * (x <= 1).mean() for x in (after, np.stack([member.plain for member in members])))
-            row = {"setting": setting} | way | {"seeds": len(members)} | dict(zip(("R@1", "R@1 without"), recall))
+            row = {"setting": setting} | variant | {"seeds": len(members)} | dict(zip(("R@1", "R@1 without"), recall))
             compared.append(row | difference(members, after)._asdict())
         changes.append(settled(pd.DataFrame(compared)))
     return Table(pd.DataFrame(rows), pd.concat(changes, ignore_index=True).round(3), ranks)
@@ -233,10 +240,10 @@ CLAIMS = {  # claim → setting, its baseline, form, constants, order
 def module_claims(study: Study, test: Mapping[str, list[Embedded]], results: Table) -> pd.DataFrame:
     """CLAIMS with what the paper's module adds to CLIP2Video, written to results/<corpus>/<table>_claims.csv."""
     rows = []
-    for claim, (setting, baseline, *way) in CLAIMS.items():
+    for claim, (setting, baseline, *variant) in CLAIMS.items():
         members = test[baseline]
         row = {"claim": claim, "setting": setting, "baseline": baseline, "seeds": len(members), "paper": paper_gain()}
-        rows.append(row | difference(members, results.ranks[baseline, *way])._asdict())
+        rows.append(row | difference(members, results.ranks[baseline, *variant])._asdict())
     return study.judged(rows)
 
 
@@ -271,10 +278,10 @@ def constants_figure(sweep: pd.DataFrame, ranks: pd.DataFrame, best: Mapping[str
     figure, axes = plt.subplots(2, 3, figsize=(PAGE, 4.2))
     for axis, (name, label) in zip(axes.flat, AXES.items()):
         rows = sweep[sweep["constant"] == name]
-        for colour, (form, at) in zip(COLOURS, best.items()):
+        for colour, (form, constants) in zip(COLOURS, best.items()):
             _line(axis, rows[rows["form"] == form].groupby("value")["delta"], "-", colour, form)
             dotted = dict(color=colour, lw=0.8, ls=(0, (1, 3)), zorder=0)
-            axis.axvline(BLOCK if name == "block" else getattr(at, name), **dotted)
+            axis.axvline(BLOCK if name == "block" else getattr(constants, name), **dotted)
         ticks = sorted({*rows["value"]} - {0.02, 0.05, 0.2, 0.5})  # of λ, whose labels would overlap
         _logarithmic(axis, ticks, name == "block")
         axis.set_xlabel(label)

@@ -15,70 +15,75 @@ from ssb.corpora.reading import listed
 from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import combined, settled
+from ssb.report import Experiment
 from ssb.study import Study, stacked
 from ssb.training.runs import Run
 
-TITLES = {"false_negatives": "gain per tenfold of false negatives"}
 SWEEP = {
     "none": {"objective": "none"},
     "cross": {"objective": "cross"},
     "cross, λ = 1": {"objective": "cross", "captioning": 1.0},
 }
+TABLES = {"false_negatives": Experiment("Gain per tenfold of false negatives", grid=lambda study: SWEEP)}
 CLAIM = "the more false negatives, the more captioning gains (points for every tenfold)"
 
 
 class Sweep:
     """The same grid at several rates of false negatives.
 
-    dials: values of `false_negatives` of the corpus `shapes`: the share of false negatives among the pairs of a caption
+    rates: values of `false_negatives` of the corpus `shapes`: the share of false negatives among the pairs of a caption
     and another clip. The clips, their features and their split are the same at each; the detail of the captions
-    differs. The other arguments are those of `Study`. ConfigError without a dial.
+    differs. The other arguments are those of `Study`. ConfigError without a rate.
     """
 
-    def __init__(self, table: str, dials: Iterable[float], changes: Mapping = MappingProxyType({}), **arguments):
+    def __init__(self, table: str, rates: Iterable[float], changes: Mapping = MappingProxyType({}), **arguments):
         self.studies = {}
-        for dial in sorted(dials):
-            options = {**changes.get("corpus_options", {}), "false_negatives": dial}
-            if dial == shapes.FALSE_NEGATIVES:
+        for rate in sorted(rates):
+            options = {**changes.get("corpus_options", {}), "false_negatives": rate}
+            if rate == shapes.FALSE_NEGATIVES:
                 del options["false_negatives"]  # the corpus of the other tables, whose runs are shared
-            self.studies[dial] = Study(table, changes={**changes, "corpus_options": options}, **arguments)
-            self.studies[dial].part = {"false_negatives": dial}
+            self.studies[rate] = Study(table, changes={**changes, "corpus_options": options}, **arguments)
+            self.studies[rate].part = {"false_negatives": rate}
         if not self.studies:
-            raise ConfigError("dials = []: wanted one or more rates of false negatives, such as [0.005, 0.05]")
+            raise ConfigError("rates = []: wanted one or more rates of false negatives, such as [0.005, 0.05]")
         self.first = next(iter(self.studies.values()))
-        self.where = f"{self.first.corpus.name}, {self.first.preset} preset"
+        self.subtitle = f"{self.first.corpus.name}, {self.first.preset} preset"
+
+    def grid(self) -> pd.DataFrame:
+        """What each setting changes, the same at every rate, as `Study.grid` shows it."""
+        return self.first.grid(SWEEP)
 
     def run(self) -> dict[float, dict[str, list[Run]]]:
-        """Train the grid SWEEP at every dial: dial → setting → runs, one for each seed. ConfigError, before anything is
+        """Train the grid SWEEP at every rate: rate → setting → runs, one for each seed. ConfigError, before anything is
         trained, where the published table would lose or change rows."""
         path = self.first.results / f"{self.first.table}.csv"
         if path.exists() and self.first.preset != "smoke":
             if lost := sorted(set(pd.read_csv(path).get("false_negatives", [])) - self.studies.keys()):
                 raise ConfigError(
-                    f"{files.short(path)} has the dials {listed(lost)} too; give them, or another name for this table, "
+                    f"{files.short(path)} has the rates {listed(lost)} too; give them, or another name for this table, "
                     f"such as -p table {self.first.table}_2"
                 )
         for study in self.studies.values():
             study.protect(study.planned(SWEEP))
-        return {dial: study.run(SWEEP) for dial, study in self.studies.items()}
+        return {rate: study.run(SWEEP) for rate, study in self.studies.items()}
 
     def rows(self, runs: Mapping) -> pd.DataFrame:
-        """As `Study.rows`, with the dial; written to results/<corpus>/<table>.csv."""
-        frames = [study.frame(runs[dial]).assign(false_negatives=dial) for dial, study in self.studies.items()]
+        """As `Study.rows`, with the rate of false negatives; written to results/<corpus>/<table>.csv."""
+        frames = [study.frame(runs[rate]).assign(false_negatives=rate) for rate, study in self.studies.items()]
         frame = pd.concat(frames, ignore_index=True)
         self.first.write(frame, f"{self.first.table}.csv")
         return frame
 
     def summary(self, runs: Mapping) -> pd.DataFrame:
-        """One row for each dial and setting, written to <table>_summary.csv: the measured share of false negatives
-        among the training clips, their expected number in a batch for one caption, R@1, and the difference to no
-        captioning as in `Study.summary` (Holm over the whole sweep)."""
+        """One row for each rate (column `dial`) and setting, written to <table>_summary.csv: the measured share of
+        false negatives among the training clips, their expected number in a batch for one caption, R@1, and the
+        difference to no captioning as in `Study.summary` (Holm over the whole sweep)."""
         rows = []
-        for dial, study in self.studies.items():
-            share = study.corpus.false_negative_rate("train")
-            rate = {"dial": dial, "share": share, "per batch": share * (study.base.batch - 1)}
-            compared = study.compare(runs[dial], "none")
-            rows += [rate | {"setting": setting} | row.to_dict() for setting, row in compared.iterrows()]
+        for rate, study in self.studies.items():
+            measured = study.corpus.false_negative_rate("train")
+            corpus = {"dial": rate, "share": measured, "per batch": measured * (study.base.batch - 1)}
+            compared = study.compare(runs[rate], "none")
+            rows += [corpus | {"setting": setting} | row.to_dict() for setting, row in compared.iterrows()]
         frame = settled(pd.DataFrame(rows)).round(5)
         self.first.write(frame, f"{self.first.table}_summary.csv")
         return frame
@@ -87,18 +92,18 @@ class Sweep:
         """How much the gain over no captioning grows for every tenfold of false negatives, in points of R@1; one row
         for each setting. The paper's explanation predicts a positive number; `claims` tests it.
 
-        delta: the slope by least squares over the dials; its interval over queries resamples clips, the same at all
-        dials, which share their clips; the one over seeds is Student's t over the slopes of the single seeds.
-        ConfigError for a single dial.
+        delta: the slope by least squares over the rates; its interval over queries resamples clips, the same at all
+        rates, which share their clips; the one over seeds is Student's t over the slopes of the single seeds.
+        ConfigError for a single rate.
         """
         x = np.log10(summary.drop_duplicates("dial")["per batch"].to_numpy())
         if len(x) < 2:
-            raise ConfigError(f"dials = {list(self.studies)}: a trend needs at least 2")
-        weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()  # of the dials in the slope
+            raise ConfigError(f"rates = {list(self.studies)}: a trend needs at least 2")
+        weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()  # of the rates in the slope
         pairs = {}
-        for weight, dial in zip(weights, self.studies):
-            hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs[dial], "t2v").items()}
-            base, clips = hits.pop("none"), runs[dial]["none"][0].ranks["clip"]
+        for weight, rate in zip(weights, self.studies):
+            hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs[rate], "t2v").items()}
+            base, clips = hits.pop("none"), runs[rate]["none"][0].ranks["clip"]
             for setting, values in hits.items():
                 pairs.setdefault(setting, []).append((weight, values, base, clips))
         rows = {setting: combined(pairs[setting])._asdict() for setting in pairs}

@@ -3,24 +3,26 @@
 import importlib
 import json
 import pkgutil
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ssb import files
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, PAGE, difference, legend, styled
-from ssb.report import METRICS, best, markdown, printed, reading, signed
+from ssb.report import METRICS, Experiment, best, markdown, printed, reading, signed
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 
 
-def titles() -> dict[str, str]:
-    """Table → its title: the TITLES of all modules of `ssb.experiments`."""
-    names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
-    return {table: title for module in modules for table, title in getattr(module, "TITLES", {}).items()}
+_NAMES = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name != "overview"]
+_EXPERIMENTS = [importlib.import_module(f"{__package__}.{name}") for name in _NAMES]
+TABLES: dict[str, Experiment] = {}  # name of the files → experiment, of all modules of this folder
+for _experiment in _EXPERIMENTS:
+    TABLES |= getattr(_experiment, "TABLES", {})
 
 
 def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
@@ -63,10 +65,17 @@ def claims(results: Path, label: str = "") -> pd.DataFrame:
 
 
 def by_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the order of their tables: table1, its variants, table2a … table12, then those beyond the paper's."""
-    number = frame["table"].str.extract(r"^table(\d+)", expand=False).astype(float)
-    frame = frame.assign(number=number).sort_values(["number", "table"], ignore_index=True)  # stable
-    return frame.drop(columns="number")
+    """Rows in the order of their tables: those of the paper by their number there, "1", "2a" … "12", each followed by
+    its variants, then those beyond it."""
+    order = {table: _number(experiment.number) for table, experiment in TABLES.items() if experiment.number}
+    frame = frame.assign(number=frame["table"].map(order))
+    return frame.sort_values(["number", "table"], ignore_index=True).drop(columns="number")  # stable, NaN last
+
+
+def _number(number: str) -> float:
+    """A table's number in the paper as a number: "2" → 2, "2b" → 2.02."""
+    digits, letter = re.fullmatch(r"(\d+)([a-z]?)", number).groups()
+    return int(digits) + (ord(letter) - ord("a") + 1) / 100 if letter else int(digits)
 
 
 def by_corpus(cells: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -93,11 +102,17 @@ def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
     return by_corpus(frame.assign(paper=paper, text=texts), ["table", "claim", "paper"])
 
 
+def _title(table: str, claim: str) -> str:
+    """The title of a table, with the unit of its claims where that is not R@1; its name where no experiment has it."""
+    unit = re.search(r"\(points of (.+)\)", claim)
+    return (TABLES[table].title if table in TABLES else table) + (f", {unit[1]}" if unit else "")
+
+
 @styled
 def overview(claims: pd.DataFrame, title: str):
     """One panel for each table: the difference of each claim, ours with its intervals and the paper's where its size is
     known; the side of the claim is grey. claims: of `claims` for one corpus."""
-    named, groups = titles(), list(claims.groupby("table", sort=False))
+    groups = list(claims.groupby("table", sort=False))
     lines = -(-len(groups) // 3)
     figure, axes = plt.subplots(lines, 3, figsize=(PAGE, 1.25 * lines + 0.6), squeeze=False)
     for axis, (table, rows) in zip(axes.flat, groups):
@@ -108,7 +123,7 @@ def overview(claims: pd.DataFrame, title: str):
         reach = 1.1 * max(1.5, *np.abs(axis.get_xlim()))
         axis.axvspan(0, reach, color="0.93", lw=0, zorder=-1)
         axis.axvline(0, color="0.5", lw=0.8, ls="--")
-        axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6), title=named.get(table, table))
+        axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6), title=_title(table, rows["claim"].iloc[0]))
         versus = " vs\n" if len(rows) < 4 else " vs "
         names = [f"{row.setting}{versus}{row.baseline}" for row in rows.itertuples()]
         axis.set(yticks=range(len(rows)), yticklabels=names)
@@ -166,22 +181,83 @@ def _table(path: Path) -> str:
     )
 
 
+def titles(root: Path) -> dict[Path, str]:
+    """The notebooks in reading order → their titles."""
+    paths = sorted((root / "notebooks").glob("*.ipynb"))
+    return {path: _first_cell(path).splitlines()[0].removeprefix("# ") for path in paths}
+
+
+def _first_cell(path: Path) -> str:
+    return "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+
+
+def contents(root: Path) -> str:
+    """The README's list of notebooks, in Markdown."""
+    rows = [(title, f"[{path.stem}](notebooks/{path.name})") for path, title in titles(root).items()]
+    return markdown(pd.DataFrame(rows, columns=["table or figure", "notebook"]))
+
+
 def notebooks(root: Path) -> str:
     """The table of notebooks/README.md: each notebook with its title, the verdicts on its claims and the minutes of its
     runs on two cores, each run counted once, from the laptop preset's tables under results/."""
     results, rows = root / "results", []
-    tested, ran, summaries = claims(results), runs(results), files_of("summary", results)
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
-        book = json.loads(path.read_text(encoding="utf-8"))
-        title = "".join(book["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
-        names = {Path(name).stem for name in book["metadata"]["ssb"]["writes"] if name.endswith(".csv")}
+    tested, finished, summaries = claims(results), runs(results), files_of("summary", results)
+    for path, title in titles(root).items():
+        writes = json.loads(path.read_text(encoding="utf-8"))["metadata"]["ssb"]["writes"]
+        names = {Path(name).stem for name in writes if name.endswith(".csv")}
         frame = tested[(tested["table"] + "_claims").isin(names)]
         words = _verdicts(frame) if len(frame) else _differences([each for each in summaries if each[2].stem in names])
-        own = ran[ran["table"].isin(names)].drop_duplicates(["corpus", "run"])
+        own = finished[finished["table"].isin(names)].drop_duplicates(["corpus", "run"])
         minutes = own.groupby("corpus", sort=False)["seconds"].sum() / 120
         times = ", ".join(f"{corpus} {x:.0f}" for corpus, x in minutes.items())
         rows.append((f"[{path.stem}]({path.name})", title, words, times))
     return markdown(pd.DataFrame(rows, columns=["notebook", "question", "what it found", "minutes"]))
+
+
+def with_links(root: Path, path: Path) -> str:
+    """The text of a notebook's file with links to the notebooks before and after it in the line of links of its first
+    cell, a line of parts "Paper: …", "Before: …", "Next: …" and "Results: …"."""
+    names, number = titles(root), [*titles(root)].index(path)
+    links = {"Before": [*names][number - 1 : number] if number else [], "Next": [*names][number + 1 : number + 2]}
+    new = [f"{word}: [{names[each]}]({each.name})" for word, others in links.items() for each in others]
+    book = json.loads(path.read_text(encoding="utf-8"))
+    lines = "".join(book["cells"][0]["source"]).splitlines(keepends=True)
+    line_of_links = next(k for k, line in enumerate(lines) if line.startswith(("Paper: ", "Papers: ")))
+    papers, *others = lines[line_of_links].split(" | ")
+    lines[line_of_links] = " | ".join(
+        [papers, *new, *(part for part in others if not part.startswith(("Before: ", "Next: ")))]
+    )
+    book["cells"][0]["source"] = lines
+    return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+
+
+def generated(root: Path) -> dict[Path, str]:
+    """The files of a checkout that hold generated text → what they should hold: the results and the list of notebooks
+    in README.md, the list in notebooks/README.md, and the links between the notebooks."""
+    readmes = {
+        root / "README.md": {"results": readme(root / "results"), "notebooks": contents(root)},
+        root / "notebooks" / "README.md": {"table": notebooks(root)},
+    }
+    texts = {path: with_links(root, path) for path in titles(root)}
+    for path, parts in readmes.items():
+        texts[path] = path.read_text(encoding="utf-8")
+        for name, text in parts.items():
+            before, start, rest = texts[path].partition(f"<!-- {name} -->\n")
+            _, end, after = rest.partition(f"<!-- end of {name} -->")
+            if not end:
+                raise ValueError(f"{path} lacks the lines <!-- {name} --> and <!-- end of {name} -->; put them back")
+            texts[path] = f"{before}{start}{text.strip()}\n{end}{after}"
+    return texts
+
+
+def write(root: Path) -> list[Path]:
+    """Bring the files of `generated` up to date; returns those that changed."""
+    texts = generated(root)
+    changed = {path: text for path, text in texts.items() if path.read_text(encoding="utf-8") != text}
+    for path, text in changed.items():
+        with files.written(path) as draft:
+            draft.write_text(text, encoding="utf-8")
+    return [*changed]
 
 
 def _verdicts(frame: pd.DataFrame) -> str:
@@ -190,11 +266,14 @@ def _verdicts(frame: pd.DataFrame) -> str:
     for verdict in ("held", "contradicted"):
         corpora = frame[frame["verdict"] == verdict].groupby("claim", sort=False)["corpus"].agg(", ".join)
         each = [f"{claim.partition(' (points')[0]} ({names})" for claim, names in corpora.items()]
-        parts += [f"{verdict.capitalize()}: {'; '.join(each)}."] * bool(each)
+        if each:
+            parts.append(f"{verdict.capitalize()}: {'; '.join(each)}.")
     unresolved = (frame["verdict"] == "not resolved").sum()
     if unresolved == len(frame):
         return f"None of {unresolved} tests is resolved."
-    return " ".join(parts + [f"Not resolved: {unresolved} of {len(frame)} tests."] * bool(unresolved))
+    if unresolved:
+        parts.append(f"Not resolved: {unresolved} of {len(frame)} tests.")
+    return " ".join(parts)
 
 
 def _differences(summaries: list[tuple[str, str, Path]]) -> str:

@@ -7,13 +7,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ssb.experiments import objectives
 from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
 from ssb.metrics.power import Components, components, needed, power
 from ssb.metrics.retrieval import points
+from ssb.report import Experiment
 from ssb.study import stacked
 from ssb.training.runs import Run
 
-TITLES = {"table12": "Table 12: significance"}
+EXPERIMENT = Experiment(
+    "cross against none",
+    number="12",
+    grid=lambda study: objectives.PAIR,
+    baseline="none",
+    alt="Probability of resolving the gain against the number of test clips, a line for each number of seeds.",
+)
+TABLES = {"table12": EXPERIMENT}
 CLIPS, SEEDS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000), (2, 3, 5, 10, 20)  # of the power curve
 
 

@@ -8,23 +8,32 @@ import numpy as np
 import pandas as pd
 
 from ssb.corpora.corpus import Corpus
-from ssb.experiments.objectives import TABLE1
+from ssb.experiments import objectives
 from ssb.figures import COLOURS, PAGE, legend, styled
 from ssb.metrics import retrieval
 from ssb.metrics.meaning import auc, pairs, same, semantic_ranks
 from ssb.paper import Claim
+from ssb.progress import track
+from ssb.report import Experiment
 from ssb.training.runs import Run
 
-TITLES = {"same_meaning": "recall of the same meaning"}
-CLAIMS = [Claim("cross finds clips of the same meaning better than no captioning", "cross", "none")]
 BINS = 60
 
 
 def grid(captioning: float) -> dict[str, dict]:
     """The objectives of Table 1 that train the heads, and `cross` with 10 and 100 times the preset's λ (captioning)."""
-    objectives = {name: changes for name, changes in TABLE1.items() if name != "identity"}
+    trained = {name: changes for name, changes in objectives.GRID.items() if name != "identity"}
     more = {f"cross, λ = {c:g}": {"objective": "cross", "captioning": c} for c in (10 * captioning, 100 * captioning)}
-    return objectives | more
+    return trained | more
+
+
+EXPERIMENT = Experiment(
+    "Semantic recall",
+    grid=lambda study: grid(study.base.captioning),
+    baseline="none",
+    claims=(Claim("cross finds clips of the same meaning better than no captioning", "cross", "none"),),
+)
+TABLES = {"same_meaning": EXPERIMENT}
 
 
 class Table(NamedTuple):
@@ -58,8 +67,8 @@ def measure(run: Run, corpus: Corpus, fits: np.ndarray) -> tuple[dict[str, float
     deviation = kinds["other"].std() if len(kinds["other"]) else 0
     row["gap"] = (row["same meaning"] - row["other"]) / deviation if deviation > 0 else np.nan
     row["AUC"] = auc(text, video, clip_of, fits)
-    share = len(kinds["same meaning"]) / (fits.size - len(fits)) if fits.shape[1] > 1 else 0.0
-    row["false negatives"] = share * (min(run.config.batch, len(data.train)) - 1)
+    rate = len(kinds["same meaning"]) / (fits.size - len(fits)) if fits.shape[1] > 1 else 0.0
+    row["false negatives"] = rate * (min(run.config.batch, len(data.train)) - 1)
     clipped = {kind: cosines.clip(-1, 1) for kind, cosines in kinds.items() if len(cosines)}  # of a rounding above 1
     return row, ranks, {kind: np.histogram(x, BINS, (-1, 1), density=True)[0] for kind, x in clipped.items()}
 
@@ -68,7 +77,7 @@ def table(runs: Mapping[str, list[Run]], corpus: Corpus, fits: np.ndarray | None
     """`measure` of every run, each loaded once. runs: setting → its runs. fits: None: `same(corpus)`."""
     fits = same(corpus) if fits is None else fits
     each = {run.name: run for members in runs.values() for run in members}
-    measured = {name: measure(run, corpus, fits) for name, run in each.items()}
+    measured = {name: measure(each[name], corpus, fits) for name in track(each, "comparing captions with clips")}
     rows, ranks, parts = [], {}, []
     for setting, members in runs.items():
         metrics, semantic, densities = zip(*(measured[run.name] for run in members))

@@ -3,8 +3,8 @@
 from ssb.experiments import emcl_layer
 from ssb.experiments.long_videos import FULL, S2DTW
 from ssb.paper import Claim
+from ssb.report import Experiment
 
-TITLES = {"together": "one budget", "together_videos": "one budget, long videos"}
 _BY_PLACE = {"sequences": True, "batch": 16}  # caption k is paired with clip k
 SEQUENCES = {  # losses for caption sequences; all runs are scored by the same S2DTW
     "triplet by place": _BY_PLACE | {"contrast": "triplet", "objective": "none"},
@@ -13,16 +13,6 @@ SEQUENCES = {  # losses for caption sequences; all runs are scored by the same S
     FULL: S2DTW,
     "SSB + S2DTW": S2DTW | {"objective": "cross"},
 }
-CLAIMS = [
-    Claim("SSB beats the triplet loss alone", "SSB cross", "triplet"),
-    Claim("EMCL beats the triplet loss alone", "EMCL", "triplet"),
-    Claim("SSB and EMCL beat EMCL alone", "SSB + EMCL", "EMCL"),
-]
-VIDEO_CLAIMS = [
-    Claim("S2DTW beats InfoNCE by place", FULL, "InfoNCE by place"),
-    Claim("S2DTW beats the triplet loss by place", FULL, "triplet by place"),
-    Claim("SSB and S2DTW beat S2DTW alone", "SSB + S2DTW", FULL),
-]
 
 
 def clips(constants: emcl_layer.Constants = emcl_layer.LAYER) -> dict[str, dict]:
@@ -35,3 +25,27 @@ def clips(constants: emcl_layer.Constants = emcl_layer.LAYER) -> dict[str, dict]
         "SSB + EMCL": emcl_layer.layer(constants, objective="cross"),
     }
     return {name: {"contrast": "triplet"} | changes for name, changes in grid.items()}
+
+
+CLIPS = Experiment(
+    "One budget",
+    baseline="triplet",
+    claims=(
+        Claim("SSB beats the triplet loss alone", "SSB cross", "triplet"),
+        Claim("EMCL beats the triplet loss alone", "EMCL", "triplet"),
+        Claim("SSB and EMCL beat EMCL alone", "SSB + EMCL", "EMCL"),
+    ),
+    alt="Text to video R@1 of the triplet loss, InfoNCE, SSB, EMCL and both, each seed a dot.",
+)
+VIDEOS = Experiment(
+    "One budget",
+    grid=lambda study: SEQUENCES,
+    baseline=FULL,
+    claims=(
+        Claim("S2DTW beats InfoNCE by place", FULL, "InfoNCE by place"),
+        Claim("S2DTW beats the triplet loss by place", FULL, "triplet by place"),
+        Claim("SSB and S2DTW beat S2DTW alone", "SSB + S2DTW", FULL),
+    ),
+    alt="Retrieval of long videos by contrastive losses by place, S2DTW, and both with captioning.",
+)
+TABLES = {"together": CLIPS, "together_videos": VIDEOS}

@@ -406,7 +406,8 @@ def test_damage_is_no_missing_clip(gaps):
 
 def test_a_study_says_in_its_titles_that_clips_are_left_out(gaps, capsys):
     changes = {"corpus_options": {"missing": "drop"}}
-    assert Study("t", corpus=str(gaps), preset="smoke", changes=changes).where == "mine, smoke preset, missing = drop"
+    study = Study("t", corpus=str(gaps), preset="smoke", changes=changes)
+    assert study.subtitle == "mine, smoke preset, missing = drop"
     assert capsys.readouterr().out.endswith(LEFT_OUT)  # after the warning of the smoke preset
 
 

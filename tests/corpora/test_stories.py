@@ -20,7 +20,6 @@ from ssb.corpora.corpus import Stream
 from ssb.corpora.stories import Stories
 from ssb.corpora.windows import of_videos
 from ssb.metrics import retrieval
-from ssb.metrics.sequences import best_match_similarity, pooled_similarity
 from ssb.s2dtw import s2dtw
 
 SMALL = dict(videos=36, events=4, takes=4, captions=3, false_negatives=0.05)
@@ -409,45 +408,3 @@ def test_load_corpus_makes_long_videos_of_captions_with_video_and_start(tmp_path
     table.assign(start="soon").to_csv(path / "captions.csv", index=False)
     with pytest.raises(CorpusError, match="whose start is not a number"):
         load_corpus(path, events=4)
-
-
-def sequences_of(q: int, c: int, m: int, n: int, d: int, seed: int):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((q, m, d)), rng.standard_normal((c, n, d))
-
-
-@given(
-    st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(2, 4), st.integers(0, 99)
-)
-@settings(max_examples=30, deadline=None)
-def test_similarities_agree_with_loops(q, c, m, n, d, seed):
-    text, video = sequences_of(q, c, m, n, d, seed)
-    length = np.linalg.norm
-    text_, video_ = (x / length(x, axis=-1, keepdims=True) for x in (text, video))
-    pooled, best = np.empty((q, c)), np.empty((q, c))
-    for i in range(q):
-        for j in range(c):
-            a, b = text_[i].mean(0), video_[j].mean(0)
-            pooled[i, j] = a @ b / length(a) / length(b)
-            best[i, j] = np.mean([max(caption @ clip for clip in video_[j]) for caption in text_[i]])
-    np.testing.assert_allclose(best_match_similarity(3 * text, video), best, atol=1e-7)
-    np.testing.assert_allclose(pooled_similarity(text, 2 * video), pooled, atol=1e-5)  # a mean may be near 0
-
-
-def test_similarities_know_no_order_and_no_chunks():
-    text, video = (torch.tensor(x) for x in sequences_of(7, 6, 5, 4, 33, 0))
-    for similarity in (pooled_similarity, best_match_similarity):
-        whole = similarity(text, video)
-        assert whole.shape == (7, 6) and whole.dtype == torch.float64
-        assert torch.equal(whole, similarity(text.flip(1), video[:, [2, 0, 3, 1]]))
-        assert torch.equal(whole[2:3, 1:4], similarity(text[2:3], video[1:4]))
-    assert torch.equal(best_match_similarity(text, video, chunk=2), best_match_similarity(text, video))
-
-
-@pytest.mark.parametrize("similarity", [pooled_similarity, best_match_similarity])
-def test_bad_similarities(similarity):
-    good = np.ones((2, 3, 4))
-    with pytest.raises(ValueError, match=r"text has shape \(3, 4\); wanted \(videos, steps, channels\)"):
-        similarity(good[0], good)
-    with pytest.raises(ValueError, match="row 4 of video is not finite"):
-        similarity(good, put(good, ((1, 1, 2), np.nan)))

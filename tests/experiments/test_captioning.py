@@ -57,7 +57,7 @@ def test_rows_agree_with_the_metrics_and_are_computed_once(study, runs, parrot, 
     assert len(parrot) == len(set(parrot)) == 2 * 2 * 3
     assert {("cross", 1, "own", 4), ("cross", 1, "own", 1), ("cross", 1, "support", 4)} <= set(parrot)
     rows = pd.read_csv(study.results / "captioning.csv")
-    assert len(rows) == 12 and set(rows["way"]) == set(captioning.WAYS)
+    assert len(rows) == 12 and set(rows["way"]) == set(captioning.MODES)
     assert {"run", "preset", "config_sha", "corpus_sha", "commit", "seconds"} <= set(rows)
     references = study.corpus.captions_of(study.corpus.split("test"))
     for setting in runs:
@@ -139,13 +139,13 @@ def by_hand(**settings):
     """Results with these mean CIDEr of each setting in each of WAYS; the one sentence for all clips has 20."""
     rng, clip = np.random.default_rng(0), np.random.default_rng(1).normal(0, 5, 200)
     values = {
-        (name, way): mean + clip + rng.normal(0, 1, (3, 200)) + rng.normal(0, 0.2, (3, 1))
+        (name, mode): mean + clip + rng.normal(0, 1, (3, 200)) + rng.normal(0, 0.2, (3, 1))
         for name, means in settings.items()
-        for way, mean in zip(captioning.WAYS, means)
+        for mode, mean in zip(captioning.MODES, means)
     }
     rows = [
-        {"setting": name, "way": way, "seed": seed, "CIDEr": each[seed].mean(), "distinct": 50.0}
-        for (name, way), each in values.items()
+        {"setting": name, "way": mode, "seed": seed, "CIDEr": each[seed].mean(), "distinct": 50.0}
+        for (name, mode), each in values.items()
         for seed in range(3)
     ]
     return captioning.Results(pd.DataFrame(rows), values, {"text": "a man", "CIDEr": 20.0, "each": 20 + clip})

@@ -55,8 +55,8 @@ def test_every_caption_meets_every_clip_once(drawn, order, block):
 def blocks_of_pairs(one, order, block):
     """(caption's block, own clip's block) of every caption; blocks of which clips are left over have no captions."""
     for rows, columns in emcl_inference.row_orders(one, order, block):
-        place = torch.argsort(columns)
-        yield from zip((torch.arange(len(rows)) // block).tolist(), (place[one.clip_of[rows]] // block).tolist())
+        position = torch.argsort(columns)
+        yield from zip((torch.arange(len(rows)) // block).tolist(), (position[one.clip_of[rows]] // block).tolist())
 
 
 def test_paired_rows_have_their_own_clip_at_the_same_place_and_apart_ones_in_another_block():
@@ -72,8 +72,8 @@ def test_paired_rows_have_their_own_clip_at_the_same_place_and_apart_ones_in_ano
 
 def test_paired_rows_stay_paired_where_clips_have_unequal_captions():
     one = member([2, 0, 2, 1, 2, 0], 4)  # clip 3 has none
-    found = [(rows.tolist(), columns.tolist()) for rows, columns in emcl_inference.row_orders(one, "paired", 2)]
-    assert found == [([1, 3, 0], [0, 1, 2, 3]), ([5, 2], [0, 2, 1, 3]), ([4], [2, 0, 1, 3])]
+    results = [(rows.tolist(), columns.tolist()) for rows, columns in emcl_inference.row_orders(one, "paired", 2)]
+    assert results == [([1, 3, 0], [0, 1, 2, 3]), ([5, 2], [0, 2, 1, 3]), ([4], [2, 0, 1, 3])]
 
 
 # scores
@@ -107,8 +107,8 @@ def test_scores_are_those_of_the_shuffled_rows_put_back(form, block):
 
 def test_all_at_once_one_caption_a_clip_no_order_matters():
     one = member(np.random.default_rng(1).permutation(20), 20)
-    found = [emcl_inference.scores(one, "ours", SMALL, order, None) for order in emcl_inference.ORDERS]
-    assert all(torch.allclose(found[0], other, atol=1e-8) for other in found)
+    results = [emcl_inference.scores(one, "ours", SMALL, order, None) for order in emcl_inference.ORDERS]
+    assert all(torch.allclose(results[0], other, atol=1e-8) for other in results)
     assert not torch.allclose(
         *(emcl_inference.scores(one, "ours", SMALL, order, 8) for order in ("paired", "apart")), atol=1e-3
     )
@@ -167,32 +167,32 @@ def test_chosen_gains_most_of_all_that_was_tried(few):
 
 def test_a_sweep_varies_one_constant(few):
     best = {form: MODULE._replace(beta=0.5) for form in emcl_inference.FORMS}
-    found = emcl_inference.sweep(few, best)
-    for _, part in found.groupby(["form", "seed"]):
+    results = emcl_inference.sweep(few, best)
+    for _, part in results.groupby(["form", "seed"]):
         counts = part["constant"].value_counts().to_dict()
         assert counts == {"bases": 2, "stages": 2, "temperature": 2, "beta": 3, "block": 2}
-    row = found[(found["constant"] == "bases") & (found["value"] == 2) & (found["form"] == "released")].iloc[1]
+    row = results[(results["constant"] == "bases") & (results["value"] == 2) & (results["form"] == "released")].iloc[1]
     assert row["seed"] == 1
     wanted = emcl_inference.gain(few[1], "released", Constants(2, 10, 0.1, 0.5))
     assert row["delta"] == pytest.approx(wanted, abs=1e-3)
-    whole = found[(found["constant"] == "block") & (found["value"] == 60) & (found["form"] == "ours")].iloc[0]
+    whole = results[(results["constant"] == "block") & (results["value"] == 60) & (results["form"] == "ours")].iloc[0]
     assert whole["delta"] == pytest.approx(
         emcl_inference.gain(few[0], "ours", best["ours"], "shuffled", None), abs=1e-3
     )
 
 
 def test_orders_are_gains_by_block(few):
-    found = emcl_inference.orders(few, SMALL)
-    assert len(found) == 2 * 4 * 2 * 2
-    row = found[(found["order"] == "apart") & (found["block"] == 16) & (found["form"] == "ours")].iloc[1]
+    results = emcl_inference.orders(few, SMALL)
+    assert len(results) == 2 * 4 * 2 * 2
+    row = results[(results["order"] == "apart") & (results["block"] == 16) & (results["form"] == "ours")].iloc[1]
     assert row["delta"] == pytest.approx(emcl_inference.gain(few[1], "ours", SMALL, "apart", 16), abs=1e-3)
 
 
 def test_effective_ranks_are_at_most_the_number_of_bases_and_of_rows(few):
-    found = emcl_inference.effective_ranks(few)
-    own = found[found["form"] == "E"]
+    results = emcl_inference.effective_ranks(few)
+    own = results[results["form"] == "E"]
     assert len(own) == 2 and own["effective rank"].between(10, 24).all()  # 60 rows of 24 channels at random
-    rest = found[found["form"] != "E"]
+    rest = results[results["form"] != "E"]
     assert len(rest) == 2 * 2 * 2 and (rest["effective rank"] <= rest["bases"] + 1e-3).all()
 
 
@@ -202,16 +202,16 @@ def test_effective_ranks_are_at_most_the_number_of_bases_and_of_rows(few):
 def test_a_table_holds_every_run_scored_every_way(few):
     test = {"none": few, "cross": [member(np.arange(60) % 30, 30, 24, seed, alike=2.0) for seed in (0, 1)]}
     best = {"ours": SMALL, "released": SMALL}
-    found = emcl_inference.table(test, best)
-    assert len(found.rows) == 2 * 2 * 3 * 2 * 2 and len(found.changes) == 2 * 2 * 3 * 2
+    results = emcl_inference.table(test, best)
+    assert len(results.rows) == 2 * 2 * 3 * 2 * 2 and len(results.changes) == 2 * 2 * 3 * 2
     wanted = retrieval.matrix_ranks(emcl_inference.scores(few[1], "ours", SMALL, "paired"), few[1].clip_of)
-    assert (found.ranks["none", "ours", "chosen", "paired"][1] == wanted["t2v"]).all()
+    assert (results.ranks["none", "ours", "chosen", "paired"][1] == wanted["t2v"]).all()
     keys = ["setting", "form", "constants", "order"]
-    row = found.rows.set_index([*keys, "seed"]).loc["none", "ours", "chosen", "paired", 1]
+    row = results.rows.set_index([*keys, "seed"]).loc["none", "ours", "chosen", "paired", 1]
     assert row["bases"] == 3 and row["run"] == "run1"
     for way, ranks in wanted.items():
         assert row[f"{way} R@5"] == pytest.approx(100 * (ranks <= 5).mean(), abs=0.01)
-    worth = emcl_inference.order_worth(test, found).set_index(keys)
+    worth = emcl_inference.order_worth(test, results).set_index(keys)
     assert len(worth) == 2 * 2 * 2 * 2
     for setting, members in test.items():
         each = [
@@ -219,7 +219,7 @@ def test_a_table_holds_every_run_scored_every_way(few):
             for m in members
         ]
         assert worth.loc[setting, "ours", "chosen", "listed"]["delta"] == pytest.approx(np.mean(each), abs=1e-3)
-    changes = found.changes.set_index(keys).loc["none", "ours", "chosen", "paired"]
+    changes = results.changes.set_index(keys).loc["none", "ours", "chosen", "paired"]
     each = [emcl_inference.gain(one, "ours", SMALL, "paired") for one in few]
     assert changes["delta"] == pytest.approx(np.mean(each), abs=1e-3)
     assert changes["R@1"] - changes["R@1 without"] == pytest.approx(changes["delta"], abs=2e-3)
@@ -228,8 +228,8 @@ def test_a_table_holds_every_run_scored_every_way(few):
 def test_claims_stand_beside_what_the_paper_gains(few, home):
     test = {"none": few, "cross": few}
     study = ssb.Study("emcl_inference", preset="smoke", seeds=[0, 1], changes={"corpus_options": {"clips": 60}})
-    found = emcl_inference.table(test, {form: MODULE._replace(beta=64.0) for form in emcl_inference.FORMS})
-    claims = emcl_inference.module_claims(study, test, found)
+    results = emcl_inference.table(test, {form: MODULE._replace(beta=64.0) for form in emcl_inference.FORMS})
+    claims = emcl_inference.module_claims(study, test, results)
     assert (claims["paper"] == 1.0).all()  # 46.6 less 45.6
     written = overview.claims(home / "results", "shapes-smoke")
     assert written["claim"].tolist() == [*emcl_inference.CLAIMS] and set(written["table"]) == {"emcl_inference"}
@@ -291,11 +291,11 @@ def trained(shared_home):
 
 def test_embeddings_of_a_run_are_those_it_was_ranked_by(trained):
     corpus, run = trained
-    found = emcl_inference.embedded({"none": [run]}, corpus)
-    assert (found["test"]["none"][0].plain == run.ranks["t2v"]).all()
-    assert found["test"]["none"][0].clip_of.tolist() == run.ranks["clip"].tolist()
+    results = emcl_inference.embedded({"none": [run]}, corpus)
+    assert (results["test"]["none"][0].plain == run.ranks["t2v"]).all()
+    assert results["test"]["none"][0].clip_of.tolist() == run.ranks["clip"].tolist()
     text, video, _ = run.load(corpus)[1].embed(run.load(corpus)[0], "val")
-    assert torch.equal(found["val"]["none"][0].text, text) and torch.equal(found["val"]["none"][0].video, video)
+    assert torch.equal(results["val"]["none"][0].text, text) and torch.equal(results["val"]["none"][0].video, video)
 
 
 def test_figures_are_drawn(few):

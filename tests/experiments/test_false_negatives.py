@@ -7,30 +7,30 @@ from helpers import made
 from ssb import ConfigError, files
 from ssb.experiments.false_negatives import Sweep
 
-DIALS = (0.01, 0.1)
+RATES = (0.01, 0.1)
 CHANGES = {"corpus_options": {"clips": 90, "captions": 2}}
 
 
 @pytest.fixture
 def sweep(home):
-    return Sweep("fn", DIALS, preset="smoke", seeds=range(4), changes=CHANGES)
+    return Sweep("fn", RATES, preset="smoke", seeds=range(4), changes=CHANGES)
 
 
 def runs_with(home, gain: dict[float, float]) -> dict:
-    """dial → setting → four runs; cross finds `gain` more of 22 clips' 100 captions each at rank 1 than none."""
+    """rate → setting → four runs; cross finds `gain` more of 22 clips' 100 captions each at rank 1 than none."""
     clip = np.repeat(np.arange(22), 100)
     rng = np.random.default_rng(0)
-    found = {}
-    for dial, points in gain.items():
-        found[dial] = {"none": [], "cross": []}
+    runs = {}
+    for rate, points in gain.items():
+        runs[rate] = {"none": [], "cross": []}
         for seed in range(4):
             base = np.where(rng.random(2200) < 0.3, 1, 7)
             missed = np.flatnonzero(base == 7)
             better = base.copy()
             better[rng.choice(missed, round(22 * points), replace=False)] = 1
             for name, ranks in (("none", base), ("cross", better)):
-                found[dial][name].append(made(home, f"{name}{dial}{seed}", name, seed, ranks, clip))
-    return found
+                runs[rate][name].append(made(home, f"{name}{rate}{seed}", name, seed, ranks, clip))
+    return runs
 
 
 def test_trend_is_the_slope_over_tenfolds(sweep, home):
@@ -58,18 +58,18 @@ def test_falling(sweep, home):
     assert sweep.claims(sweep.trend(falling, sweep.summary(falling)))["verdict"].tolist() == ["contradicted"]
 
 
-def test_the_dials_share_clips_and_not_captions(sweep):
+def test_the_rates_share_clips_and_not_captions(sweep):
     few, many = (work.corpus for work in sweep.studies.values())
     assert few.clips == many.clips and np.array_equal(few.split("test"), many.split("test"))
     assert np.array_equal(few.streams["motion"].values, many.streams["motion"].values)
     assert few.captions["text"].tolist() != many.captions["text"].tolist()
     shares = [0.01, 0.1]
-    summary = sweep.summary({dial: runs_with(files.root() / str(dial), {dial: 1})[dial] for dial in DIALS})
+    summary = sweep.summary({rate: runs_with(files.root() / str(rate), {rate: 1})[rate] for rate in RATES})
     assert summary.drop_duplicates("dial")["share"].tolist() == pytest.approx(shares, rel=0.3)
 
 
 def test_a_sweep_of_nothing_or_of_one(home):
-    with pytest.raises(ConfigError, match="dials = "):
+    with pytest.raises(ConfigError, match="rates = "):
         Sweep("fn", [], preset="smoke")
     one = Sweep("fn", [0.05], preset="smoke", seeds=range(4), changes=CHANGES)
     runs = runs_with(home, {0.05: 2})

@@ -18,7 +18,6 @@ from ssb.corpora import official
 from ssb.corpora.load import load_corpus
 from ssb.corpora.reading import CorpusError
 from ssb.experiments import long_videos
-from ssb.metrics import sequences
 from ssb.study import Study
 from ssb.training.loop import fit
 from ssb.training.runs import build
@@ -75,11 +74,11 @@ def test_the_loss_is_s2dtw_of_the_videos(home, objective):
     assert terms["contrast"].item() == pytest.approx(-sum(log).item() / 2, rel=1e-4)
     if objective == "none":
         return
-    seen = losses.cosine(c_t, c_v) / config.temperature
+    visible = losses.cosine(c_t, c_v) / config.temperature
     for i in range(18):
         if objective == "cross":
-            seen[i, 4 * (i // 3) : 4 * (i // 3) + 4] = -torch.inf  # the clips of its own video
-    support = model.support(seen.softmax(1), batch.video, batch.video_mask)
+            visible[i, 4 * (i // 3) : 4 * (i // 3) + 4] = -torch.inf  # the clips of its own video
+    support = model.support(visible.softmax(1), batch.video, batch.video_mask)
     assert terms["captioning"].item() == pytest.approx(model.caption_loss(*support, batch.labels).item(), rel=1e-4)
     terms["loss"].backward()
     assert model.video_head.f.weight.grad.abs().sum() > 0
@@ -90,7 +89,7 @@ def test_ranks_are_those_of_naive_distances(home):
     corpus = load_corpus("events", **UNEVEN)
     model, data = run.load(corpus)
     rows = corpus.stories.split("test")
-    c_t, c_v, place = data.embed(model, "test")
+    c_t, c_v, position = data.embed(model, "test")
     captions = corpus.captions_of(corpus.split("test"))
     at = {caption: i for i, caption in enumerate(captions["caption"])}
     clip_at = {clip: i for i, clip in enumerate(corpus.split("test"))}
@@ -138,27 +137,27 @@ def test_without_negatives_embeddings_collapse(home):
 def test_measures_by_hand(home):
     run = fit(small(objective="none"), quiet=True)
     corpus = load_corpus("events", **EVENTS)
-    found = long_videos.measure(run, corpus)
-    assert found.keys() == set(long_videos.MEASURES)
+    results = long_videos.measure(run, corpus)
+    assert results.keys() == set(long_videos.MEASURES)
     model, data = run.load(corpus)
     c_t, c_v = (torch.nn.functional.normalize(x, dim=-1) for x in data.embed_sequences(model, "test"))
     best = torch.einsum("qmd,cnd->qcmn", c_t, c_v).amax(-1).mean(-1)
     right = (best.argmax(1) == torch.arange(8)).double().mean()
-    assert found["best-match R@1"] == pytest.approx(100 * right.item())
-    assert found["spread"] == pytest.approx((c_t.flatten(0, 1) @ c_v.flatten(0, 1).T).std().item(), rel=1e-4)
-    assert 0 <= found["step recall"] <= 100 and 0 <= found["motion top-1"] <= 100
+    assert results["best-match R@1"] == pytest.approx(100 * right.item())
+    assert results["spread"] == pytest.approx((c_t.flatten(0, 1) @ c_v.flatten(0, 1).T).std().item(), rel=1e-4)
+    assert 0 <= results["step recall"] <= 100 and 0 <= results["motion top-1"] <= 100
 
 
 def test_the_shown_pair_is_of_median_margin(home):
     run = fit(small(objective="none"), quiet=True)
     corpus = load_corpus("events", **EVENTS)
-    found = long_videos.pairs(run, corpus)
+    results = long_videos.pairs(run, corpus)
     model, data = run.load(corpus)
     c_t, c_v = data.embed_sequences(model, "test")
     score = s2dtw.distances(c_v, c_t).numpy()
     margins = [np.delete(row, i).min() - row[i] for i, row in enumerate(score)]
     video = int(np.argsort(margins)[4])
-    (cost, path, right), (other, _, none) = found.values()
+    (cost, path, right), (other, _, none) = results.values()
     assert torch.allclose(cost, s2dtw.cosine_cost(c_v[video], c_t[video]), atol=1e-6)
     nearest = np.argsort(np.where(np.arange(8) == video, np.inf, score[video]))[0]
     assert torch.allclose(other, s2dtw.cosine_cost(c_v[nearest], c_t[video]), atol=1e-6)
@@ -184,17 +183,9 @@ def test_measures_include_those_of_the_supplement(home):
     assert table.loc[long_videos.FULL, "R@1 by full S2DTW"] == table.loc[long_videos.FULL, "R@1 by own S2DTW"]
     summary = study.summary(runs, baseline=long_videos.FULL)
     half = (summary["delta_high"] - summary["delta_low"]).drop(long_videos.FULL) / 2
-    said = long_videos.resolution(summary, 8)
-    assert "With 8 test videos" in said and f"from {half.min():.1f} to {half.max():.1f}" in said
+    words = long_videos.resolution(summary, 8)
+    assert "With 8 test videos" in words and f"from {half.min():.1f} to {half.max():.1f}" in words
     assert "One setting" in long_videos.resolution(summary.loc[[long_videos.FULL]], 8)
-
-
-def test_by_script_by_hand():
-    """Two scripts of two takes: found; its script found; tied for the first place; another script found."""
-    scores = [[9, 1, 0, 0], [5, 4, 0, 0], [0, 7, 7, 1], [8, 0, 1, 2]]
-    found = sequences.by_script(torch.tensor(scores).double(), np.array([0, 0, 1, 1]))
-    assert found == {"R@1 by full S2DTW": 25, "right script": 50, "within-script R@1": 75}
-    assert sequences.by_script(np.array(scores), None) == {"R@1 by full S2DTW": 25}
 
 
 def test_baselines_by_hand(home):
@@ -283,7 +274,7 @@ def test_what_is_not_known_is_left_out(home):
     corpus = load_corpus("events", **EVENTS)
     stories = dataclasses.replace(corpus.stories, truth=None, scripts=None)
     corpus = dataclasses.replace(corpus, stories=stories, meaning=None)
-    found = long_videos.measure(fit(small(objective="none"), corpus, quiet=True), corpus)
-    assert list(found) == ["R@1 by full S2DTW", "pooled R@1", "best-match R@1", "spread"]
+    results = long_videos.measure(fit(small(objective="none"), corpus, quiet=True), corpus)
+    assert list(results) == ["R@1 by full S2DTW", "pooled R@1", "best-match R@1", "spread"]
     table = long_videos.baselines(corpus)
     assert table.index.tolist() == ["random scores"] and "step recall" not in table

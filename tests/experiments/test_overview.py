@@ -1,5 +1,6 @@
 """The claims of all corpora side by side, from files made by hand."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from ssb import report
+from ssb.__main__ import main
 from ssb.experiments import ablations, overview, together
 
 ROOT = Path(__file__).parents[2]
@@ -102,11 +104,67 @@ def test_links_give_the_minutes_of_a_table_on_two_cores(results):
     ]
 
 
-def test_every_table_with_claims_has_a_title_in_one_experiment():
-    titles = overview.titles()
-    assert titles["table2a"] == ablations.TITLES["table2a"] and titles.items() >= together.TITLES.items()
+def test_every_table_with_claims_is_of_one_experiment():
+    assert overview.TABLES["table2a"] is ablations.TABLE2A and overview.TABLES.items() >= together.TABLES.items()
     tables = {path.name.removesuffix("_claims.csv") for path in (ROOT / "results").glob("*/*_claims.csv")}
-    assert tables <= titles.keys()
+    assert tables <= overview.TABLES.keys()
+
+
+def test_titles_name_the_unit_of_the_claims(results):
+    write(results, "shapes", "table11", "shapes", claim="the head is better (points of top-1)")
+    write(results, "shapes", "mine", "shapes", claim="the head is better (points of F1)")
+    figure = overview.overview(overview.claims(results, "shapes"), "title")
+    panels = [axis.get_title() for axis in figure.axes if axis.axison]
+    assert panels[2:] == ["Table 11: actions, top-1", "mine, F1"]
+
+
+@pytest.fixture
+def checkout(results, tmp_path_factory):
+    """A checkout of three notebooks, the middle one new, that lacks all generated text."""
+    root = tmp_path_factory.mktemp("checkout")
+    (root / "notebooks").mkdir()
+    results.rename(root / "results")
+    for name in ("shapes", "msrvtt1k"):
+        summary = {"setting": ["none"], "seeds": 1, "delta": np.nan, "verdict": "", "p": np.nan, "R@1 sd": np.nan}
+        summary |= dict.fromkeys(("R@1", "R@5", "R@10", "MdR", "R@1 low", "R@1 high"), 1.0)
+        summary |= dict.fromkeys(
+            ("delta_low", "delta_high", "seeds_low", "seeds_high", "paper R@1", "paper R@5"), np.nan
+        )
+        pd.DataFrame(summary).to_csv(root / "results" / name / "table1_summary.csv", index=False)
+        rows = pd.read_csv(root / "results" / name / "table1.csv").assign(n_queries=9)
+        rows.to_csv(root / "results" / name / "table1.csv", index=False)
+    for name, links in (("01_a", "Paper: x | Next: [Old](03_c.ipynb) | Results: y"), ("02_b", "Paper: x | Results: y"),
+                        ("03_c", "Papers: x, z | Before: [Old](01_a.ipynb) | Results: y")):  # fmt: skip
+        cell = {"source": [f"# Title {name}\n", "\n", f"{links}\n", "more"]}
+        book = {"cells": [cell], "metadata": {"ssb": {"writes": ["results/shapes-smoke/table1_claims.csv"]}}}
+        (root / "notebooks" / f"{name}.ipynb").write_text(json.dumps(book))
+    marks = "a\n<!-- results -->\nold\n<!-- end of results -->\nb\n<!-- notebooks -->\n<!-- end of notebooks -->\nc\n"
+    (root / "README.md").write_text(marks)
+    (root / "notebooks" / "README.md").write_text("a\n<!-- table -->\n<!-- end of table -->\n")
+    return root
+
+
+def test_a_new_notebook_is_linked_and_listed_by_one_command(checkout, capsys):
+    assert main(["report", str(checkout)]) == 0
+    assert capsys.readouterr().out.count("wrote ") == 5
+    links = {path.stem: "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines()[2]
+             for path in (checkout / "notebooks").glob("*.ipynb")}  # fmt: skip
+    assert links == {
+        "01_a": "Paper: x | Next: [Title 02_b](02_b.ipynb) | Results: y",
+        "02_b": "Paper: x | Before: [Title 01_a](01_a.ipynb) | Next: [Title 03_c](03_c.ipynb) | Results: y",
+        "03_c": "Papers: x, z | Before: [Title 02_b](02_b.ipynb) | Results: y",
+    }
+    text = (checkout / "README.md").read_text()
+    assert "old" not in text and "| Title 02_b | [02_b](notebooks/02_b.ipynb) |" in text and "| table1 |" in text
+    assert [line for line in text.splitlines() if len(line) == 1] == ["a", "b", "c"]
+    assert "| [02_b](02_b.ipynb) | Title 02_b | Held" in (checkout / "notebooks" / "README.md").read_text()
+    assert main(["report", str(checkout)]) == 0 and capsys.readouterr().out == ""
+
+
+def test_a_readme_without_marks_is_an_error(checkout):
+    (checkout / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match="README.md lacks the lines <!-- results --> and <!-- end of results -->"):
+        overview.write(checkout)
 
 
 def test_the_figure_has_a_panel_for_each_table_and_a_line_for_each_claim(results):

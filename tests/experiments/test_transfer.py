@@ -253,10 +253,10 @@ def test_the_papers_settings_of_a_benchmark():
 def test_what_the_layer_has_learnt(home):
     runs = {"none": [fit(small(objective="none", **THERE), quiet=True)]}
     runs["none + EMCL"] = [fit(small(objective="none", emcl=True, **THERE), quiet=True)]
-    found = emcl_layer.layer_ranks(runs, load_corpus("shapes", **OPTIONS))
-    assert found["setting"].tolist() == ["none + EMCL"] and found["block"].tolist() == [16]
-    assert found["start sd"].item() == pytest.approx((2 / 32) ** 0.5, abs=1e-3)
-    assert 1 <= found["rank of Ê"].item() <= found["rank of E"].item() * 2
+    results = emcl_layer.layer_ranks(runs, load_corpus("shapes", **OPTIONS))
+    assert results["setting"].tolist() == ["none + EMCL"] and results["block"].tolist() == [16]
+    assert results["start sd"].item() == pytest.approx((2 / 32) ** 0.5, abs=1e-3)
+    assert 1 <= results["rank of Ê"].item() <= results["rank of E"].item() * 2
     inside = emcl_layer.LAYER._replace(temperature=0.3, beta=0.3)
     assert "edge of what was tried: beta" in emcl_layer.at_edge(
         inside._replace(beta=0.1)

@@ -31,22 +31,24 @@ def cells(table: str) -> dict[tuple[str, ...], float]:
 def test_rows_of_the_file(values):
     """Against the csv module: the rows that agree in every given column, in the order of the file."""
     wanted = [row for row in PRINTED if all(row[column] == value for column, value in values.items())]
-    found = paper_module.rows(**values)
-    assert [*found["row"]] == [row["row"] for row in wanted] and [*found["group"]] == [row["group"] for row in wanted]
-    assert found["value"].tolist() == [float(row["value"]) for row in wanted] and len(wanted) > 5
+    results = paper_module.rows(**values)
+    assert [*results["row"]] == [row["row"] for row in wanted] and [*results["group"]] == [
+        row["group"] for row in wanted
+    ]
+    assert results["value"].tolist() == [float(row["value"]) for row in wanted] and len(wanted) > 5
 
 
 @pytest.mark.parametrize("table", paper_module.TABLES)
 def test_baselines_are_the_numbers_of_the_file_and_nothing_else(table):
     frame = paper_module.baselines(table)
     names = [name for name in frame if name not in ("method", "pretrain", "dataset", "source")]
-    found = {
+    results = {
         (row["method"], row["pretrain"], row["dataset"], name): row[name]
         for _, row in frame.iterrows()
         for name in names
         if not np.isnan(row[name])
     }
-    assert found == cells(table) and len(found) > 3
+    assert results == cells(table) and len(results) > 3
     assert not frame[names].isna().all().any(), "a metric that the table does not print has no column"
     assert frame["source"].str.len().min() > 5
 
@@ -98,7 +100,9 @@ def uneven(home):
             run = made(home, f"{name}{seed}", name, seed, np.ones(len(clip)), clip)
             ways = {"t2v": rng.choice([1, 2, 7, 30, 70], 40)[clip], "v2t best-caption": rng.integers(1, 20, 40)}
             ways |= {"v2t max-per-video": rng.integers(1, 9, 40)}
-            np.savez(run.folder / "ranks.npz", clip=clip, **{way: found.astype(float) for way, found in ways.items()})
+            np.savez(
+                run.folder / "ranks.npz", clip=clip, **{way: results.astype(float) for way, results in ways.items()}
+            )
             runs[name].append(run)
     return runs
 
@@ -109,12 +113,12 @@ def test_ours_by_hand(uneven):
     protocols = {"t2v": "t2v", "v2t": "v2t best-caption", "v2t max-per-video": "v2t max-per-video"}
     for (_, row), members in zip(frame.iterrows(), uneven.values()):
         for way, protocol in protocols.items():
-            found = [run.ranks[protocol] for run in members]
+            results = [run.ranks[protocol] for run in members]
             for k in (1, 5, 50):
-                wanted = np.mean([100 * sum(rank <= k for rank in ranks) / len(ranks) for ranks in found])
+                wanted = np.mean([100 * sum(rank <= k for rank in ranks) / len(ranks) for ranks in results])
                 assert row[f"{way} R@{k}"] == pytest.approx(wanted)
-            assert row[f"{way} MdR"] == np.mean([np.median(ranks) for ranks in found])
-            one, other = (100 * np.mean(ranks <= 1) for ranks in found)
+            assert row[f"{way} MdR"] == np.mean([np.median(ranks) for ranks in results])
+            one, other = (100 * np.mean(ranks <= 1) for ranks in results)
             assert row[f"{way} R@1 sd"] == pytest.approx(abs(one - other) / 2**0.5)
     assert not [name for name in frame if "R@10" in name or "MnR" in name]
 
@@ -123,12 +127,12 @@ def test_intervals_are_bootstraps_over_clips(uneven):
     frame = transfer.ours(uneven).set_index("method")
     clip = uneven["none"][0].ranks["clip"]
     for setting, members in uneven.items():
-        found = np.stack([run.ranks["t2v"] for run in members])
+        ranks = np.stack([run.ranks["t2v"] for run in members])
         interval = tuple(frame.loc[setting, ["t2v R@1 low", "t2v R@1 high"]])
-        assert interval == retrieval.bootstrap(found, "R@1", clip) != retrieval.bootstrap(found, "R@1")
+        assert interval == retrieval.bootstrap(ranks, "R@1", clip) != retrieval.bootstrap(ranks, "R@1")
         for way, protocol in (("v2t", "v2t best-caption"), ("v2t max-per-video", "v2t max-per-video")):
-            found = np.stack([run.ranks[protocol] for run in members])
-            assert tuple(frame.loc[setting, [f"{way} R@1 low", f"{way} R@1 high"]]) == retrieval.bootstrap(found, "R@1")
+            ranks = np.stack([run.ranks[protocol] for run in members])
+            assert tuple(frame.loc[setting, [f"{way} R@1 low", f"{way} R@1 high"]]) == retrieval.bootstrap(ranks, "R@1")
 
 
 def test_one_seed_has_no_deviation(uneven):
@@ -207,9 +211,9 @@ def test_a_dot_stands_at_each_known_number(uneven):
         dots = [
             np.ma.filled(dot.get_offsets(), np.nan)[0] for dot in axis.collections if isinstance(dot, PathCollection)
         ]
-        found = {(x, y) for x, y in dots if not np.isnan(x)}
+        results = {(x, y) for x, y in dots if not np.isnan(x)}
         wanted = {(x, y) for y, x in enumerate(frame[f"t2v {metric}"]) if not np.isnan(x)}
-        assert {(round(float(x), 6), int(y)) for x, y in found} == wanted
+        assert {(round(float(x), 6), int(y)) for x, y in results} == wanted
         assert len(wanted) == (5 if metric == "R@1" else 4)
 
 

@@ -6,19 +6,15 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from helpers import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ssb import Config, CorpusError, load_corpus
+from ssb import CorpusError
 from ssb.corpora import labels
 from ssb.corpora.stories import Stories
-from ssb.experiments import crosstask as crosstask_module
 from ssb.metrics import steps
-from ssb.text import token_ids
-from ssb.training.loop import fit
 
 
 @st.composite
@@ -248,100 +244,3 @@ def test_trimmed_recall_as_the_released_code_counts():
     for bad, message in ((similarity[:3], "wanted"), (similarity * np.nan, "finite")):
         with pytest.raises(ValueError, match=message):
             steps.trimmed_recall(bad)
-
-
-@pytest.fixture(scope="module")
-def run(shared_home):
-    options = {"clips": 60, "false_negatives": 0.05}
-    return fit(Config.preset("smoke", corpus="shapes", corpus_options=options, epochs=1, objective="none"), quiet=True)
-
-
-CSV = """end,start,task_id,text,video_id
-2.9,0.2,7,pour,a
-5.0,4.0,7,stir,a
-1.0,0.0,7,stir,b
-1.5,0.5,9,cut,c
-"""
-
-
-@pytest.fixture
-def crosstask(tmp_path):
-    """The three files as they are published, and features of two of the three videos."""
-    home, rng = tmp_path / "crosstask", np.random.default_rng(0)
-    for stream, width in (("appearance", 128), ("motion", 64)):
-        (home / "features" / stream).mkdir(parents=True)
-        for video, seconds in (("a", 7), ("c", 4)):
-            longer = seconds + (stream == "motion" and video == "c")
-            np.save(home / "features" / stream / f"{video}.npy", rng.standard_normal((longer, width)).astype("float16"))
-    (home / "crosstask.csv").write_text(CSV)
-    (home / "tasks_primary.txt").write_text(CARDS)
-    return home
-
-
-def naive_ctr(run, home) -> float:
-    """One second and one step at a time, every assignment tried."""
-    model, data = run.load()
-    parts = {"a": ("7", [(0, range(0, 3)), (2, range(4, 5))]), "c": ("9", [(0, range(0, 2))])}
-    shares = []
-    for video, (task, right) in parts.items():
-        looks, moves = (np.load(home / "features" / s / f"{video}.npy") for s in ("appearance", "motion"))
-        score = []
-        for step in TASKS[task]:
-            ids = torch.tensor(token_ids(data.tokenizer, [step], 99)[0])[None]
-            c_t = model.embed_text(ids, torch.ones_like(ids, dtype=bool))
-            seconds = [torch.tensor(np.append(x, y))[None, None].float() for x, y in zip(looks, moves)]
-            c_v = [model.embed_video(x, torch.ones(1, 1, dtype=bool)) for x in seconds]
-            score.append([torch.cosine_similarity(c_t, x).item() for x in c_v])
-        every = itertools.combinations(range(len(score[0])), len(score))
-        best = max(every, key=lambda clips: sum(score[k][clip] for k, clip in enumerate(clips)))
-        shares.append(np.mean([best[k] in inside for k, inside in right]))
-    return 100 * np.mean(shares)
-
-
-def test_ctr_of_a_run(run, crosstask):
-    with torch.inference_mode():
-        wanted = naive_ctr(run, crosstask)
-    found = crosstask_module.of_run(run, crosstask)
-    assert found.ctr == pytest.approx(wanted) and found.official
-    assert found.frame[["video", "task", "annotated"]].to_numpy().tolist() == [["a", "7", 2], ["c", "9", 1]]
-    # evenly: a: seconds 1, 3, 5 for pour (0 to 2), bake, stir (4): 1 of 2; c: second 2 of cut (0 and 1): none
-    assert found.evenly == pytest.approx(25)
-    said = crosstask_module.crosstask(
-        {"one": [run], "two": [run, run]}, load_corpus(run.config.corpus, **run.config.corpus_options), crosstask
-    )
-    assert said.split("\n") == [
-        "CrossTask CTR, 2 videos, steps in the order of tasks_primary.txt; spread evenly: 25.0",
-        f"one: {wanted:.1f}",
-        f"two: {wanted:.1f}",
-    ]
-    (crosstask / "tasks_primary.txt").unlink()
-    assert not crosstask_module.of_run(run, crosstask).official  # pour and stir alone
-
-
-def test_what_crosstask_lacks_is_named(run, crosstask):
-    corpus = load_corpus(run.config.corpus, **run.config.corpus_options)
-    look = crosstask / "features" / "appearance"
-    np.save(look / "c.npy", np.zeros((9, 128), np.float32))
-    with pytest.raises(CorpusError, match="video 'c': the streams differ in steps .*appearance: 9, .*motion: 5"):
-        crosstask_module.of_run(run, crosstask, corpus)
-    np.save(look / "c.npy", np.zeros((4, 12), np.float32))
-    with pytest.raises(CorpusError, match=r"c.npy: shape \(4, 12\); wanted \(steps, 128\)"):
-        crosstask_module.of_run(run, crosstask, corpus)
-    kept = np.load(look / "a.npy")
-    np.save(look / "a.npy", np.zeros((7, 12), np.float32))
-    with pytest.raises(CorpusError, match="features of width 76 in .*, but the run was trained on 192"):
-        crosstask_module.of_run(run, crosstask, corpus)
-    np.save(look / "a.npy", kept[:2])
-    (look / "c.npy").unlink()
-    moves = crosstask / "features" / "motion" / "a.npy"
-    np.save(moves, np.load(moves)[:2])
-    with pytest.raises(CorpusError, match="video 'a' has 2 seconds for the 3 steps of task '7'"):
-        crosstask_module.of_run(run, crosstask, corpus)
-    (look / "a.npy").unlink()
-    with pytest.raises(CorpusError, match="no video has features in every stream of the run, 'appearance', 'motion'"):
-        crosstask_module.of_run(run, crosstask, corpus)
-    look.rmdir()
-    with pytest.raises(CorpusError, match="features has no stream 'appearance'; it has 'motion'"):
-        crosstask_module.of_run(run, crosstask, corpus)
-    words = crosstask_module.crosstask({"one": [run]}, corpus, crosstask)
-    assert words.startswith("CrossTask: left out") and "appearance" in words and "motion'" not in words
