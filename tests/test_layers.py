@@ -7,7 +7,8 @@ from pathlib import Path
 import ssb
 
 LAYERS = """files progress machine notebook processes < config emcl s2dtw < losses text corpora < model
- metrics video < training < paper published < study figures < report bench < experiments < __init__ __main__ retrieval"""
+ metrics video < training < paper published < study figures < report bench < experiments
+ < __init__ __main__ retrieval"""
 LEVEL = {part: level for level, names in enumerate(LAYERS.split("<")) for part in names.split()}
 ROOT = Path(ssb.__file__).parent
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
