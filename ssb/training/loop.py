@@ -268,7 +268,7 @@ class Training:
     def validate(self):
         """Log the epoch, and keep its weights if they are the best so far on the validation clips by R@1 + R@5 + R@10,
         text to video."""
-        metrics = retrieval.metrics(self.data.ranks(self.raw, "val")["t2v"])
+        metrics = retrieval.metrics(self.data.ranks(self.raw, "val", every=False)["t2v"])
         score = metrics["R@1"] + metrics["R@5"] + metrics["R@10"]
         steps = self.sums.pop("steps")
         means = {name: total / steps for name, total in self.sums.items()}
