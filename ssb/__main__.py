@@ -124,7 +124,8 @@ def index(args: Namespace):
 @argument("preset", metavar="PRESET", help="paper, laptop or smoke")
 @argument("settings", type=setting, nargs="*", default=[], metavar="SETTING=VALUE", help="of ssb.Config, as JSON")
 def train(args: Namespace):
-    """Train one run, or load it if it is finished: `ssb train laptop corpus=shapes seed=1`."""
+    """Train one run, or load it if it is finished: `ssb train laptop corpus=shapes seed=1`; on several GPUs or machines
+    with `accelerate launch -m ssb train …`."""
     if "=" in args.preset:
         args.error(f"{args.preset[:80]!r} comes first; name a preset before it")
     names = [name for name, _ in args.settings]
@@ -133,11 +134,13 @@ def train(args: Namespace):
     from ssb.config import Config
 
     Config.preset(args.preset, **dict(args.settings))  # a wrong one is refused before torch is imported, for seconds
+    from ssb import processes
     from ssb.training.loop import fit
     from ssb.training.runs import configure
 
     run = fit(configure(args.preset, **dict(args.settings)))
-    print(run, run.folder, sep="\n")
+    if processes.index() == 0:
+        print(run, run.folder, sep="\n")
 
 
 @argument("--size", choices=("paper", "small"), help="default: paper on a GPU, small without, where paper takes hours")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from ssb import losses, text
+from ssb import losses, processes, text
 from ssb.config import Config
 from ssb.emcl import EMCL
 
@@ -21,8 +21,22 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, M, d), mask (B, M) → (B, M, d)."""
         out = torch.zeros_like(x)
-        out[mask] = super().forward(x[mask]).to(x.dtype)
+        norm = self.over_all if self.training and processes.count() > 1 else super().forward
+        out[mask] = norm(x[mask]).to(x.dtype)
         return out
+
+    def over_all(self, x: Tensor) -> Tensor:
+        """By mean and variance over the rows (n, d) of all processes."""
+        values = x.to(self.weight.dtype)
+        n = processes.total(values.new_tensor(len(x)))
+        mean = processes.total(values.sum(0)) / n
+        centred = values - mean
+        variance = processes.total(centred.square().sum(0)) / n
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 class Convolutions(nn.Module):
@@ -64,23 +78,36 @@ class Linear(nn.Linear):
         return super().forward(x)
 
 
+class Attention(nn.MultiheadAttention):
+    """Self-attention among real steps, whose dropout is that of `processes.Dropout`. (B, M, d) → (B, M, d)."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, M, d), mask (B, M) → (B, M, d)."""
+        if not self.training or self.dropout == 0:
+            return super().forward(x, x, x, key_padding_mask=~mask, need_weights=False)[0]
+        parts = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)  # (B, heads, M, ·)
+        scores = (q @ k.transpose(2, 3) * self.head_dim**-0.5).masked_fill(~mask[:, None, None], -torch.inf)
+        weights = processes.dropout(scores.softmax(-1), self.dropout)
+        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+
+
 class TransformerLayer(nn.Module):
     """e_attn = BN(MHA(f(e)) + f(e));  ψ(e) = BN(FFN(e_attn) + e_attn)  (section 4.1). (B, M, D) → (B, M, d)."""
 
     def __init__(self, f: nn.Module, dim: int, heads: int, ffn: int, dropout: float):
         super().__init__()
         self.f = f
-        self.attention = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn, dim))
+        self.attention = Attention(dim, heads, dropout=dropout, batch_first=True)
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn), nn.ReLU(), processes.Dropout(dropout), nn.Linear(ffn, dim))
         self.norm_attention = MaskedBatchNorm(dim)
         self.norm_ffn = MaskedBatchNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = processes.Dropout(dropout)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
         """e (B, M, D), mask (B, M) → (B, M, d)."""
         x = self.f(e, mask)
-        attended, _ = self.attention(x, x, x, key_padding_mask=~mask, need_weights=False)
-        x = self.norm_attention(self.dropout(attended) + x, mask)
+        x = self.norm_attention(self.dropout(self.attention(x, mask)) + x, mask)
         return self.norm_ffn(self.dropout(self.ffn(x)) + x, mask)
 
 
@@ -92,7 +119,7 @@ class MeanHead(nn.Module):
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = processes.Dropout(config.dropout)
         self.f = Linear(width, config.dim)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
@@ -113,7 +140,7 @@ class ConvHead(nn.Module):
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = processes.Dropout(config.dropout)
         self.f = Convolutions(width, config.dim)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
@@ -127,7 +154,7 @@ class TransformerHead(nn.Module):
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = processes.Dropout(config.dropout)
         f, sizes = pre_encoder if config.pre_encoder else Linear, (config.pool_heads, config.pool_ffn, config.dropout)
         widths = [width] + [config.dim] * (config.pool_layers - 1)
         self.layers = nn.ModuleList(TransformerLayer(f(w, config.dim), config.dim, *sizes) for w in widths)
@@ -204,6 +231,7 @@ class SupportSetModel(nn.Module):
             self.decoder = text.build_decoder(config, vocabulary)
             width = self.decoder.config.d_model
             self.to_decoder = nn.Sequential(nn.Linear(video_width, width), nn.LayerNorm(width))
+        self.progress = 0.0  # of training, of the last batch
         self.emcl = None
         if config.emcl:
             constants = config.emcl_bases, config.emcl_stages, config.emcl_temperature, config.emcl_beta
@@ -224,8 +252,9 @@ class SupportSetModel(nn.Module):
     def embed_text(self, values: Tensor, mask: Tensor) -> Tensor:
         """(B, L) ids or (B, L, W) states → c_t (B, d)."""
         if self.encoder is not None:
-            values = self.encoder(input_ids=values, attention_mask=mask.long()).last_hidden_state
-        return self.text_head(values.float(), mask)
+            with processes.apart(self.progress):
+                values = self.encoder(input_ids=values, attention_mask=mask.long()).last_hidden_state
+        return self.text_head(values.to(self.shift.dtype), mask)
 
     def normalise(self, values: Tensor, mask: Tensor) -> Tensor:
         """e_v (B, M, D), with Config.standardise by the mean and deviation of the training clips; 0 at padding."""
@@ -261,7 +290,7 @@ class SupportSetModel(nn.Module):
         """
         steps = self.to_decoder(self.normalise(values, mask))
         with torch.autocast(steps.device.type, enabled=False):
-            return losses.weighted_mean(weights, steps.float(), mask)
+            return losses.weighted_mean(weights, steps.to(self.shift.dtype), mask)
 
     def caption_loss(self, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """-log p(t | ē_v) (eq. 2), mean over tokens that are not -100. support (B, M, W), mask (B, M), labels (B, L).
@@ -278,32 +307,35 @@ class SupportSetModel(nn.Module):
         states = states[real]
         if self.decoder.config.scale_decoder_outputs:
             states = states * self.decoder.config.d_model**-0.5
-        return F.cross_entropy(self.decoder.lm_head(states).float(), labels[real])
+        return F.cross_entropy(self.decoder.lm_head(states).to(self.shift.dtype), labels[real])
 
     def forward(self, batch: Batch, progress: float = 1.0) -> dict[str, Tensor]:
         """The terms of L = L_contrast + λ L_cross (eq. 3), the cosine similarities (B, B), and c_v (B, d).
 
-        progress: share of the training steps done (see `losses.Contrast`).
+        progress: share of the training steps done (see `losses.Contrast`). Of several processes, each gets the whole
+        batch, and "loss" is its part, of which the sum is L (see `ssb.processes`).
         """
-        config = self.config
-        c_t = self.embed_text(batch.text, batch.text_mask).float()
-        c_v = self.embed_video(batch.video, batch.video_mask).float()
-        other = self.embed_text(batch.other, batch.other_mask).float() if config.intra else None
+        config, self.progress = self.config, progress
+        exact = self.shift.dtype  # float32, whatever the heads compute in
+        c_t = processes.spread(self.embed_text, batch.text, batch.text_mask).to(exact)
+        c_v = processes.spread(self.embed_video, batch.video, batch.video_mask).to(exact)
+        other = processes.spread(self.embed_text, batch.other, batch.other_mask).to(exact) if config.intra else None
         if self.emcl is not None:
             c_v, c_t = self.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
         with torch.autocast(c_t.device.type, enabled=False):  # a cosine in bfloat16 is off by a hundredth of α
             contrast = self.contrast(c_t, c_v, batch, progress, other)
             similarity = losses.cosine(c_t, c_v)
-        terms = {"loss": contrast, "contrast": contrast.detach()}
+        terms = {"loss": contrast / processes.count(), "contrast": contrast.detach()}
         terms |= {"similarity": similarity.detach(), "c_v": c_v.detach()}
         if config.objective != "none":
             captioning = self.captioning(c_t, c_v, batch, learn_weights=progress >= config.decoder_warmup)
-            terms["loss"] = contrast + config.captioning * captioning
-            terms["captioning"] = captioning.detach()
+            terms["loss"] = terms["loss"] + config.captioning * captioning
+            terms["captioning"] = processes.total(captioning.detach())
         return terms
 
     def captioning(self, c_t: Tensor, c_v: Tensor, batch: Batch, learn_weights: bool = True) -> Tensor:
-        """L_cross (eq. 2-3) of a batch, a scalar. learn_weights: False stops its gradient to the embeddings (B, d)."""
+        """L_cross (eq. 2-3) of a batch, a scalar; of several processes the part of this one, of its own captions.
+        learn_weights: False stops its gradient to the embeddings (B, d)."""
         video, mask = batch.video, batch.video_mask
         if batch.past is not None:
             c_v = torch.cat([c_v, batch.past.c_v])
@@ -313,7 +345,12 @@ class SupportSetModel(nn.Module):
             candidates = self.candidates(batch)
             weights = losses.support_set_weights(c_t, c_v, objective, self.config.temperature, candidates)
         weights = weights if learn_weights else weights.detach()
-        return self.caption_loss(*self.support(weights, video, mask), batch.labels)
+        own = processes.own(len(weights))
+        labels = batch.labels[own]
+        with processes.apart(self.progress):
+            loss = self.caption_loss(*self.support(weights[own], video, mask), labels)
+        real, of = (x.ne(-100).sum().to(loss.dtype) for x in (labels, batch.labels))
+        return loss * (real / of)
 
     def generate(self, support: Tensor, mask: Tensor, beams: int, max_tokens: int) -> Tensor:
         """Captions of the decoder as token ids (B, L), each beginning with T5's start mark; after its end mark follow

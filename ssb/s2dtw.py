@@ -54,9 +54,12 @@ def distances(video: Tensor, text: Tensor, *, shifted: bool = True, block: int =
 
     block: texts at a time, to bound the memory; the result is the same. options: gamma, dummy and smooth of `s2dtw`.
     """
-    cost = cosine_cost(video.flatten(0, 1), text.flatten(0, 1), shifted)  # (C n, Q m): no copy of a video per text
-    cost = cost.unflatten(1, text.shape[:2]).unflatten(0, video.shape[:2]).permute(2, 0, 1, 3)  # (Q, C, n, m)
-    return torch.cat([s2dtw(part, **options) for part in cost.split(block)])
+    parts = []
+    for some in text.split(block):
+        cost = cosine_cost(video.flatten(0, 1), some.flatten(0, 1), shifted)  # (C n, Q m): no copy of a video per text
+        cost = cost.unflatten(1, some.shape[:2]).unflatten(0, video.shape[:2]).permute(2, 0, 1, 3)  # (Q, C, n, m)
+        parts.append(s2dtw(cost, **options))
+    return torch.cat(parts)
 
 
 def loss(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_model, save_model
 
-from ssb import files
+from ssb import files, processes
 from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import load_corpus
@@ -41,6 +42,7 @@ from ssb.training.runs import (
 
 CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
 KEPT = ("sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
+LOST = re.compile("[Cc]onnection|peer|socket|Broken pipe")  # in the words of gloo and NCCL
 TRACE = ("contrast", "spread", "gradient")  # of each step: loss, deviation of similarities, norm clipped with the heads
 
 
@@ -65,10 +67,12 @@ def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Ru
     """Train one run, or return it if it is finished; a run that was killed continues from its checkpoint.
 
     corpus: None: that of the Config. quiet: print nothing but warnings. The same Config on the same corpus and CPU
-    gives the same bits, whatever else the process does. One process at a time trains a run; others wait for it and read
-    it. ConfigError, CorpusError and ModelError for wrong input; Collapsed and TrainingError for a run that fails.
+    gives the same bits, whatever else the process does. Of several studies one at a time trains a run; the others wait
+    for it and read it. Under `accelerate launch` its processes train the run together (see `ssb.processes`).
+    ConfigError, CorpusError and ModelError for wrong input; Collapsed and TrainingError for a run that fails.
     """
     config = check(config.effective())
+    PartialState()  # joins the processes of a launcher, if there is one
     corpus = corpus or load_corpus(config.corpus, **config.corpus_options)
     parts = identity(config, corpus)
     folder = files.runs() / files.digest(*parts)
@@ -76,13 +80,16 @@ def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Ru
     def waiting(holder: str):
         print(f"run {folder.name} is being trained by {holder}; waiting for it", flush=True)
 
-    if not ended(folder):
-        with _explained(folder), files.lock(folder, waiting):
-            if not ended(folder):
+    if not processes.agreed(ended(folder)):
+        first = processes.index() == 0
+        with _explained(folder), files.lock(folder, waiting) if first else contextlib.nullcontext():
+            if not processes.agreed(ended(folder)):
                 with _explained(folder, config), threads(config.threads), torch.random.fork_rng():
                     torch.manual_seed(config.seed)
-                    Training(config, corpus, folder, quiet, parts).run()
-            shutil.rmtree(partial(folder), ignore_errors=True)
+                    Training(config, corpus, folder, quiet or not first, parts).run()
+            if first:
+                shutil.rmtree(partial(folder), ignore_errors=True)
+            processes.agreed(True)  # the first has written the run
     return Run(folder)
 
 
@@ -108,6 +115,11 @@ def _explained(folder: Path, config: Config | None = None):
         yield
     except (MemoryError, RuntimeError) as error:  # RuntimeError: torch's on a CPU
         cause = str(error).strip().partition("\n")[0]
+        if processes.count() > 1 and LOST.search(cause):
+            raise TrainingError(
+                f"run {folder.name} stopped: another process of it has ended, and says why; the same command continues "
+                "from the last checkpoint"
+            ) from error
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in cause:
             raise
         less = f" = {config.batch}" if config else ""
@@ -139,6 +151,9 @@ class Training:
         device = self.accelerator.device
         if config.precision == "fp16" and device.type == "cpu":
             raise ConfigError("precision = 'fp16' needs a GPU; on a CPU take 'no' or 'bf16'")
+        if processes.count() > min(config.batch, len(corpus.split("train"))):
+            raise ConfigError(f"{processes.count()} processes for batch = {config.batch}: each needs a row of a batch")
+        self.first = processes.index() == 0  # it writes what the run writes
         self.data = data_for(config, corpus, device)
         if not quiet:
             for line in self.data.cut:
@@ -149,7 +164,8 @@ class Training:
         rates = (config.lr, config.text_lr, config.decoder_lr)
         parts = (model.head_parameters(), model.encoder_parameters(), model.decoder_parameters())
         optimizer = torch.optim.Adam([{"params": part, "initial_lr": lr} for part, lr in zip(parts, rates)])
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model = self.accelerator.prepare_model(model, evaluation_mode=True)  # gradients: processes.sum_gradients
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
         self.steps = len(self.data.order(0))  # of an epoch; with epoch = 'pairs' some orders fill one batch more
         self.epoch = self.step = 0  # the next step to take
@@ -171,7 +187,7 @@ class Training:
             self.steps = len(order)
             for self.step in range(self.step, self.steps):
                 self.take_step(order[self.step])
-                if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
+                if self.first and time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
                     self.save()
             self.step = 0
             if (self.epoch + 1) % self.config.validate_every == 0 or self.epoch + 1 == self.config.epochs:
@@ -203,11 +219,13 @@ class Training:
         self.model.train()
         batch = self.data.batch(captions, self.memory)
         terms = self.model(batch, progress)
+        self.accelerator.backward(terms["loss"])
+        terms["loss"] = processes.total(terms["loss"].detach())
         if not torch.isfinite(terms["loss"]):
             raise TrainingError(f"loss is {terms['loss'].item()} in epoch {self.epoch + 1}; lower lr = {config.lr}")
-        self.accelerator.backward(terms["loss"])
-        self.accelerator.unscale_gradients()
         heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)
+        processes.sum_gradients([*heads, *encoder, *decoder])
+        self.accelerator.unscale_gradients()
         parts = [heads + encoder, decoder] if config.clip_apart else [heads + encoder + decoder]
         norms = [torch.nn.utils.clip_grad_norm_(weights, config.clip) for weights in parts]
         self.optimizer.step()
@@ -232,11 +250,13 @@ class Training:
         """End the run: raise Collapsed, and keep the trace, the settings and the reason. how: when and by what sign."""
         why = f"collapsed: {how}. {self.watch.advice()}"
         kept = self.folder.with_name(self.folder.name + ".collapsed")
-        with files.written(kept, sealed=True) as draft:
-            draft.mkdir()
-            self.write_record(draft)
-            (draft / "why.txt").write_text(why)
-        shutil.rmtree(self.partial, ignore_errors=True)
+        if self.first:
+            with files.written(kept, sealed=True) as draft:
+                draft.mkdir()
+                self.write_record(draft)
+                (draft / "why.txt").write_text(why)
+            shutil.rmtree(self.partial, ignore_errors=True)
+        processes.agreed(True)
         raise Collapsed(why, kept)
 
     def write_record(self, folder: Path):
@@ -248,7 +268,7 @@ class Training:
     def validate(self):
         """Log the epoch, and keep its weights if they are the best so far on the validation clips by R@1 + R@5 + R@10,
         text to video."""
-        metrics = retrieval.metrics(self.data.ranks(self.raw, "val")["t2v"])
+        metrics = retrieval.metrics(self.data.ranks(self.raw, "val", every=False)["t2v"])
         score = metrics["R@1"] + metrics["R@5"] + metrics["R@10"]
         steps = self.sums.pop("steps")
         means = {name: total / steps for name, total in self.sums.items()}
@@ -290,12 +310,16 @@ class Training:
 
     def resume(self):
         """Load the newest sound checkpoint, if any; TrainingError where it is one of something else."""
-        for path in self.checkpoints():
-            if path.stem == f"checkpoint-{files.sha256(path)[:12]}":
-                self.load(path)
-                return
+        sums = []
+        for path in self.checkpoints() if self.first else ():
+            sums.append(files.sha256(path)[:12])
+            if path.stem == f"checkpoint-{sums[-1]}":
+                break
             print(f"skipped {files.short(path)}, which is damaged", flush=True)
             path.unlink()
+            sums.pop()
+        if newest := processes.agreed(int(sums[0], 16) if sums else 0):
+            self.load(self.partial / f"checkpoint-{newest:012x}.pt")
 
     def load(self, path: Path):
         """Set the state of training to that of a checkpoint; TrainingError where this is not possible."""
@@ -328,6 +352,8 @@ class Training:
         self.raw.load_state_dict(self.best["weights"])
         ranks = self.data.ranks(self.raw, "test")
         metrics = measured(ranks) | {"best_epoch": self.best["epoch"]}
+        if not self.first:
+            return
         with files.written(self.folder, sealed=True) as draft:
             draft.mkdir()
             save_model(self.raw, str(draft / "model.safetensors"))

@@ -63,7 +63,7 @@ class StoryData(Data):
                 c_v, c_t = model.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
             return c_t.unflatten(0, captions.shape).cpu(), c_v.unflatten(0, clips.shape).cpu()
 
-    def ranks(self, model, split: str) -> dict[str, np.ndarray]:
+    def ranks(self, model, split: str, every: bool = True) -> dict[str, np.ndarray]:
         """Ranks by S2DTW as `Data.ranks` gives them, (V,) each: of each caption sequence among the videos, and of each
         video among the sequences. With one sequence for each video both protocols from video to text are the same."""
         c_t, c_v = self.embed_sequences(model, split)

@@ -142,6 +142,20 @@ def test_search_equals_ranks_of_the_whole_matrix_at_any_chunk_size(chunk, dtype)
     assert (found % 1 == 0.5).any()  # there were ties
 
 
+@pytest.mark.parametrize("distance", [1e-9, 1e-7, 1e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize("width", [8, 513])
+def test_similarities_closer_than_float32_can_tell_are_ordered_exactly(distance, width, monkeypatch):
+    """Against all similarities in float64; few of the gallery are close, so that most are compared in float32 only."""
+    rng = np.random.default_rng(width)
+    gallery, targets = rng.standard_normal((3000, width)), rng.integers(40, size=200)
+    gallery[:40] = gallery[:1] + distance * rng.standard_normal((40, width))
+    queries = gallery[targets] + 0.1 * rng.standard_normal((200, width))
+    expected = ranks(unit(queries) @ unit(gallery).T, targets)
+    for precision in ("highest", "high"):  # with "high" a GPU multiplies in TF32
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda precision=precision: precision)
+        assert (search(queries, gallery, targets) == expected).all()
+
+
 def test_copies_of_an_item_tie_wherever_they_stand():
     """In float32 the columns of a matrix product are rounded differently near its edge, which would part the copies."""
     torch.manual_seed(0)
