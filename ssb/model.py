@@ -264,7 +264,8 @@ class SupportSetModel(nn.Module):
             return losses.weighted_mean(weights, steps.float(), mask)
 
     def caption_loss(self, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-        """-log p(t | ē_v) (eq. 2), mean over tokens that are not -100. support (B, M, W), mask (B, M), labels (B, L)."""
+        """-log p(t | ē_v) (eq. 2), the mean over tokens that are not -100, a scalar. support (B, M, W), mask (B, M), as
+        `support` returns them; labels (B, L)."""
         return decoder.caption_loss(self.decoder, support, mask, labels)
 
     def forward(self, batch: Batch, progress: float = 1.0) -> dict[str, Tensor]:

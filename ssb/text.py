@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -162,13 +163,17 @@ def longer(tokenizer, captions: list[str], most: int) -> int:
     return sum(len(row) + (end is not None and row[-1:] != [end]) > most for row in rows)
 
 
+_encoding = threading.Lock()  # a tokenizer is set up for one call at a time
+
+
 def _encoded(tokenizer, captions: list[str], most: int | None = None) -> list[list[int]]:
     """Ids as the tokenizer gives them, at most `most` of them where it is given."""
     if not captions:
         return []
     if getattr(type(tokenizer), "_encode_plus", None) is PreTrainedTokenizerFast._encode_plus:
-        tokenizer([""], truncation=most is not None, max_length=most)  # sets up the backend
-        return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(captions)]
+        with _encoding:
+            tokenizer([""], truncation=most is not None, max_length=most)  # sets up the backend
+            return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(captions)]
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # no warning of captions that are longer than the model takes
     try:

@@ -98,8 +98,8 @@ class Data:
         config, captions = self.config, tuple(captions)
 
         def read(name: str):
-            own = captions if name == "scratch" else ()
-            return tokenizer(name, model_content(name), own, config.vocabulary)
+            fitted = (captions, config.vocabulary) if name == "scratch" else ((), 0)
+            return tokenizer(name, model_content(name), *fitted)
 
         self.tokenizer = like.tokenizer if like else read(config.text_encoder)
         if config.freeze_text:
