@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from ssb import losses, processes, text
+from ssb import decoder, losses, processes, text
 from ssb.config import Config
 from ssb.emcl import EMCL
 
@@ -194,7 +194,7 @@ class Past:
 class Batch:
     """B pairs (t_i, v_i): captions for the text encoder and for the decoder, and the clips' features."""
 
-    text: Tensor  # (B, L) ids, or (B, L, W) states of a frozen encoder
+    text: Tensor  # (B, L) ids, or (B, L, W) states of a frozen encoder; (B, 1, W) their means, for a mean head
     text_mask: Tensor  # (B, L)
     video: Tensor  # (B, M, D) e_v
     video_mask: Tensor  # (B, M)
@@ -293,21 +293,9 @@ class SupportSetModel(nn.Module):
             return losses.weighted_mean(weights, steps.to(self.shift.dtype), mask)
 
     def caption_loss(self, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-        """-log p(t | ē_v) (eq. 2), mean over tokens that are not -100. support (B, M, W), mask (B, M), labels (B, L).
-        The loss of T5 itself, except that the vocabulary is scored at real tokens only, which halves the work at the
-        usual length of a caption.
-        """
-        states = self.decoder.decoder(
-            input_ids=self.decoder.prepare_decoder_input_ids_from_labels(labels),
-            encoder_hidden_states=support,
-            encoder_attention_mask=mask.long(),
-            use_cache=False,
-        ).last_hidden_state
-        real = labels != -100
-        states = states[real]
-        if self.decoder.config.scale_decoder_outputs:
-            states = states * self.decoder.config.d_model**-0.5
-        return F.cross_entropy(self.decoder.lm_head(states).to(self.shift.dtype), labels[real])
+        """-log p(t | ē_v) (eq. 2), the mean over tokens that are not -100, a scalar. support (B, M, W), mask (B, M), as
+        `support` returns them; labels (B, L)."""
+        return decoder.caption_loss(self.decoder, support, mask, labels)
 
     def forward(self, batch: Batch, progress: float = 1.0) -> dict[str, Tensor]:
         """The terms of L = L_contrast + λ L_cross (eq. 3), the cosine similarities (B, B), and c_v (B, d).

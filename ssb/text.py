@@ -2,10 +2,13 @@
 
 import importlib.util
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 import transformers
@@ -148,8 +151,7 @@ def tokenizer(name: str, captions: list[str], vocabulary: int):
 
 def token_ids(tokenizer, captions: list[str], most: int) -> list[np.ndarray]:
     """Ids of each caption, at most `most` of them, with the end mark last if the tokenizer has one."""
-    rows = tokenizer(captions, truncation=True, max_length=most)["input_ids"]
-    end = tokenizer.eos_token_id
+    rows, end = _encoded(tokenizer, captions, most), tokenizer.eos_token_id
     if end is not None:  # fitted tokenizers and GPT-like ones do not add it
         rows = [row if row[-1:] == [end] else row[: most - 1] + [end] for row in rows]
     return [np.asarray(row, np.int64) for row in rows]
@@ -157,15 +159,27 @@ def token_ids(tokenizer, captions: list[str], most: int) -> list[np.ndarray]:
 
 def longer(tokenizer, captions: list[str], most: int) -> int:
     """How many captions have more than `most` tokens, the end mark included, so that `token_ids` cuts them."""
+    rows, end = _encoded(tokenizer, captions), tokenizer.eos_token_id
+    return sum(len(row) + (end is not None and row[-1:] != [end]) > most for row in rows)
+
+
+_encoding = threading.Lock()  # a tokenizer is set up for one call at a time
+
+
+def _encoded(tokenizer, captions: list[str], most: int | None = None) -> list[list[int]]:
+    """Ids as the tokenizer gives them, at most `most` of them where it is given."""
     if not captions:
-        return 0
+        return []
+    if getattr(type(tokenizer), "_encode_plus", None) is PreTrainedTokenizerFast._encode_plus:
+        with _encoding:
+            tokenizer([""], truncation=most is not None, max_length=most)  # sets up the backend
+            return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(captions)]
     level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # no warning of what is counted here
+    transformers.logging.set_verbosity_error()  # no warning of captions that are longer than the model takes
     try:
-        rows, end = tokenizer(captions)["input_ids"], tokenizer.eos_token_id
+        return tokenizer(captions, truncation=most is not None, max_length=most)["input_ids"]
     finally:
         transformers.logging.set_verbosity(level)
-    return sum(len(row) + (end is not None and row[-1:] != [end]) > most for row in rows)
 
 
 def scratch_t5(width: int, heads: int, vocabulary: int, dropout: float, **layers) -> T5Config:
@@ -287,7 +301,7 @@ def build_decoder(config: Config, vocabulary: int) -> T5ForConditionalGeneration
     return pretrained(T5ForConditionalGeneration, config.decoder, lambda t5: [t5.decoder, t5.lm_head], **options)
 
 
-@dataclass
+@dataclass(eq=False)
 class Ragged:
     """Rows of different lengths end to end: row i is values[offsets[i]:offsets[i + 1]]."""
 
@@ -312,32 +326,56 @@ class Ragged:
         out[mask] = self.values[(self.offsets[rows][:, None] + np.arange(lengths.max()))[mask]]
         return torch.from_numpy(out), torch.from_numpy(mask)
 
+    def means(self, size: int = 512) -> "Ragged":
+        """The mean of each row of states, (rows, width) float32, as rows of length 1."""
+        means = np.empty((len(self.lengths), self.values.shape[1]), np.float32)
+        for start in range(0, len(means), size):
+            values, mask = self.padded(np.arange(start, min(start + size, len(means))))
+            means[start : start + size] = (values.float().sum(1) / mask.sum(1, keepdim=True)).numpy()
+        return Ragged(means, np.arange(len(means) + 1))
 
-@torch.inference_mode()
+
 def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: int = 128) -> Ragged:
-    """States of a frozen encoder for every caption, float16; similar lengths share a batch, for less padding."""
+    """States of a frozen encoder for every caption, float16; similar lengths share a batch, for less padding. On a CPU
+    as many batches at a time as there are cores for torch's threads; the numbers are the same with any number."""
     encoder = encoder.eval().to(device)
     order = np.argsort(ids.lengths, kind="stable")
+    batches = np.split(order, range(batch, len(order), batch))
+
+    @torch.inference_mode()
+    def states_of(rows: np.ndarray) -> np.ndarray:
+        tokens, mask = (x.to(device) for x in ids.padded(rows))
+        return encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state.to("cpu", torch.float16).numpy()
+
     values = None
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        tokens, mask = ids.padded(rows)
-        states = encoder(input_ids=tokens.to(device), attention_mask=mask.to(device).long()).last_hidden_state
-        if values is None:
-            values = np.empty((ids.offsets[-1], states.shape[-1]), np.float16)
-        for row, state in zip(rows, states.to("cpu", torch.float16).numpy()):
-            begin, end = ids.offsets[row : row + 2]
-            values[begin:end] = state[: end - begin]
+    cores = joblib.cpu_count() if torch.device(device).type == "cpu" else 1
+    with ThreadPoolExecutor(max(1, cores // torch.get_num_threads())) as pool:
+        for rows, states in zip(batches, pool.map(states_of, batches)):
+            if values is None:
+                values = np.empty((ids.offsets[-1], states.shape[-1]), np.float16)
+            for row, state in zip(rows, states):
+                begin, end = ids.offsets[row : row + 2]
+                values[begin:end] = state[: end - begin]
     return Ragged(values, ids.offsets)
 
 
-def cached_states(name: str, encoder: torch.nn.Module, ids: Ragged, device="cpu") -> Ragged:
-    """`frozen_states`, computed once for these captions and this encoder, then memory-mapped from `files.cache()`."""
+def cached_states(name: str, encoder: torch.nn.Module, ids: Ragged, device="cpu", mean: bool = False) -> Ragged:
+    """`frozen_states`, computed once for these captions and this encoder, then memory-mapped from `files.cache()`.
+    mean: their `means`, kept beside them."""
     weights = (p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in encoder.parameters())
     key = files.digest(name, files.digest(*weights), ids.values.tobytes(), ids.offsets.tobytes())
 
     def make(draft: Path):
         np.save(draft / "states.npy", frozen_states(encoder, ids, device).values, allow_pickle=False)
 
-    folder = files.kept(files.cache() / f"text-{key}", make)
-    return Ragged(np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False), ids.offsets)
+    def states() -> Ragged:
+        folder = files.kept(files.cache() / f"text-{key}", make)
+        return Ragged(np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False), ids.offsets)
+
+    def make_means(draft: Path):
+        np.save(draft / "means.npy", states().means().values, allow_pickle=False)
+
+    if not mean:
+        return states()
+    folder = files.kept(files.cache() / f"text-means-{key}", make_means)
+    return Ragged(np.load(folder / "means.npy", allow_pickle=False), np.arange(len(ids.lengths) + 1))

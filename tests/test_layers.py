@@ -6,8 +6,8 @@ from pathlib import Path
 
 import ssb
 
-LAYERS = """files progress machine notebook processes < config emcl s2dtw < losses text corpora < model
- metrics video < training < paper published < study figures < report bench < experiments
+LAYERS = """files progress machine notebook processes < config emcl s2dtw < losses text decoder corpora
+ < model metrics video < training < paper published < study figures < report bench < experiments
  < __init__ __main__ retrieval"""
 LEVEL = {part: level for level, names in enumerate(LAYERS.split("<")) for part in names.split()}
 ROOT = Path(ssb.__file__).parent

@@ -1,5 +1,6 @@
 """The model and its text side against independent readings: plain loops, torch's own layers, transformers' own loss."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,20 @@ from torch import nn
 from transformers import BartConfig, BartModel, BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from ssb import files, losses, text
+from ssb import files, losses, machine, text
 from ssb.config import OBJECTIVES, Config
 from ssb.corpora.load import load_corpus
-from ssb.model import HEADS, Batch, Convolutions, Linear, MaskedBatchNorm, Recurrence, SupportSetModel, TransformerLayer
+from ssb.model import (
+    HEADS,
+    Batch,
+    Convolutions,
+    Linear,
+    MaskedBatchNorm,
+    Recurrence,
+    SupportSetModel,
+    TransformerLayer,
+    masked_mean,
+)
 from ssb.text import ModelError, Ragged
 
 CAPTIONS = ["a red circle moves to the left", "the small square spins", "a star", "something blue, slow-moving"] * 4
@@ -621,6 +632,20 @@ def test_a_tokenizer_that_adds_the_end_mark_gets_no_second(tokenizer):
         assert [row.tolist() for row in ours] == [row.tolist() for row in theirs]
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=5), st.integers(2, 40))
+def test_token_ids_are_those_of_the_tokenizers_own_call(captions, most):
+    minilm = text.tokenizer("sentence-transformers/all-MiniLM-L6-v2", [], 0)
+    for each in (minilm, text.fit_tokenizer(CAPTIONS, 300)):
+        whole, cut = (each(captions, truncation=x, max_length=most if x else None)["input_ids"] for x in (False, True))
+        ends = [] if each is minilm else [1]
+        wanted = [row if row[-1:] == ends else row[: most - len(ends)] + ends for row in cut]
+        assert [row.tolist() for row in text.token_ids(each, captions, most)] == wanted
+        lengths = [len(row) + (bool(ends) and row[-1:] != ends) for row in whole]
+        assert text.longer(each, captions, most) == sum(length > most for length in lengths)
+        assert text.longer(each, [], most) == 0
+
+
 def test_an_end_mark_written_in_a_caption_takes_it_from_no_other(tokenizer):
     rows = text.token_ids(tokenizer, ["a star</s>", "a red circle"], 10)
     assert [row[-1] for row in rows] == [1, 1]
@@ -641,6 +666,18 @@ def test_padded_is_a_loop(lengths, width, random):
         n = lengths[row]
         assert np.array_equal(values[i, :n], rows[row]) and (values[i, n:] == 0).all()
         assert mask[i].tolist() == [True] * n + [False] * (longest - n)
+
+
+def test_the_means_of_rows_are_those_of_a_mean_head():
+    rows = [torch.randn(n, 7).half().numpy() for n in (3, 1, 9, 4, 2)]
+    means = Ragged.of(rows).means(size=2)
+    assert means.lengths.tolist() == [1] * 5 and means.values.dtype == np.float32
+    wanted = np.stack([row.astype(np.float64).mean(0) for row in rows])
+    np.testing.assert_allclose(means.values, wanted, atol=1e-6)
+    values, mask = Ragged.of(rows).padded(np.arange(5))
+    np.testing.assert_allclose(means.values, masked_mean(values.float(), mask), atol=1e-7)
+    (kept, one), given = means.padded(np.array([2, 0])), masked_mean(values.float(), mask)[[2, 0]]
+    torch.testing.assert_close(masked_mean(kept, one), given, atol=1e-7, rtol=0)
 
 
 class Counted(nn.Module):
@@ -668,6 +705,36 @@ def test_frozen_states_are_those_of_each_caption_alone(batch, bert, tokenizer):
         torch.testing.assert_close(kept.float(), alone, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_states_have_the_same_bits_on_any_number_of_cores(cores, bert, tokenizer, monkeypatch):
+    ids = Ragged.of(text.token_ids(tokenizer, CAPTIONS, 40))
+    encoder, threads = text.build_encoder(tiny(text_encoder=bert), 0), set()
+    order = np.argsort(ids.lengths, kind="stable")
+    encoder.register_forward_hook(lambda *_: threads.add((threading.get_ident(), torch.get_num_threads())))
+    monkeypatch.setattr(text.joblib, "cpu_count", lambda: cores)
+    with machine.threads(1):
+        states = text.frozen_states(encoder, ids, batch=3)
+        assert {count for _, count in threads} == {1} and len(threads) <= cores
+        for start in range(0, len(order), 3):
+            tokens, mask = ids.padded(order[start : start + 3])
+            with torch.inference_mode():
+                alone = encoder.eval()(input_ids=tokens, attention_mask=mask.long()).last_hidden_state.half().numpy()
+            for row, values in zip(order[start : start + 3], alone):
+                begin, end = ids.offsets[row : row + 2]
+                assert values[: end - begin].tobytes() == states.values[begin:end].tobytes()
+
+
+def test_means_are_cached_beside_the_states(bert, tokenizer):
+    ids = Ragged.of(text.token_ids(tokenizer, CAPTIONS[:4], 40))
+    encoder = Counted(text.build_encoder(tiny(text_encoder=bert), 0))
+    means = text.cached_states("some", encoder, ids, mean=True)
+    states = text.cached_states("some", encoder, ids)
+    again = text.cached_states("some", encoder, ids, mean=True)
+    assert encoder.calls == 1 and states.values.dtype == np.float16
+    assert np.array_equal(means.values, states.means().values) and np.array_equal(again.values, means.values)
+    assert again.lengths.tolist() == [1] * 4
+
+
 def test_states_are_cached_and_computed_again_where_cut_short(bert, tokenizer):
     ids = Ragged.of(text.token_ids(tokenizer, CAPTIONS[:4], 40))
     encoder = Counted(text.build_encoder(tiny(text_encoder=bert), 0))
@@ -676,13 +743,14 @@ def test_states_are_cached_and_computed_again_where_cut_short(bert, tokenizer):
     assert encoder.calls == 1 and isinstance(again.values, np.memmap) and np.array_equal(again.values, first)
     assert np.array_equal(again.offsets, ids.offsets)
 
-    (path,) = files.cache().glob("text-*/states.npy")
+    (folder,) = files.cache().glob("text-*")
+    path = folder / "states.npy"
     whole = path.read_bytes()
     for calls, rest in enumerate((whole[:-10], whole[:20], b""), start=2):
         path.write_bytes(rest)
         assert np.array_equal(text.cached_states("some", encoder, ids).values, first)
         assert encoder.calls == calls and path.read_bytes() == whole
-    assert list(files.cache().glob("text-*/states.npy")) == [path]
+    assert list(files.cache().glob("text-*")) == [folder]
 
 
 def test_other_captions_and_other_weights_are_other_states(bert, tokenizer):

@@ -1,8 +1,10 @@
 """`ssb bench training`: how fast a training step and a ranking are, as ratios within one run on one thread.
 
 Training steps of the `laptop` preset are compared with a literal implementation of the paper: captions padded to 100
-tokens, states of the frozen text encoder computed again in every step, the vocabulary scored at padding too; the rows
-between leave some of this out. `retrieval.search` is compared with a sorted matrix and with torchmetrics, called once
+tokens, states of the frozen text encoder computed again in every step, T5's own decoder, which computes padding too,
+the states of all tokens where the head takes their mean alone, and torch's default Adam; the rows between leave some of
+this out. The packed decoder is also compared with T5's own by itself.
+`retrieval.search` is compared with a sorted matrix and with torchmetrics, called once
 per query.
 """
 
@@ -27,16 +29,19 @@ from ssb.training.runs import build
 
 LENGTH = 100  # tokens that the paper pads to
 STEPS = {  # row → what is done literally
-    "literal": {"padding", "states", "vocabulary"},
-    "states kept": {"padding", "vocabulary"},
-    "no padding": {"states", "vocabulary"},
-    "both": {"vocabulary"},
+    "literal": {"padding", "states", "decoder", "tokens", "adam"},
+    "states kept": {"padding", "decoder", "tokens", "adam"},
+    "no padding": {"states", "decoder", "tokens", "adam"},
+    "both": {"decoder", "tokens", "adam"},
+    "both, packed decoder": {"tokens", "adam"},
+    "both, means kept": {"decoder", "adam"},
+    "both, fused Adam": {"decoder", "tokens"},
     "ours": set(),
 }
 
 
 def caption_loss(model: SupportSetModel, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-    """`SupportSetModel.caption_loss` as T5 computes it: the vocabulary is scored at every position."""
+    """`SupportSetModel.caption_loss` as T5 computes it, at every position."""
     states = BaseModelOutput(last_hidden_state=support)
     return model.decoder(encoder_outputs=states, attention_mask=mask.long(), labels=labels).loss
 
@@ -54,18 +59,20 @@ class Steps:
         captions = data.corpus.captions["text"].tolist()
         self.ids = text.Ragged.of(text.token_ids(data.tokenizer, captions, data.config.max_tokens))
         self.encoder = data.encoder.eval()
+        self.text = data.text
+        if "tokens" in literal:
+            self.text = text.cached_states(data.config.text_encoder, self.encoder, self.ids)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.model = build(data)
-        if "vocabulary" in literal:
+        if "decoder" in literal:
             self.model.caption_loss = functools.partial(caption_loss, self.model)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=data.config.lr)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=data.config.lr, fused="adam" not in literal)
 
     def batch(self, captions: np.ndarray) -> Batch:
         """The pairs of these captions (B,), padded and encoded as `literal` says."""
-        batch = self.data.batch(captions)
-        if "states" in self.literal:
-            batch.text, batch.text_mask = self.ids.padded(captions)
+        batch, source = self.data.batch(captions), self.ids if "states" in self.literal else self.text
+        batch.text, batch.text_mask = source.padded(captions)
         if "padding" in self.literal:
             batch.text, batch.text_mask = padded(batch.text, 0), padded(batch.text_mask, False)
             batch.labels = padded(batch.labels, -100)
@@ -90,7 +97,22 @@ def training(config: Config, corpus: Corpus, steps: int) -> list[dict]:
     batches = np.resize(order, (max(1, steps // ROUNDS), order.shape[1]))
     trained = {f"step: {name}": Steps(data, literal) for name, literal in STEPS.items()}
     works = {name: lambda x=x: [x.take(captions) for captions in batches] for name, x in trained.items()}
-    return compare(works, len(batches), "steps/s")
+    return compare(works, len(batches), "steps/s") + decoding(trained["step: ours"], batches)
+
+
+def decoding(steps: Steps, batches: np.ndarray) -> list[dict]:
+    """Rows for the loss of the decoder and its gradient, computed by T5 itself and packed. batches (n, B): captions."""
+    width, pairs = steps.model.decoder.config.d_model, [steps.batch(captions) for captions in batches]
+    generator = torch.Generator().manual_seed(0)
+    support = [torch.randn(*pair.video_mask.shape, width, generator=generator) for pair in pairs]
+
+    def decode(loss):
+        for given, pair in zip(support, pairs):
+            loss(steps.model, given.requires_grad_(), pair.video_mask, pair.labels).backward()
+        steps.optimizer.zero_grad()
+
+    ways = {"decoder: T5": caption_loss, "decoder: packed": SupportSetModel.caption_loss}
+    return compare({name: functools.partial(decode, loss) for name, loss in ways.items()}, batches.size, "captions/s")
 
 
 def ranking(queries: int, items: int) -> list[dict]:

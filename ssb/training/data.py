@@ -1,4 +1,10 @@
-"""A corpus prepared for one Config, and the order of its pairs in training."""
+"""A corpus prepared for one Config, and the order of its pairs in training.
+
+What takes long is kept in memory for the next run of this process: features, tokenizers, token ids, and a frozen text
+encoder with what it gives. So none of it may be changed in place.
+"""
+
+import functools
 
 import numpy as np
 import pandas as pd
@@ -10,7 +16,45 @@ from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError
 from ssb.machine import threads
 from ssb.metrics import retrieval
-from ssb.model import Batch, Past
+from ssb.model import HEADS, Batch, MeanHead, Past
+from ssb.training.identity import model_content
+
+_features: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}  # those of the last call of `features`
+
+
+def features(corpus: Corpus, streams: tuple[str, ...], max_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`Corpus.features` as tensors: (N, M, D), and the mask (N, M)."""
+    key = corpus.fingerprint, streams, max_steps
+    if key not in _features:
+        _features.clear()  # first, so that two of them are never in memory
+        values, mask = corpus.features(streams, max_steps)
+        _features[key] = torch.from_numpy(values), torch.from_numpy(mask)
+    return _features[key]
+
+
+@functools.lru_cache(maxsize=4)
+def tokenizer(name: str, content: str, captions: tuple[str, ...], vocabulary: int):
+    """`text.tokenizer`. content: of the model's folder, see `model_content`."""
+    return text.tokenizer(name, list(captions), vocabulary)
+
+
+@functools.lru_cache(maxsize=4)
+def token_ids(tokenizer, captions: tuple[str, ...], most: int) -> text.Ragged:
+    """`text.token_ids`."""
+    return text.Ragged.of(text.token_ids(tokenizer, list(captions), most))
+
+
+@functools.lru_cache(maxsize=1)
+def frozen_encoder(name: str, content: str, vocabulary: int) -> torch.nn.Module:
+    """`text.build_encoder` of a frozen one. It draws nothing from torch's generator, whether it was kept or not."""
+    with torch.random.fork_rng():
+        return text.build_encoder(Config(text_encoder=name, freeze_text=True), vocabulary)
+
+
+@functools.lru_cache(maxsize=2)
+def states(name: str, encoder: torch.nn.Module, ids: text.Ragged, device: str, mean: bool) -> text.Ragged:
+    """`text.cached_states`."""
+    return text.cached_states(name, encoder, ids, device, mean)
 
 
 class Data:
@@ -22,26 +66,25 @@ class Data:
 
     def __init__(self, config: Config, corpus: Corpus, device="cpu", like: "Data | None" = None):
         self.config, self.corpus, self.device = config, corpus, device
-        captions = corpus.captions["text"].tolist()
+        captions = tuple(corpus.captions["text"])
         self.clip_of = corpus.captions["clip"].to_numpy(copy=True)  # of each caption
         self.train = corpus.split("train")
         if len(self.train) < 2:
             raise CorpusError(f"{corpus.name}: one training clip; a contrastive loss needs at least 2")
-        video, mask = corpus.features(config.streams, config.max_steps)
-        self.video, self.video_mask = torch.from_numpy(video), torch.from_numpy(mask)  # (N, M, D), (N, M)
+        self.video, self.video_mask = features(corpus, config.streams, config.max_steps)  # (N, M, D), (N, M)
 
         self.read_text(corpus.captions_of(self.train)["text"].tolist(), like)
-        self.text = text.Ragged.of(text.token_ids(self.tokenizer, captions, config.max_tokens))
-        if config.freeze_text:
-            with threads(config.threads):
-                self.text = text.cached_states(config.text_encoder, self.encoder, self.text, device)
+        self.text = token_ids(self.tokenizer, captions, config.max_tokens)
+        long = np.flatnonzero(self.text.lengths >= config.max_tokens)
         self.labels = None
         if self.label_tokenizer is not None:
-            self.labels = text.Ragged.of(text.token_ids(self.label_tokenizer, captions, config.max_tokens))
-        long = np.flatnonzero(self.text.lengths >= config.max_tokens)
-        if self.labels is not None:
+            self.labels = token_ids(self.label_tokenizer, captions, config.max_tokens)
             long = np.union1d(long, np.flatnonzero(self.labels.lengths >= config.max_tokens))
         self.count_cut([captions[i] for i in long], of=len(captions))
+        if config.freeze_text:
+            mean = HEADS[config.text_pooling] is MeanHead  # which needs no more of a caption
+            with threads(config.threads):
+                self.text = states(config.text_encoder, self.encoder, self.text, str(device), mean)
 
         # captions grouped by clip: those of clip c are by_clip[first[c] : first[c] + count[c]]
         self.by_clip = np.argsort(self.clip_of, kind="stable")
@@ -52,14 +95,23 @@ class Data:
 
     def read_text(self, captions: list[str], like: "Data | None"):
         """Set the tokenizers and the text encoder. Tokenizers from scratch are fitted on these training captions."""
-        config = self.config
-        self.tokenizer = like.tokenizer if like else text.tokenizer(config.text_encoder, captions, config.vocabulary)
-        self.encoder = text.build_encoder(config, len(self.tokenizer))
+        config, captions = self.config, tuple(captions)
+
+        def read(name: str):
+            fitted = (captions, config.vocabulary) if name == "scratch" else ((), 0)
+            return tokenizer(name, model_content(name), *fitted)
+
+        self.tokenizer = like.tokenizer if like else read(config.text_encoder)
+        if config.freeze_text:
+            content = model_content(config.text_encoder)
+            self.encoder = frozen_encoder(config.text_encoder, content, len(self.tokenizer))
+        else:
+            self.encoder = text.build_encoder(config, len(self.tokenizer))
         self.text_width = self.encoder.config.hidden_size
         self.label_tokenizer = None  # of the decoder
         if config.objective != "none":
             shared = like.label_tokenizer if like else None  # None where that run did not caption
-            self.label_tokenizer = shared or text.tokenizer(config.decoder, captions, config.vocabulary)
+            self.label_tokenizer = shared or read(config.decoder)
 
     def count_cut(self, captions: list[str], of: int = 0):
         """Set `cut`, a line for the text encoder and one for the decoder where captions have more than `max_tokens`

@@ -39,13 +39,13 @@ def identity(config: Config, corpus: Corpus) -> list[str]:
     own = [module for module in modules if module.__name__.partition(".")[0] != "ssb"]
     code = [_code(module, [type(contrast), *heads], isinstance(contrast, losses.Custom)) for module in own]
     models = [config.text_encoder, *([config.decoder] if config.objective != "none" else [])]
-    return [config.key, corpus.fingerprint, str(VERSION), *code, *filter(None, map(_model, models))]
+    return [config.key, corpus.fingerprint, str(VERSION), *code, *filter(None, map(model_content, models))]
 
 
 # Pretrained models
 
 
-def _model(name: str) -> str:
+def model_content(name: str) -> str:
     """The content of a model's folder, or the commit of a hub's model; "" for "scratch", for a model that a package
     installs, and for one that is not there."""
     if name == "scratch" or text.model_path(name) != name:

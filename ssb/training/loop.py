@@ -163,7 +163,7 @@ class Training:
             begin_with(model, finished_run(config.pretrained))
         rates = (config.lr, config.text_lr, config.decoder_lr)
         parts = (model.head_parameters(), model.encoder_parameters(), model.decoder_parameters())
-        optimizer = torch.optim.Adam([{"params": part, "initial_lr": lr} for part, lr in zip(parts, rates)])
+        optimizer = torch.optim.Adam([{"params": part, "initial_lr": lr} for part, lr in zip(parts, rates)], fused=True)
         self.model = self.accelerator.prepare_model(model, evaluation_mode=True)  # gradients: processes.sum_gradients
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before

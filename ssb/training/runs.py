@@ -137,6 +137,7 @@ class Collapsed(TrainingError):
 
 
 IDENTITY = "identity.json"  # of a run's folder: the `identity` that its name is the digest of
+_corpora: dict[tuple, Corpus] = {}  # the last that `Run.load` has read: fingerprint, name and options → corpus
 NOTE = "note.txt"  # of a run's folder: what to know before its numbers are used; most runs have none
 
 
@@ -232,12 +233,18 @@ class Run:
 
     def load(self, corpus: Corpus | None = None) -> tuple[SupportSetModel, Data]:
         """The trained model in evaluation mode, and the data that it was trained on; CorpusError for another corpus."""
-        corpus = corpus or load_corpus(self.config.corpus, **self.config.corpus_options)
-        if (trained := self.provenance["corpus_sha"]) != corpus.fingerprint:
+        trained = self.provenance["corpus_sha"]
+        source = self.config.corpus, *self.config.corpus_options.items()
+        corpus = corpus or _corpora.get((trained, *source))
+        read = corpus or load_corpus(self.config.corpus, **self.config.corpus_options)
+        if trained != read.fingerprint:
             raise CorpusError(
-                f"run {self.name} was trained on {trained}, this corpus is {corpus.fingerprint}: pass that one"
+                f"run {self.name} was trained on {trained}, this corpus is {read.fingerprint}: pass that one"
             )
-        data = data_for(self.config, corpus)
+        if corpus is None:
+            _corpora.clear()
+            _corpora[trained, *source] = read
+        data = data_for(self.config, read)
         model = build(data)
         load_model(model, self.folder / "model.safetensors")
         return model.eval(), data

@@ -45,7 +45,8 @@ def test_every_way_trains_the_same_model(config, corpus, pooling):
     assert (
         literal.text.shape[1] == literal.labels.shape[1] == training.LENGTH > ways["ours"].batch(captions).text.shape[1]
     )
-    assert literal.text.dtype == torch.float32 and data.batch(captions).text.dtype == torch.float16
+    assert literal.text.dtype == torch.float32 and ways["both"].batch(captions).text.dtype == torch.float16
+    assert data.batch(captions).text.shape[1] == (1 if pooling == "mean" else data.text.lengths[captions].max())
     for way in ways.values():
         before = [p.clone() for p in way.model.parameters()]
         way.take(captions)
@@ -64,7 +65,9 @@ def test_vocabulary_is_scored_at_padding_by_the_literal_way_alone(config, corpus
         steps.take(captions)
     real = data.labels.lengths[captions]
     padded = len(captions) * real.max()
-    assert scored == {"literal": 800, "states kept": 800, "no padding": padded, "both": padded, "ours": real.sum()}
+    whole = {"literal": 800, "states kept": 800, "no padding": padded, "both": padded}
+    whole |= {"both, means kept": padded, "both, fused Adam": padded}
+    assert scored == {**whole, "both, packed decoder": real.sum(), "ours": real.sum()}
 
 
 def test_a_small_run_writes_its_rows(config, corpus, tmp_path, capsys):
@@ -73,11 +76,16 @@ def test_a_small_run_writes_its_rows(config, corpus, tmp_path, capsys):
     training.bench(config, corpus, out, steps=2, queries=40, items=20)
     frame = pd.read_csv(out)
     steps = [f"step: {name}" for name in training.STEPS]
-    assert frame["what"].tolist() == [*steps, "ranks: torchmetrics", "ranks: sorted matrix", "ranks: ours"]
+    decoders = ["decoder: T5", "decoder: packed"]
+    assert frame["what"].tolist() == [
+        *steps,
+        *decoders,
+        *(f"ranks: {x}" for x in ("torchmetrics", "sorted matrix", "ours")),
+    ]
     assert list(frame) == ["what", "median", "min", "max", "ratio", "unit", *MACHINE]
     assert all(0 < low <= middle <= high for low, middle, high in frame[["min", "median", "max"]].to_numpy())
     first = frame.groupby("unit", sort=False).first()
-    assert first.index.tolist() == ["steps/s", "queries/s"] and (first["ratio"] == 1).all()
+    assert first.index.tolist() == ["steps/s", "captions/s", "queries/s"] and (first["ratio"] == 1).all()
     assert frame[["cpu", "torch"]].notna().all(axis=None) and (frame["threads"] == 1).all()
     assert "R@1 of 40 queries among 20 items" in capsys.readouterr().out
     assert [path.name for path in out.parent.iterdir()] == ["bench.csv"]
