@@ -155,26 +155,22 @@ class Config(BaseModel):
             raise ValueError(f"schedule {self.schedule} must be two shares of the epochs, ascending, from 0 to 1")
         if twice := sorted({name for name in self.streams if self.streams.count(name) > 1}):
             raise ValueError(f"streams {self.streams}: {twice[0]!r} is there twice; name each stream once")
-        parts = self._weights()
-        if (total := sum(parts.values())) > MOST_WEIGHTS:
-            largest = max(parts, key=parts.get)
-            most = f"{total:.0e} weights to train from scratch, at most {MOST_WEIGHTS:.0e} fit"
-            raise ValueError(f"{most}; lower one of {largest}")
+        if message := too_large(self.weights()):
+            raise ValueError(message)
         return self
 
-    def _weights(self) -> dict[str, int]:
-        """The settings of each part that is trained from scratch → about how many weights they make."""
-        text = self.scratch_text_width * (self.vocabulary + 12 * self.scratch_text_width * self.scratch_text_layers)
-        decoder = self.scratch_width * (2 * self.vocabulary + 16 * self.scratch_width * self.scratch_layers)
-        heads = {
-            "transformer": self.pool_layers * self.dim * (9 * self.dim + 2 * self.pool_ffn),
-            "conv": 4 * self.dim**2,
-        }
-        return {
-            "vocabulary, scratch_text_width and scratch_text_layers": text * (self.text_encoder == "scratch"),
-            "vocabulary, scratch_width and scratch_layers": decoder * (self.decoder == "scratch"),
-            "dim, pool_ffn and pool_layers": sum(heads.get(x, 0) for x in (self.video_pooling, self.text_pooling)),
-        }
+    def weights(self) -> dict[str, int]:
+        """The settings of the text encoder and of the decoder, where they are trained from scratch → about how many
+        weights these make. Those of the heads are counted by `ssb.training.runs.check`."""
+        parts = {}
+        if self.text_encoder == "scratch":
+            width = self.scratch_text_width
+            text = width * (self.vocabulary + 12 * width * self.scratch_text_layers)
+            parts["vocabulary, scratch_text_width and scratch_text_layers"] = text
+        if self.decoder == "scratch":
+            decoder = self.scratch_width * (2 * self.vocabulary + 16 * self.scratch_width * self.scratch_layers)
+            parts["vocabulary, scratch_width and scratch_layers"] = decoder
+        return parts
 
     @classmethod
     def preset(cls, name: str, /, **changes) -> "Config":
@@ -191,7 +187,8 @@ class Config(BaseModel):
     def effective(self) -> "Config":
         """The same run with the settings that it does not use at their defaults, so that tables that vary them share
         one run: the decoder's without captioning, the constants of EMCL without its layer."""
-        unused = CAPTIONING * (self.objective == "none") + EMCL * (not self.emcl)
+        unused = CAPTIONING if self.objective == "none" else []
+        unused = unused if self.emcl else unused + EMCL
         return self.replace(**{name: type(self).model_fields[name].default for name in unused})
 
     @property
@@ -203,6 +200,14 @@ class Config(BaseModel):
     def sha(self) -> str:
         """Twelve hex digits of all settings but the seed: rows that share it differ by chance alone."""
         return digest(self.replace(seed=0).key, str(VERSION))
+
+
+def too_large(weights: dict[str, int]) -> str | None:
+    """Why a model of these weights, settings → how many they make, is refused; None where it is not."""
+    if (total := sum(weights.values())) <= MOST_WEIGHTS:
+        return None
+    most = f"{total:.0e} weights to train from scratch, at most {MOST_WEIGHTS:.0e} fit"
+    return f"{most}; lower one of {max(weights, key=weights.get)}"
 
 
 def explain(error: ValidationError, fields) -> str:

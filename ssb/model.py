@@ -111,6 +111,11 @@ class MaxHead(MeanHead):
 class ConvHead(nn.Module):
     """The mean over time of one layer of convolutions, a small head for a few hundred clips. (B, M, D) → (B, d)."""
 
+    @staticmethod
+    def weights(config: Config) -> int:
+        """About how many weights it has, for `ssb.training.runs.check`; a head that stays small needs no estimate."""
+        return 4 * config.dim**2
+
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
         self.dropout = nn.Dropout(config.dropout)
@@ -124,6 +129,11 @@ class ConvHead(nn.Module):
 class TransformerHead(nn.Module):
     """The paper's: transformer layers, whose first output vector is the embedding: that of the first step, or of a
     learned [CLS] vector put before it. (B, M, D), (B, M) → (B, d)."""
+
+    @staticmethod
+    def weights(config: Config) -> int:
+        """As of `ConvHead`."""
+        return config.pool_layers * config.dim * (9 * config.dim + 2 * config.pool_ffn)
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()

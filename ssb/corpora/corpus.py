@@ -125,7 +125,9 @@ def shorten(values: np.ndarray, max_steps: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Corpus:
-    """clips:    N unique ids.
+    """Clips with captions, split into train, val and test, and frozen features of each clip, all in memory.
+
+    clips:    N unique ids.
     captions: frame with the columns `clip` (position in `clips`) and `text`; further columns are kept. Of these
               `video` is the video that the clip is cut from, "" where that is not given, and `start` where it begins.
     splits:   name → positions of clips; no clip is in two splits.
@@ -133,6 +135,8 @@ class Corpus:
     meaning:  what each clip shows, one row per clip (see `ssb.corpora.shapes`); None where that is not known.
     frames:   clip position → its pixels, (frames, height, width, 3) uint8; None where there are no pixels.
     stories:  the long videos whose events the clips are (`ssb.corpora.stories`); None where there are no such videos.
+    classes:  a function that returns the class of each clip, N texts; None where there are none.
+    drawn:    whether the library draws the clips, so that clips of one id in two such corpora are not the same.
 
     CorpusError where the parts do not fit each other, a caption is empty or a feature is not finite.
     """
@@ -145,6 +149,10 @@ class Corpus:
     meaning: pd.DataFrame | None = None
     frames: Callable[[int], np.ndarray] | None = field(default=None, compare=False)
     stories: Stories | None = None
+    classes: Callable[[], Sequence[str]] | None = field(default=None, compare=False)
+    drawn: bool = False
+
+    in_memory = True
 
     def __post_init__(self):
         if not self.clips:

@@ -63,9 +63,14 @@ def lacks(clips: list[str], missing: Collection[str], stored: Collection[str] = 
     return f"no {'usable ' if '(' in names else ''}features for {share(len(missing), len(clips))}: {names}{others}"
 
 
+def reasons_of(missing: Collection[str]) -> Mapping[str, str]:
+    """Clip → why it has no usable features; ABSENT where only the clips are given."""
+    return missing if isinstance(missing, Mapping) else dict.fromkeys(missing, ABSENT)
+
+
 def named(missing: Collection[str], most: int = 5) -> str:
     """ "'a' (all zero), 'b' and 7 more": those first that have a reason other than being absent."""
-    reasons = missing if isinstance(missing, Mapping) else dict.fromkeys(missing, ABSENT)
+    reasons = reasons_of(missing)
     clips = sorted(reasons, key=lambda clip: reasons[clip] == ABSENT)
     first = [repr(clip) if reasons[clip] == ABSENT else f"{clip!r} ({reasons[clip]})" for clip in clips[:most]]
     return ", ".join(first) + (f" and {len(clips) - most} more" if len(clips) > most else "")

@@ -89,6 +89,8 @@ def corpus(
         streams=streams(drawn, seed, "shapes", str(len(drawn))),
         meaning=meaning,
         frames=functools.partial(film, drawn, seed),
+        classes=meaning["motion"].tolist,
+        drawn=True,
     )
 
 

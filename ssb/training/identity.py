@@ -22,14 +22,14 @@ from transformers import AutoConfig
 
 from ssb import files, losses, text
 from ssb.config import VERSION, Config, ConfigError
-from ssb.corpora.corpus import Corpus
 from ssb.model import HEADS
+from ssb.training.protocol import TrainingCorpus
 
 CONSTANTS = (int, float, complex, str, bytes, tuple, type(None))
 INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
-def identity(config: Config, corpus: Corpus) -> list[str]:
+def identity(config: Config, corpus: TrainingCorpus) -> list[str]:
     """Everything that a run's numbers depend on, a text for each: its settings that differ from the defaults, the
     corpus, the version, code of your own, pretrained models that may change. ConfigError where this process has
     imported code that is no longer what its file says."""

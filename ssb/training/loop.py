@@ -18,13 +18,13 @@ from safetensors.torch import load_model, save_model
 
 from ssb import files
 from ssb.config import Config, ConfigError
-from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import load_corpus
 from ssb.machine import provenance, threads
 from ssb.metrics import retrieval
 from ssb.model import DECODER, SupportSetModel
 from ssb.training.collapse import Watch, at_chance
 from ssb.training.identity import identity
+from ssb.training.protocol import TrainingCorpus
 from ssb.training.runs import (
     IDENTITY,
     NOTE,
@@ -61,7 +61,7 @@ def begin_with(model: SupportSetModel, run: Run):
     model.scale.copy_(scale)
 
 
-def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Run:
+def fit(config: Config, corpus: TrainingCorpus | None = None, quiet: bool = False) -> Run:
     """Train one run, or return it if it is finished; a run that was killed continues from its checkpoint.
 
     corpus: None: that of the Config. quiet: print nothing but warnings. The same Config on the same corpus and CPU
@@ -130,7 +130,7 @@ class Training:
     """The state of a run while it trains. folder: of the run, written when it is finished; its checkpoints are in
     <folder>.part/ until then. parts: the `identity` that its name is the digest of."""
 
-    def __init__(self, config: Config, corpus: Corpus, folder: Path, quiet: bool, parts: Sequence[str] = ()):
+    def __init__(self, config: Config, corpus: TrainingCorpus, folder: Path, quiet: bool, parts: Sequence[str] = ()):
         self.config, self.folder, self.quiet, self.parts = config, folder, quiet, list(parts)
         self.partial = partial(folder)
         # Accelerate keeps one precision for the whole process, and refuses another; its public API cannot change it.
@@ -153,7 +153,7 @@ class Training:
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
         self.steps = len(self.data.order(0))  # of an epoch; with epoch = 'pairs' some orders fill one batch more
         self.epoch = self.step = 0  # the next step to take
-        self.watch = Watch(config, model.contrast)
+        self.watch = Watch(model.contrast)
         self.sums: dict[str, float] = {}
         self.log: list[dict] = []
         self.trace: list[tuple[float, ...]] = []  # TRACE of each step
@@ -230,7 +230,7 @@ class Training:
 
     def collapse(self, how: str):
         """End the run: raise Collapsed, and keep the trace, the settings and the reason. how: when and by what sign."""
-        why = f"collapsed: {how}. {self.watch.advice()}"
+        why = f"collapsed: {how}. {self.watch.contrast.advice()} No number of this run is reported."
         kept = self.folder.with_name(self.folder.name + ".collapsed")
         with files.written(kept, sealed=True) as draft:
             draft.mkdir()

@@ -25,9 +25,10 @@ class StoryData(Data):
         clips, captions = self.stories.clips.shape[1], self.stories.captions.shape[1]
         self.paired = losses.contrast(config).paired
         if self.paired and clips != captions:
+            others = " or ".join(repr(name) for name, loss in losses.CONTRASTS.items() if not loss.paired)
             raise ConfigError(
                 f"contrast = {config.contrast!r} pairs captions and clips by position, but each video of {corpus.name} "
-                f"has {captions} captions and {clips} clips; take contrast = 's2dtw'"
+                f"has {captions} captions and {clips} clips; take contrast = {others}"
             )
         super().__init__(config, corpus, device, like)
 

@@ -48,7 +48,8 @@ class HowTo100M:
     the folder has no index, and for what only a `Corpus` has, which is in memory.
     """
 
-    meaning = frames = stories = None  # as of a `Corpus` of which they are not known
+    meaning = frames = stories = classes = None  # as of a `Corpus` of which they are not known
+    in_memory = drawn = False
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)

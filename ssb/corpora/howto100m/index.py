@@ -200,6 +200,6 @@ def packed(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def is_here(folder: Path) -> bool:
-    """Whether a folder holds HowTo100M, and not a corpus of the reader's own."""
+    """Whether a folder holds the narrations of HowTo100M or their index, and not a corpus of the reader's own."""
     inside = any((folder / name).exists() for name in ("index", "caption.json", "captions"))
-    return folder.is_dir() and (inside or folder.name == "howto100m") and not (folder / "captions.csv").is_file()
+    return inside and not (folder / "captions.csv").is_file()
