@@ -119,9 +119,7 @@ def extract(args: Namespace) -> int:
 
 
 @argument("folder", nargs="?", type=Path, metavar="FOLDER", help="default: howto100m in the data folder, $SSB_DATA")
-@argument(
-    "--held-out", type=number(1), default=1000, help="videos of val and of test, at most 5 %% each (default: 1000)"
-)
+@argument("--held-out", type=number(1), default=1000, help="videos of val and of test (default: 1000, or 5 %%)")
 def index(args: Namespace):
     """Index HowTo100M, which makes it a corpus; again after features were added."""
     from ssb.corpora.howto100m.index import index

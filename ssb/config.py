@@ -53,9 +53,7 @@ class Config(BaseModel):
     scratch_layers: int = Field(2, ge=1, le=128, description='layers of a "scratch" decoder')
     scratch_text_width: int = Field(128, ge=8, le=65536, description='d_model of a "scratch" text encoder')
     scratch_text_layers: int = Field(2, ge=1, le=128, description='layers of a "scratch" text encoder')
-    scratch_heads: int = Field(
-        4, ge=1, le=1024, description="attention heads of both, width / scratch_heads channels each"
-    )
+    scratch_heads: int = Field(4, ge=1, le=1024, description="attention heads of both; they divide its width")
 
     # joint space and pooling heads Ψ'', Φ''
     dim: int = Field(1024, ge=2, le=65536, description="d, width of the joint embedding space")
@@ -84,9 +82,7 @@ class Config(BaseModel):
     emcl_temperature: float = Field(1.0, gt=0, le=1e3, description="λ of the EMCL paper")
     emcl_beta: float = Field(3.0, ge=0, le=1e3, description="β of EMCL, weight of the rebuilt embeddings")
     emcl_released: bool = Field(False, description="EMCL step for step as in its released code")
-    s2dtw_gamma: float = Field(
-        0.1, gt=0, le=1e3, description="γ of S2DTW (Ko et al., 2022), which always ranks long videos"
-    )
+    s2dtw_gamma: float = Field(0.1, gt=0, le=1e3, description="γ of S2DTW (Ko et al., 2022), which ranks long videos")
     s2dtw_dummy: float | None = Field(0.5, ge=-1e3, le=1e3, description="cost of a dummy cell; None: no weak alignment")
     s2dtw_smooth: bool = Field(True, description="local neighbourhood smoothing")
     s2dtw_shifted: bool = Field(True, description="cost -cos; False: 1 - cos")
@@ -96,29 +92,21 @@ class Config(BaseModel):
     objective: Objective = Field("cross", description="support set of the captioning loss (section 3.2)")
     captioning: float = Field(10.0, ge=0, le=1e6, description="λ, weight of the captioning loss")
     temperature: float = Field(0.1, gt=0, le=1e3, description="T of the support-set weights")
-    support_set: int | None = Field(
-        None, ge=2, le=16384, description="size; None: the batch; see `SupportSetModel.candidates`"
-    )
-    decoder_warmup: float = Field(
-        0.0, ge=0, lt=1, description="share of the steps, at first, in which captioning trains the decoder alone"
-    )
+    support_set: int | None = Field(None, ge=2, le=16384, description="size; None: the batch; see `model.candidates`")
+    decoder_warmup: float = Field(0.0, ge=0, lt=1, description="share of the first steps that train the decoder alone")
 
     # optimisation
     batch: int = Field(64, ge=2, le=4096, description="B, pairs of a batch; with `sequences`, long videos of a batch")
     epochs: int = Field(20, ge=1, le=100_000, description="passes over the training clips or pairs")
     lr: float = Field(5e-5, gt=0, le=1e30, description="learning rate of the heads (Adam)")
-    text_lr: float = Field(
-        5e-5, gt=0, le=1e30, description="learning rate of the text encoder Φ', where it is not frozen"
-    )
+    text_lr: float = Field(5e-5, gt=0, le=1e30, description="learning rate of the text encoder Φ' unless frozen")
     decoder_lr: float = Field(5e-5, gt=0, le=1e30, description="learning rate of the decoder and the layer before it")
     lr_schedule: Literal["decay", "constant", "cosine"] = Field(
         "decay", description='"decay": ×0.95 each epoch, as MMT does (the paper is silent); "cosine": to 0 at the end'
     )
     clip: float = Field(0.2, gt=0, le=1e30, description="largest norm of the gradient")
     clip_apart: bool = Field(False, description="clip the decoder's gradient and that of all other weights separately")
-    validate_every: int = Field(
-        1, ge=1, le=100_000, description="epochs between validations; the best of them is the result"
-    )
+    validate_every: int = Field(1, ge=1, le=100_000, description="epochs between validations; the best is the result")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of a run; a setting, for sums depend on it")
     seed: int = Field(0, ge=0, lt=2**32, description="everything random in a run follows from it")

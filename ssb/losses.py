@@ -94,7 +94,7 @@ def support_set_weights(
         out = out | own
     if out.all(dim=1).any():
         raise ValueError(
-            f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs in a batch"
+            f"objective {objective!r} leaves a support set empty; 'cross' needs 2 or more pairs in a batch"
         )
     w = (cosine(text, video) / temperature).masked_fill(out, -math.inf).softmax(dim=1)
     return (w + own) / 2 if objective == "hybrid" else w
@@ -158,6 +158,7 @@ class Contrast:
 
     @property
     def floor_name(self) -> str:
+        """The floor as messages name it, with its value."""
         return f"its floor = {self.floor:g}"
 
     def advice(self) -> str:
@@ -181,10 +182,11 @@ class Triplet(Contrast):
 
     @property
     def floor_name(self) -> str:
+        """The floor as a multiple of the margin."""
         return f"{self.floor / self.config.margin:g} × margin = {self.floor:g}"
 
     def advice(self) -> str:
-        """As `Contrast.advice`."""
+        """What to change where hard negatives or captioning have made all embeddings one point."""
         config = self.config
         less = f"a smaller captioning = {config.captioning:g}, " if config.objective != "none" else ""
         return (
@@ -213,14 +215,13 @@ class S2DTW(Contrast):
 
     def __init__(self, config: Config):
         super().__init__(config)
+        name = f"contrast = {config.contrast!r}"
         if not config.sequences:
-            raise ConfigError(
-                f"contrast = {config.contrast!r} aligns caption sequences with long videos; set sequences = True"
-            )
+            raise ConfigError(f"{name} aligns caption sequences with long videos; set sequences = True")
         if config.objective not in ("none", "full", "cross"):
             raise ConfigError(
-                f"objective = {config.objective!r}: with contrast = {config.contrast!r} a caption's own clip is not "
-                "known; take 'none', 'cross' (clips of other videos) or 'full'"
+                f"objective = {config.objective!r}: with {name} a caption's own clip is not known; take 'none', "
+                "'cross' (clips of other videos) or 'full'"
             )
 
     def __call__(self, text, video, batch, progress=1.0, other=None):

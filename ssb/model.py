@@ -132,7 +132,7 @@ class TransformerHead(nn.Module):
 
     @staticmethod
     def weights(config: Config) -> int:
-        """As of `ConvHead`."""
+        """About how many weights it has, as `ConvHead.weights`."""
         return config.pool_layers * config.dim * (9 * config.dim + 2 * config.pool_ffn)
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
@@ -247,6 +247,20 @@ class SupportSetModel(nn.Module):
         """e_v (B, M, D) → c_v (B, d)."""
         return self.video_head(self.normalise(values, mask), mask)
 
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """c_t and c_v (B, d) of a batch in float32, after EMCL where the model has it; and with Config.intra the c_t of
+        another caption of each clip, else None."""
+        c_t = self.embed_text(batch.text, batch.text_mask).float()
+        c_v = self.embed_video(batch.video, batch.video_mask).float()
+        other = self.embed_text(batch.other, batch.other_mask).float() if self.config.intra else None
+        return *self.rebuilt(c_t, c_v), other
+
+    def rebuilt(self, c_t: Tensor, c_v: Tensor) -> tuple[Tensor, Tensor]:
+        """c_t (A, d) and c_v (B, d) after one call of EMCL on all of them; as they are where the model has no EMCL."""
+        if self.emcl is None:
+            return c_t, c_v
+        return self.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])[::-1]
+
     def candidates(self, batch: Batch) -> Tensor | None:
         """Which clips may be in each caption's support set, (B, S) bool; None: all of the batch.
 
@@ -296,11 +310,7 @@ class SupportSetModel(nn.Module):
         progress: share of the training steps done (see `losses.Contrast`).
         """
         config = self.config
-        c_t = self.embed_text(batch.text, batch.text_mask).float()
-        c_v = self.embed_video(batch.video, batch.video_mask).float()
-        other = self.embed_text(batch.other, batch.other_mask).float() if config.intra else None
-        if self.emcl is not None:
-            c_v, c_t = self.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
+        c_t, c_v, other = self.embed(batch)
         with torch.autocast(c_t.device.type, enabled=False):  # a cosine in bfloat16 is off by a hundredth of α
             contrast = self.contrast(c_t, c_v, batch, progress, other)
             similarity = losses.cosine(c_t, c_v)

@@ -17,7 +17,7 @@ from ssb import files
 from ssb.corpora import reading
 from ssb.corpora.corpus import Corpus, Stream
 from ssb.corpora.faults import ABSENT, lacks, merged, of_files, of_rows, reasons_of
-from ssb.corpora.reading import CorpusError, listed, share
+from ssb.corpora.reading import CorpusError, listed, proportion
 from ssb.corpora.tables import read_table
 
 Splits = dict[str, list[str]]  # name → clip ids
@@ -222,12 +222,12 @@ def usable(name: str, splits: Splits, missing: str, home: Path, arrays: Arrays |
             each = (f"{paths[stream]}: {lacks(clips, why, stored[stream])}" for stream, why in wrong.items())
             raise CorpusError(f"{'; '.join(each)}; {ADVICE}{list_missing(name, wrong)}")
         return splits
-    gone = set().union(*streams.values())
-    left = {split: [clip for clip in members if clip not in gone] for split, members in splits.items()}
+    dropped = set().union(*streams.values())
+    left = {split: [clip for clip in members if clip not in dropped] for split, members in splits.items()}
     if empty := [split for split, members in left.items() if not members]:
         raise CorpusError(f"{name}: no clip of split {listed(empty)} has features in every stream; extract them")
-    counts = (f"{split} {share(len(x) - len(left[split]), len(x), '')}" for split, x in splits.items())
-    first = listed(clip for clip in clips if clip in gone)
+    counts = (f"{split} {proportion(len(x) - len(left[split]), len(x), '')}" for split, x in splits.items())
+    first = listed(clip for clip in clips if clip in dropped)
     words = f"{', '.join(counts)}: {first}" if first else ", ".join(counts)
     print(f"{name}: left out, as they have no usable features: {words}{list_missing(name, streams)}")
     return left

@@ -128,9 +128,8 @@ def msrvtt_1ka(home: Path, train: str = "MSRVTT_train.9k.csv") -> Annotation:
     test = read_table(home / "MSRVTT_JSFUSION_test.csv", "video_id", "sentence")
     captions = msrvtt_captions(home, *MSRVTT)
     video = dict(zip(captions["clip"], captions["video"]))
-    queries = frame(
-        [(clip, text, video.get(clip, "")) for clip, text in zip(test["video_id"], test["sentence"])], "video"
-    )
+    tested = zip(test["video_id"], test["sentence"])
+    queries = frame([(clip, text, video.get(clip, "")) for clip, text in tested], "video")
     val = reading.read_ids(home / "val_list_full.txt")
     others = read_table(home / train, "video_id")["video_id"]
     splits = {"train": others[~others.isin(val)].tolist(), "val": val, "test": queries["clip"].tolist()}
@@ -187,9 +186,8 @@ def youcook2(home: Path) -> Annotation:
     Ko et al. (2022) report retrieval on. The other 142 validation clips are in no split. Of the 1,333 training videos,
     10,337 clips, 67 are held out whole for validation, chosen by a hash of their ids: 9,821 and 516 clips.
     """
-    source = reading.first_of(
-        home, "youcookii_annotations_trainval.json", "youcook2_youcookii_annotations_trainval.json"
-    )
+    name = "youcookii_annotations_trainval.json"
+    source = reading.first_of(home, name, f"youcook2_{name}")
     with expecting(source, "the YouCook2 annotation: wanted {database: {video: {subset, annotations}}}"):
         videos = reading.read_json(source)["database"]
         training = [name for name, video in videos.items() if video["subset"] == "training"]
@@ -243,7 +241,7 @@ def vidvrd(home: Path) -> Annotation:
     with expecting(source, "the VidVRD labels: wanted {clip: {captions: [text]}}"):
         labels = reading.read_json(source)
         captions = frame(
-            [(clip, text.replace("_", " ")) for clip in labels for text in texts(labels[clip]["captions"])]
+            [(clip, text.replace("_", " ")) for clip, x in labels.items() for text in texts(x["captions"])]
         )
     clips = shuffled(labels)
     train, test = round(0.6 * len(clips)), round(0.7 * len(clips))

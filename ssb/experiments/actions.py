@@ -71,7 +71,7 @@ def official_task(dataset: str, run: Run, corpus: Corpus, data: Path | None = No
     for name in names:
         if name not in streams:
             raise CorpusError(
-                f"{home / 'features'}: no stream {name!r}, on which run {run.name} was trained; extract it"
+                f"{home / 'features'}: no stream {name!r}, which run {run.name} was trained on; extract it"
             )
         if streams[name].dim != (width := corpus.streams[name].dim):
             raise CorpusError(

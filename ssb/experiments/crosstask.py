@@ -67,8 +67,8 @@ def of_run(run: Run, home: Path, corpus: Corpus | None = None) -> Localised:
             )
         scores[video] = -s2dtw.cosine_cost(c_v[video], torch.stack([c_t[step] for step in tasks[task]])).T.numpy()
     frame = localise(scores, videos)
-    blind = [count(evenly(*video.inside.shape), video.inside)[0] for video in videos]
-    return Localised(frame, ctr(frame), ctr(frame.assign(correct=blind)), official)
+    evenly_spread = [count(evenly(*video.inside.shape), video.inside)[0] for video in videos]
+    return Localised(frame, ctr(frame), ctr(frame.assign(correct=evenly_spread)), official)
 
 
 def crosstask(runs: Mapping[str, list[Run]], corpus: Corpus, home: Path | None = None) -> str:

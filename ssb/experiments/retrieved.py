@@ -131,7 +131,7 @@ def table(search: Search, chosen: pd.DataFrame) -> pd.DataFrame:
     queries of its kind, and the run. Without the captions, which may not be ours to publish."""
     names = [search.corpus.clips[clip] for clip in search.clips]
     run = {"setting": search.run.config.objective, "seed": search.run.config.seed, "run": search.run.name}
-    share, rows = shares({"%": search})["%"], []
+    percent, rows = shares({"%": search})["%"], []
     for case in chosen.itertuples():
         own, scores = search.own[case.query], search.similarity[case.query].round(6)
         row = {"kind": case.kind, "query": case.query, "clip": names[own]}
@@ -139,7 +139,7 @@ def table(search: Search, chosen: pd.DataFrame) -> pd.DataFrame:
         for k, column in enumerate(top(search, case.query), 1):
             row |= {f"found {k}": names[column], f"similarity {k}": scores[column]}
             row[f"true {k}"] = search.fits[case.query, column]
-        rows.append(row | {"share of kind": share[case.kind]} | run)
+        rows.append(row | {"share of kind": percent[case.kind]} | run)
     return pd.DataFrame(rows)
 
 
@@ -149,10 +149,10 @@ def figure(search: Search, chosen: pd.DataFrame, title: str):
     them and as a caption of the clip elsewhere, with similarity s; clips of which the query is true are marked. The
     last column holds the own clip where it is not among them. At the left the rule by which the cases were chosen, and
     the share of all queries that are of their kind."""
-    share, blocks = shares({"%": search})["%"], []
+    percent, blocks = shares({"%": search})["%"], []
     for kind, rows in chosen.groupby("kind", sort=False):
         definition, rule = KINDS[kind]
-        rule = f"{kind}, {share[kind]:.1f} % of queries: {definition}. Shown: {rule}"
+        rule = f"{kind}, {percent[kind]:.1f} % of queries: {definition}. Shown: {rule}"
         blocks.append((rule, [(search, query, f"“{search.texts[query]}”") for query in rows["query"]]))
     return _blocks(blocks, title)
 

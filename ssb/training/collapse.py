@@ -53,11 +53,7 @@ def without_dropout(model: SupportSetModel, data: TrainingData, split: str) -> t
     with torch.inference_mode(), threads(model.config.threads):
         for part in np.array_split(rows, -(-len(rows) // model.config.batch)):
             batch = data.batch(part)
-            c_t = model.embed_text(batch.text, batch.text_mask).float()
-            c_v = model.embed_video(batch.video, batch.video_mask).float()
-            other = model.embed_text(batch.other, batch.other_mask).float() if model.config.intra else None
-            if model.emcl is not None:
-                c_v, c_t = model.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
+            c_t, c_v, other = model.embed(batch)
             results.append((model.contrast(c_t, c_v, batch, 1.0, other).item(), cosine(c_t, c_v).std().item()))
     loss, spread = np.mean(results, axis=0)
     return float(loss), float(spread)

@@ -115,15 +115,10 @@ def _explained(folder: Path, config: Config | None = None):
             f"run {folder.name} does not fit into the memory ({cause or type(error).__name__}): take fewer runs at the "
             f"same time (jobs), a smaller batch{less} or a smaller model; the same command continues from what is there"
         ) from error
-    except files.StorageError as error:
-        raise TrainingError(f"run {folder.name} stopped: {error}") from error
     except OSError as error:
-        if error.errno not in files.DISK:
+        if not (explained := files.explained(error, Path(str(error.filename or folder.parent)))):
             raise
-        raise TrainingError(
-            f"run {folder.name} stopped: {error.filename or folder.parent}: {error.strerror}; free some space or allow "
-            "writing there, or set SSB_HOME to another folder; the same command continues from what is there"
-        ) from error
+        raise TrainingError(f"run {folder.name} stopped: {explained}") from error
 
 
 class Training:
@@ -322,7 +317,7 @@ class Training:
 
     def finish(self):
         """Measure the best epoch's weights on the test clips, write the run's folder, delete the checkpoint."""
-        note = at_chance(self.best["score"], len(self.data.pairs("val")))
+        config, note = self.config, at_chance(self.best["score"], len(self.data.pairs("val")))
         if why := self.watch.at_the_end(self.raw, self.data, note):
             self.collapse(why)
         self.raw.load_state_dict(self.best["weights"])
@@ -340,7 +335,5 @@ class Training:
                 (draft / NOTE).write_text(note, encoding="utf-8")
             (draft / "metrics.json").write_text(json.dumps(metrics, indent=1))
         if note:
-            print(
-                f"warning: run {self.folder.name}, {self.config.objective}, seed {self.config.seed}: {note}", flush=True
-            )
+            print(f"warning: run {self.folder.name}, {config.objective}, seed {config.seed}: {note}", flush=True)
         shutil.rmtree(self.partial, ignore_errors=True)

@@ -382,7 +382,7 @@ def test_malformed_narrations(tmp_path, home, text, message):
         np.save(tmp_path / "features" / "look" / f"video{i}.npy", np.ones((9, 4), np.float32))
     put("captions/video3.csv", text)(tmp_path)
     begun = time.monotonic()
-    index(tmp_path, say=lambda line: None)
+    index(tmp_path, log=lambda line: None)
     (line,) = (tmp_path / "index" / "skipped.txt").read_text().splitlines()
     assert line.startswith("video3\t") and message in line and time.monotonic() - begun < 10
 

@@ -69,7 +69,7 @@ def write_jsons(folder: Path, content: dict):
 
 def index(folder: Path, **options) -> list[str]:
     said = []
-    index_module.index(folder, say=said.append, **{"shard": 17, **options})
+    index_module.index(folder, log=said.append, **{"shard": 17, **options})
     return said
 
 
@@ -724,7 +724,7 @@ def say(line):
     if line.startswith("shard 3"):
         print("three", flush=True)
         time.sleep(600)
-index(Path(sys.argv[1]), say=say, shard=17)
+index(Path(sys.argv[1]), log=say, shard=17)
 """
 
 
