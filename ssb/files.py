@@ -181,7 +181,7 @@ def sweep(folder: Path) -> None:
 
 
 def _runs(pid: int, draft: Path) -> bool:
-    """Does the process that has begun this draft still run? Another one may have its number now."""
+    """Whether the process that began this draft still runs. Another one may have its number now."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= draft.stat().st_mtime + 1

@@ -24,7 +24,7 @@ Splits = dict[str, list[str]]  # name → clip ids
 Lacking = dict[str, dict[str, str]]  # stream → those of the clips asked for that have no usable features in it → why
 Arrays = Mapping[str, str]  # stream → its array in an archive of features
 ARCHIVE = "features.npz"
-SMALL = 1 << 28  # bytes: a larger stream is not looked through again while it is the same
+SMALL = 1 << 28  # bytes: the faults of a larger stream are kept on disk until the stream changes
 ADVICE = 'extract them or leave these clips out of the split, as corpus_options={"missing": "drop"} does'
 
 # Streams
@@ -162,7 +162,7 @@ def unusable(path: Path, clips: list[str]) -> dict[str, str]:
         return examined(path, clips)
 
     def make(draft: Path):
-        print(f"{files.short(path)}: the features of {len(clips)} clips are looked through once")
+        print(f"{files.short(path)}: checking the features of {len(clips)} clips, once")
         (draft / "unusable.json").write_text(json.dumps(examined(path, clips)), encoding="utf-8")
 
     name = files.digest(str(path.resolve()), "\n".join(clips), repr(facts))

@@ -71,7 +71,7 @@ def _path(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
 
 
 def _inside(path: np.ndarray, margin: float, fraction: float) -> np.ndarray:
-    """Shift a path so that it stays `margin` from the border if it can, `where` in 0…1 of the space that is left."""
+    """Shift a path so that it stays `margin` from the border if it can, at this fraction, 0…1, of the free space."""
     low, high = margin - path.min(), SIDE - margin - path.max()
     return path + (low + fraction * (high - low) if high > low else (low + high) / 2)
 
@@ -90,7 +90,7 @@ def _cover(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, angle: 
 
 
 def _polygon(u: np.ndarray, v: np.ndarray, sides: int, inner: float, star: bool = False) -> np.ndarray:
-    """Distance to a regular polygon, a corner up; with `spare`, to the star made of its lengthened sides."""
+    """Distance to a regular polygon, a corner up; star: to the star made of its lengthened sides."""
     first = second = np.float32(-9)
     for k in range(sides):
         turn = (-1 if star else 1) * np.pi / 2 + 2 * np.pi * k / sides

@@ -55,8 +55,8 @@ PACE = _table(
     "slow: slow, slow-moving, unhurried; fast: fast, fast-moving, quick"
 )  # adjectives, for a motion that is not mentioned
 
-# How readily each of four describers mentions an attribute (shape, colour, size, motion, speed, background): a plain
-# one, a thorough one, one who begins with the background, one who attends to the motion.
+# How often each of four describers mentions an attribute (shape, colour, size, motion, speed, background): a plain
+# one, a thorough one, one whose sentences begin with the background, and one that attends to the motion.
 MENTIONS = np.array([[10, 10, 6, 9, 4, 4], [9, 9, 9, 9, 9, 9], [7, 5, 4, 6, 3, 10], [5, 4, 5, 10, 8, 2]]) / 10
 
 
@@ -121,7 +121,7 @@ def describe(meaning: pd.DataFrame, captions: int, false_negatives: float, seed:
 
 def _detail(meaning: pd.DataFrame, thresholds: np.ndarray, target: float, corpus: str) -> float:
     """The level of detail whose share of false negatives is nearest to the target, by bisection: the higher the level,
-    the more attributes a caption mentions (those of reserve (N, K, A) ≤ level, but at least one), and the fewer other
+    the more attributes a caption mentions (thresholds (N, K, A) ≤ level, but at least one), and the fewer other
     clips it is true of."""
     clips, captions, attributes = thresholds.shape
     bit = 1 << np.arange(attributes)

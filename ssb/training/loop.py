@@ -284,7 +284,7 @@ class Training:
         return sorted(self.partial.glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
     def resume(self):
-        """Load the newest sound checkpoint, if any; TrainingError where it is one of something else."""
+        """Load the newest undamaged checkpoint, if any; TrainingError where it does not fit this run."""
         for path in self.checkpoints():
             if path.stem == f"checkpoint-{files.sha256(path)[:12]}":
                 self.load(path)
@@ -307,7 +307,7 @@ class Training:
                 setattr(self, name, state[name])
             self.memory = tuple(x.to(self.accelerator.device) for x in self.memory)
             self.epoch, self.step = state["next"]
-        except Exception as error:  # torch raises nearly anything for a file of something else
+        except Exception as error:  # torch raises nearly anything for a file that is no checkpoint
             reason = str(error).partition("\n")[0]
             raise TrainingError(
                 f"{path} cannot be read ({reason}); delete it to train this run from the start"

@@ -62,7 +62,7 @@ def remove_outdated(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
         unrecorded += source is None
         add_source(out, stream, clip, path, sha)
     if outdated:
-        print(f"{len(outdated)} clips were made of other files of these names, and are made again: {listed(outdated)}")
+        print(f"the video files of {len(outdated)} clips have changed; they are extracted again: {listed(outdated)}")
     if unrecorded:
         print(f"{unrecorded} clips have no record of their file; they are taken to be of these files")
     return outdated
@@ -108,7 +108,7 @@ def read_sums(out: Path, stream: str) -> dict[str, str]:
 
 
 def write_sums(out: Path, stream: str, sums: dict[str, str], removed: Iterable[str] = ()):
-    """Add these sums to <stream>.sha256. gone: clips to remove from it, unless `sums` has them."""
+    """Add these sums to <stream>.sha256. removed: clips to remove from it, unless `sums` has them."""
     before = read_sums(out, stream)  # again, as another process may have done other clips
     sums = {clip: sha for clip, sha in before.items() if clip not in set(removed)} | sums
     with files.written(out / f"{stream}.sha256") as draft:

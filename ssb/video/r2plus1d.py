@@ -102,7 +102,7 @@ class R2Plus1D(nn.Module):
 def load(name: str) -> tuple[R2Plus1D, int | None]:
     """The network with the weights of a .pth, .pt or .safetensors file, or with published ones (a name of PUBLISHED;
     the first use needs the network), and the frames of the clips that it was trained on: None where neither the file's
-    name (…clip8…, …clip32…) nor the number of classes determines them. ModelError for a file of something else."""
+    name (…clip8…, …clip32…) nor the number of classes determines them. ModelError for a file of another model."""
     try:
         if name in PUBLISHED:
             path = Path(PUBLISHED[name])

@@ -638,9 +638,7 @@ def test_another_file_of_the_same_name_is_read(tmp_path, clips, capsys):
     capsys.readouterr()
     assert made(tmp_path, other) == {} and len(read(tmp_path)["clip0"]) == 5
     said = capsys.readouterr().out
-    assert (
-        "1 clips were made of other files of these names, and are made again: 'clip0'\n1 clips, 0 of them done" in said
-    )
+    assert "the video files of 1 clips have changed; they are extracted again: 'clip0'\n1 clips, 0 of them done" in said
     shutil.copy(other, one)
     os.utime(one, ns=(1, 1))
     for path in (one, other):
