@@ -93,9 +93,7 @@ def support_set_weights(
     if objective == "cross":
         out = out | own
     if out.all(dim=1).any():
-        raise ValueError(
-            f"objective {objective!r} leaves a support set empty; 'cross' needs 2 or more pairs in a batch"
-        )
+        raise ValueError(f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs")
     w = (cosine(text, video) / temperature).masked_fill(out, -math.inf).softmax(dim=1)
     return (w + own) / 2 if objective == "hybrid" else w
 

@@ -647,7 +647,7 @@ def test_another_file_of_the_same_name_is_read(tmp_path, clips, capsys):
     content = bytearray(one.read_bytes())
     content[-1] ^= 1
     one.write_bytes(content)  # as long, and other
-    assert made(tmp_path, one) == {} and "made again: 'clip0'" in capsys.readouterr().out
+    assert made(tmp_path, one) == {} and "extracted again: 'clip0'" in capsys.readouterr().out
     (line,) = (tmp_path / "look.sha256").read_text().splitlines()
     assert line.split()[0] == hashlib.sha256((tmp_path / "look" / "clip0.npy").read_bytes()).hexdigest()
 
