@@ -4,7 +4,9 @@ Everything named here is imported when it is first used, so that `import ssb` co
 """
 
 import importlib
+import pkgutil
 import warnings
+from collections.abc import Callable, Iterable, Mapping
 
 # progress is plain text, which a saved notebook keeps; tqdm need not advise to install widgets
 warnings.filterwarnings("ignore", "IProgress not found")
@@ -27,19 +29,24 @@ NAMES = {  # public name → the module that defines it
     "parameters": "notebook",
     "settings": "report",
 }
-MODULES = ("config", "losses", "emcl", "s2dtw", "model", "text", "retrieval")  # the method
-MODULES += ("study", "paper", "figures", "report", "notebook", "files", "progress", "machine")  # the study
-MODULES += ("corpora", "training", "metrics", "experiments", "video", "bench")
-__all__ = [*NAMES, *MODULES]
 
 
-def __getattr__(name: str):
-    if name in NAMES:
-        return getattr(importlib.import_module(f"ssb.{NAMES[name]}"), name)
-    if name in MODULES:
-        return importlib.import_module(f"ssb.{name}")
-    raise AttributeError(f"module 'ssb' has no attribute {name!r}")
+def lazily(package: str, paths: Iterable[str], names: Mapping[str, str] = {}) -> tuple[Callable, Callable]:
+    """`__getattr__` and `__dir__` of a package, for `__init__.py`: its modules are imported when they are first used.
+
+    paths: `__path__` of the package. names: further public names → the module that defines each.
+    """
+    modules = [module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_")]
+
+    def get(name: str):
+        if name in names:
+            return getattr(importlib.import_module(f"{package}.{names[name]}"), name)
+        if name in modules:
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get, lambda: sorted([*names, *modules])
 
 
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazily(__name__, __path__, NAMES)
+__all__ = __dir__()

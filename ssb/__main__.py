@@ -56,6 +56,17 @@ def setting(text: str) -> tuple[str, object]:
         return name, value
 
 
+def accepted(args: Namespace, check: Callable, *values, **settings):
+    """What a check of typed values returns; where it refuses them, its message and exit code 2."""
+    from ssb.config import ConfigError
+    from ssb.corpora.reading import CorpusError
+
+    try:
+        return check(*values, **settings)
+    except (ConfigError, CorpusError) as error:
+        args.error(in_one_line(error))
+
+
 # Commands
 
 
@@ -70,10 +81,7 @@ def data(args: Namespace) -> int:
             args.error("--download of what? name a corpus")
         print(*catalogue.overview(), sep="\n")
         return 0
-    try:
-        names = catalogue.members(args.name)
-    except catalogue.CorpusError as error:
-        args.error(str(error))
+    names = accepted(args, catalogue.members, args.name)
     failures = catalogue.download.download(names) if args.download else []
     complete = catalogue.report(args.name)
     for failure in failures:
@@ -111,9 +119,7 @@ def extract(args: Namespace) -> int:
 
 
 @argument("folder", nargs="?", type=Path, metavar="FOLDER", help="default: howto100m in the data folder, $SSB_DATA")
-@argument(
-    "--held-out", type=number(1), default=1000, help="videos of val and of test, at most 5 %% each (default: 1000)"
-)
+@argument("--held-out", type=number(1), default=1000, help="videos of val and of test (default: 1000, or 5 %%)")
 def index(args: Namespace):
     """Index HowTo100M, which makes it a corpus; again after features were added."""
     from ssb.corpora.howto100m.index import index
@@ -132,13 +138,15 @@ def train(args: Namespace):
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         args.error(f"{', '.join(twice)[:80]}: set twice; keep one of them")
     from ssb.config import Config
+    from ssb.corpora.load import check_name
 
-    Config.preset(args.preset, **dict(args.settings))  # a wrong one is refused before torch is imported, for seconds
+    # a wrong one is refused before torch is imported, for seconds
+    accepted(args, check_name, accepted(args, Config.preset, args.preset, **dict(args.settings)).corpus)
     from ssb import processes
     from ssb.training.loop import fit
     from ssb.training.runs import configure
 
-    run = fit(configure(args.preset, **dict(args.settings)))
+    run = fit(accepted(args, configure, args.preset, **dict(args.settings)))
     if processes.index() == 0:
         print(run, run.folder, sep="\n")
 
@@ -168,8 +176,10 @@ def cost(args: Namespace):
 @argument("--out", type=Path, help="default: results/bench.csv")
 def bench_training(args: Namespace):
     """Training steps and rankings against a literal implementation of the paper."""
+    from ssb.corpora.load import check_name, load_corpus
+
+    accepted(args, check_name, args.corpus)
     from ssb.bench import training
-    from ssb.corpora.load import load_corpus
     from ssb.training.runs import configure
 
     out = args.out or files.root() / "results" / "bench.csv"

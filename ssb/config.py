@@ -53,9 +53,7 @@ class Config(BaseModel):
     scratch_layers: int = Field(2, ge=1, le=128, description='layers of a "scratch" decoder')
     scratch_text_width: int = Field(128, ge=8, le=65536, description='d_model of a "scratch" text encoder')
     scratch_text_layers: int = Field(2, ge=1, le=128, description='layers of a "scratch" text encoder')
-    scratch_heads: int = Field(
-        4, ge=1, le=1024, description="attention heads of both, width / scratch_heads channels each"
-    )
+    scratch_heads: int = Field(4, ge=1, le=1024, description="attention heads of both; they divide its width")
 
     # joint space and pooling heads Ψ'', Φ''
     dim: int = Field(1024, ge=2, le=65536, description="d, width of the joint embedding space")
@@ -84,9 +82,7 @@ class Config(BaseModel):
     emcl_temperature: float = Field(1.0, gt=0, le=1e3, description="λ of the EMCL paper")
     emcl_beta: float = Field(3.0, ge=0, le=1e3, description="β of EMCL, weight of the rebuilt embeddings")
     emcl_released: bool = Field(False, description="EMCL step for step as in its released code")
-    s2dtw_gamma: float = Field(
-        0.1, gt=0, le=1e3, description="γ of S2DTW (Ko et al., 2022), which always ranks long videos"
-    )
+    s2dtw_gamma: float = Field(0.1, gt=0, le=1e3, description="γ of S2DTW (Ko et al., 2022), which ranks long videos")
     s2dtw_dummy: float | None = Field(0.5, ge=-1e3, le=1e3, description="cost of a dummy cell; None: no weak alignment")
     s2dtw_smooth: bool = Field(True, description="local neighbourhood smoothing")
     s2dtw_shifted: bool = Field(True, description="cost -cos; False: 1 - cos")
@@ -96,29 +92,21 @@ class Config(BaseModel):
     objective: Objective = Field("cross", description="support set of the captioning loss (section 3.2)")
     captioning: float = Field(10.0, ge=0, le=1e6, description="λ, weight of the captioning loss")
     temperature: float = Field(0.1, gt=0, le=1e3, description="T of the support-set weights")
-    support_set: int | None = Field(
-        None, ge=2, le=16384, description="size; None: the batch; see `SupportSetModel.candidates`"
-    )
-    decoder_warmup: float = Field(
-        0.0, ge=0, lt=1, description="share of the steps, at first, in which captioning trains the decoder alone"
-    )
+    support_set: int | None = Field(None, ge=2, le=16384, description="size; None: the batch; see `model.candidates`")
+    decoder_warmup: float = Field(0.0, ge=0, lt=1, description="share of the first steps that train the decoder alone")
 
     # optimisation
     batch: int = Field(64, ge=2, le=4096, description="B, pairs of a batch; with `sequences`, long videos of a batch")
     epochs: int = Field(20, ge=1, le=100_000, description="passes over the training clips or pairs")
     lr: float = Field(5e-5, gt=0, le=1e30, description="learning rate of the heads (Adam)")
-    text_lr: float = Field(
-        5e-5, gt=0, le=1e30, description="learning rate of the text encoder Φ', where it is not frozen"
-    )
+    text_lr: float = Field(5e-5, gt=0, le=1e30, description="learning rate of the text encoder Φ' unless frozen")
     decoder_lr: float = Field(5e-5, gt=0, le=1e30, description="learning rate of the decoder and the layer before it")
     lr_schedule: Literal["decay", "constant", "cosine"] = Field(
         "decay", description='"decay": ×0.95 each epoch, as MMT does (the paper is silent); "cosine": to 0 at the end'
     )
     clip: float = Field(0.2, gt=0, le=1e30, description="largest norm of the gradient")
     clip_apart: bool = Field(False, description="clip the decoder's gradient and that of all other weights separately")
-    validate_every: int = Field(
-        1, ge=1, le=100_000, description="epochs between validations; the best of them is the result"
-    )
+    validate_every: int = Field(1, ge=1, le=100_000, description="epochs between validations; the best is the result")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of a run; a setting, for sums depend on it")
     seed: int = Field(0, ge=0, lt=2**32, description="everything random in a run follows from it")
@@ -155,26 +143,22 @@ class Config(BaseModel):
             raise ValueError(f"schedule {self.schedule} must be two shares of the epochs, ascending, from 0 to 1")
         if twice := sorted({name for name in self.streams if self.streams.count(name) > 1}):
             raise ValueError(f"streams {self.streams}: {twice[0]!r} is there twice; name each stream once")
-        parts = self._weights()
-        if (total := sum(parts.values())) > MOST_WEIGHTS:
-            largest = max(parts, key=parts.get)
-            most = f"{total:.0e} weights to train from scratch, at most {MOST_WEIGHTS:.0e} fit"
-            raise ValueError(f"{most}; lower one of {largest}")
+        if message := too_large(self.weights()):
+            raise ValueError(message)
         return self
 
-    def _weights(self) -> dict[str, int]:
-        """The settings of each part that is trained from scratch → about how many weights they make."""
-        text = self.scratch_text_width * (self.vocabulary + 12 * self.scratch_text_width * self.scratch_text_layers)
-        decoder = self.scratch_width * (2 * self.vocabulary + 16 * self.scratch_width * self.scratch_layers)
-        heads = {
-            "transformer": self.pool_layers * self.dim * (9 * self.dim + 2 * self.pool_ffn),
-            "conv": 4 * self.dim**2,
-        }
-        return {
-            "vocabulary, scratch_text_width and scratch_text_layers": text * (self.text_encoder == "scratch"),
-            "vocabulary, scratch_width and scratch_layers": decoder * (self.decoder == "scratch"),
-            "dim, pool_ffn and pool_layers": sum(heads.get(x, 0) for x in (self.video_pooling, self.text_pooling)),
-        }
+    def weights(self) -> dict[str, int]:
+        """The settings of the text encoder and of the decoder, where they are trained from scratch → about how many
+        weights these make. Those of the heads are counted by `ssb.training.runs.check`."""
+        parts = {}
+        if self.text_encoder == "scratch":
+            width = self.scratch_text_width
+            text = width * (self.vocabulary + 12 * width * self.scratch_text_layers)
+            parts["vocabulary, scratch_text_width and scratch_text_layers"] = text
+        if self.decoder == "scratch":
+            decoder = self.scratch_width * (2 * self.vocabulary + 16 * self.scratch_width * self.scratch_layers)
+            parts["vocabulary, scratch_width and scratch_layers"] = decoder
+        return parts
 
     @classmethod
     def preset(cls, name: str, /, **changes) -> "Config":
@@ -191,7 +175,8 @@ class Config(BaseModel):
     def effective(self) -> "Config":
         """The same run with the settings that it does not use at their defaults, so that tables that vary them share
         one run: the decoder's without captioning, the constants of EMCL without its layer."""
-        unused = CAPTIONING * (self.objective == "none") + EMCL * (not self.emcl)
+        unused = CAPTIONING if self.objective == "none" else []
+        unused = unused if self.emcl else unused + EMCL
         return self.replace(**{name: type(self).model_fields[name].default for name in unused})
 
     @property
@@ -203,6 +188,14 @@ class Config(BaseModel):
     def sha(self) -> str:
         """Twelve hex digits of all settings but the seed: rows that share it differ by chance alone."""
         return digest(self.replace(seed=0).key, str(VERSION))
+
+
+def too_large(weights: dict[str, int]) -> str | None:
+    """Why a model of these weights, settings → how many they make, is refused; None where it is not."""
+    if (total := sum(weights.values())) <= MOST_WEIGHTS:
+        return None
+    most = f"{total:.0e} weights to train from scratch, at most {MOST_WEIGHTS:.0e} fit"
+    return f"{most}; lower one of {max(weights, key=weights.get)}"
 
 
 def explain(error: ValidationError, fields) -> str:

@@ -142,8 +142,8 @@ def similarity(
 def _blocks(text: Tensor, block: int) -> list[Tensor]:
     """Rows (Q, n) as stacks (at most TOGETHER, block, n) of whole blocks, and the rest as a stack of one."""
     whole = len(text) // block * block
-    stacks = list(text[:whole].reshape(-1, block, text.shape[1]).split(TOGETHER)) if whole else []
-    return stacks + [text[None, whole:]] * (whole < len(text))
+    stacks = [*text[:whole].reshape(-1, block, text.shape[1]).split(TOGETHER), text[None, whole:]]
+    return [stack for stack in stacks if stack.numel()]
 
 
 def effective_rank(x: Tensor) -> float:
@@ -153,5 +153,4 @@ def effective_rank(x: Tensor) -> float:
     if not x.any() or not x.isfinite().all():
         raise ValueError("effective_rank of a matrix that is zero, empty or not finite")
     values = torch.linalg.svdvals(x.detach().double())
-    share = values / values.sum()
-    return torch.special.entr(share).sum().exp().item()
+    return torch.special.entr(values / values.sum()).sum().exp().item()

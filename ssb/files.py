@@ -107,15 +107,17 @@ def written(path, sealed: bool = False):
         _replace(draft, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer on a full disk
-        if explained := _explained(error, path):
-            raise explained from error
+        if message := explained(error, path):
+            raise message from error
         raise
     finally:
         _remove(draft)
 
 
-def _explained(error: Exception, path: Path) -> StorageError | None:
-    """The error in words where the disk is the cause."""
+def explained(error: Exception, path: Path) -> StorageError | None:
+    """An error in writing to a path, in words, where the disk is the cause; else None."""
+    if isinstance(error, StorageError):
+        return error
     parent = next(folder for folder in path.parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if getattr(error, "errno", None) not in DISK and (isinstance(error, OSError) or free > 1 << 20):
@@ -179,7 +181,7 @@ def sweep(folder: Path) -> None:
 
 
 def _runs(pid: int, draft: Path) -> bool:
-    """Does the process that has begun this draft still run? Another one may have its number now."""
+    """Whether the process that began this draft still runs. Another one may have its number now."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= draft.stat().st_mtime + 1

@@ -93,9 +93,7 @@ def support_set_weights(
     if objective == "cross":
         out = out | own
     if out.all(dim=1).any():
-        raise ValueError(
-            f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs in a batch"
-        )
+        raise ValueError(f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs")
     w = (cosine(text, video) / temperature).masked_fill(out, -math.inf).softmax(dim=1)
     return (w + own) / 2 if objective == "hybrid" else w
 
@@ -136,6 +134,7 @@ class Contrast:
         caption is known, so captioning takes clips of other videos.
     intra: accepts the embeddings of another caption of each clip (Config.intra).
     floor: its value when all embeddings are one point, where it has no gradient; None where it has no such value.
+    floor_name: the floor in words.
     """
 
     paired = True
@@ -156,6 +155,15 @@ class Contrast:
         raise NotImplementedError
 
     @property
+    def floor_name(self) -> str:
+        """The floor as messages name it, with its value."""
+        return f"its floor = {self.floor:g}"
+
+    def advice(self) -> str:
+        """What to change where all embeddings have become one point, in a sentence."""
+        return f"No gradient separates the clips: take another contrast, or a lower lr = {self.config.lr:g}."
+
+    @property
     def module(self):
         """The module that defines the loss; its source is part of a run's name where it is your own."""
         return inspect.getmodule(type(self))
@@ -169,6 +177,20 @@ class Triplet(Contrast):
     def __init__(self, config: Config):
         super().__init__(config)
         self.floor = (4 if config.intra else 2) * config.margin
+
+    @property
+    def floor_name(self) -> str:
+        """The floor as a multiple of the margin."""
+        return f"{self.floor / self.config.margin:g} × margin = {self.floor:g}"
+
+    def advice(self) -> str:
+        """What to change where hard negatives or captioning have made all embeddings one point."""
+        config = self.config
+        less = f"a smaller captioning = {config.captioning:g}, " if config.objective != "none" else ""
+        return (
+            f"With negatives = {config.negatives!r} no gradient separates the clips: take {less}negatives = 'mean' "
+            f"or 'scheduled', contrast = 'info_nce', a pretrained text_encoder, or a lower lr = {config.lr:g}."
+        )
 
     def __call__(self, text, video, batch, progress=1.0, other=None):
         negatives, (begin, end) = self.config.negatives, self.config.schedule
@@ -191,12 +213,13 @@ class S2DTW(Contrast):
 
     def __init__(self, config: Config):
         super().__init__(config)
+        name = f"contrast = {config.contrast!r}"
         if not config.sequences:
-            raise ConfigError("contrast = 's2dtw' aligns caption sequences with long videos; set sequences = True")
+            raise ConfigError(f"{name} aligns caption sequences with long videos; set sequences = True")
         if config.objective not in ("none", "full", "cross"):
             raise ConfigError(
-                f"objective = {config.objective!r}: with contrast = 's2dtw' a caption's own clip is not known; "
-                "take 'none', 'cross' (clips of other videos) or 'full'"
+                f"objective = {config.objective!r}: with {name} a caption's own clip is not known; take 'none', "
+                "'cross' (clips of other videos) or 'full'"
             )
 
     def __call__(self, text, video, batch, progress=1.0, other=None):

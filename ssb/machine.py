@@ -40,7 +40,7 @@ def peak_memory() -> int:
 
 def provenance() -> dict:
     """Where a number comes from: commit of the library, whether it had uncommitted changes ("" for both without git and
-    where the library is in the repository of something else), torch, device."""
+    where the library is in another project's repository), torch, device."""
     library = Path(__file__).resolve().parent
     git = functools.partial(subprocess.run, cwd=library, capture_output=True, text=True)
     commit = dirty = ""

@@ -138,6 +138,11 @@ class MaxHead(MeanHead):
 class ConvHead(nn.Module):
     """The mean over time of one layer of convolutions, a small head for a few hundred clips. (B, M, D) → (B, d)."""
 
+    @staticmethod
+    def weights(config: Config) -> int:
+        """About how many weights it has, for `ssb.training.runs.check`; a head that stays small needs no estimate."""
+        return 4 * config.dim**2
+
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
         self.dropout = processes.Dropout(config.dropout)
@@ -151,6 +156,11 @@ class ConvHead(nn.Module):
 class TransformerHead(nn.Module):
     """The paper's: transformer layers, whose first output vector is the embedding: that of the first step, or of a
     learned [CLS] vector put before it. (B, M, D), (B, M) → (B, d)."""
+
+    @staticmethod
+    def weights(config: Config) -> int:
+        """About how many weights it has, as `ConvHead.weights`."""
+        return config.pool_layers * config.dim * (9 * config.dim + 2 * config.pool_ffn)
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
@@ -266,6 +276,23 @@ class SupportSetModel(nn.Module):
         """e_v (B, M, D) → c_v (B, d)."""
         return self.video_head(self.normalise(values, mask), mask)
 
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """c_t and c_v (B, d) of a batch in float32, after EMCL where the model has it; and with Config.intra the c_t of
+        another caption of each clip, else None."""
+        exact = self.shift.dtype  # float32, whatever the heads compute in
+        c_t = processes.spread(self.embed_text, batch.text, batch.text_mask).to(exact)
+        c_v = processes.spread(self.embed_video, batch.video, batch.video_mask).to(exact)
+        other = (
+            processes.spread(self.embed_text, batch.other, batch.other_mask).to(exact) if self.config.intra else None
+        )
+        return *self.rebuilt(c_t, c_v), other
+
+    def rebuilt(self, c_t: Tensor, c_v: Tensor) -> tuple[Tensor, Tensor]:
+        """c_t (A, d) and c_v (B, d) after one call of EMCL on all of them; as they are where the model has no EMCL."""
+        if self.emcl is None:
+            return c_t, c_v
+        return self.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])[::-1]
+
     def candidates(self, batch: Batch) -> Tensor | None:
         """Which clips may be in each caption's support set, (B, S) bool; None: all of the batch.
 
@@ -304,12 +331,7 @@ class SupportSetModel(nn.Module):
         batch, and "loss" is its part, of which the sum is L (see `ssb.processes`).
         """
         config, self.progress = self.config, progress
-        exact = self.shift.dtype  # float32, whatever the heads compute in
-        c_t = processes.spread(self.embed_text, batch.text, batch.text_mask).to(exact)
-        c_v = processes.spread(self.embed_video, batch.video, batch.video_mask).to(exact)
-        other = processes.spread(self.embed_text, batch.other, batch.other_mask).to(exact) if config.intra else None
-        if self.emcl is not None:
-            c_v, c_t = self.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
+        c_t, c_v, other = self.embed(batch)
         with torch.autocast(c_t.device.type, enabled=False):  # a cosine in bfloat16 is off by a hundredth of α
             contrast = self.contrast(c_t, c_v, batch, progress, other)
             similarity = losses.cosine(c_t, c_v)

@@ -17,11 +17,10 @@ from pydantic import TypeAdapter, ValidationError
 class Parameters(SimpleNamespace):
     """The checked values of a notebook's parameters as attributes; `vars(settings)` is a dict of them."""
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name, *value):
         raise AttributeError(f"{name} cannot be changed here; edit the parameters cell, run it and the next one again")
 
-    def __delattr__(self, name):
-        setattr(self, name, None)  # refuses
+    __delattr__ = __setattr__
 
 
 class Declared(NamedTuple):
@@ -80,12 +79,7 @@ def parameters(names: str = "") -> Parameters:
 def _statements(cell: str) -> list[ast.stmt]:
     try:
         return ast.parse(cell).body
-    except (
-        SyntaxError,
-        ValueError,
-        RecursionError,
-        MemoryError,
-    ):  # it failed when it was run
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # it failed when it was run
         return []
 
 

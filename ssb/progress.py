@@ -30,24 +30,25 @@ class Bar:
         self.shown, self.printed = False, self.start
         self.handle = None  # of the output in a notebook
         self.notebook, self.terminal = _in_notebook(), self.out.isatty()
+        self.live = self.notebook or self.terminal  # updated in place
         self.ended, self.busy = threading.Event(), threading.Lock()
 
     def __enter__(self) -> "Bar":
-        if self.notebook or self.terminal:
+        if self.live:
             self.thread = threading.Thread(target=self._tick, daemon=True)
             self.thread.start()
         return self
 
     def __exit__(self, *error) -> None:
         self.ended.set()
-        if self.notebook or self.terminal:
+        if self.live:
             self.thread.join()
             if self.shown:
                 self._show(f"{self.head()}  in {minutes(self.seconds)}", end="\n")
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the step began."""
         return time.perf_counter() - self.start
 
     def head(self) -> str:
@@ -57,14 +58,12 @@ class Bar:
     def step(self, line: str) -> None:
         """One more part is done. line: what became of it, for plain output."""
         self.done += 1
-        if self.notebook or self.terminal:
-            return
-        if time.perf_counter() - self.printed >= self.every:
+        if not self.live and time.perf_counter() - self.printed >= self.every:
             self.printed = time.perf_counter()
-            self.say(f"{self.head()}  {line}")
+            self.print(f"{self.head()}  {line}")
 
-    def say(self, line: str) -> None:
-        """Print a line that stays."""
+    def print(self, line: str) -> None:
+        """Print a line above the bar, where it stays."""
         with self.busy:
             print(f"{CLEAR}{line}" if self.terminal and self.shown else line, file=self.out, flush=True)
 

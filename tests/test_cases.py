@@ -272,7 +272,7 @@ def test_narrations(tmp_path):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
     for folder in copies:
-        index(folder, say=lambda line: None)
+        index(folder, log=lambda line: None)
         skipped = dict(line.split("\t") for line in (folder / "index" / "skipped.txt").read_text().splitlines())
         for video, (_, why) in NARRATED.items():
             assert bool(why) == (video in skipped) and why in skipped.get(video, ""), video

@@ -8,8 +8,9 @@ import pytest
 import ssb
 from ssb import OBJECTIVES, PRESETS, Config, ConfigError
 from ssb.config import located
-from ssb.model import SupportSetModel
+from ssb.model import SupportSetModel, TransformerHead
 from ssb.text import build_encoder
+from ssb.training.runs import check, configure
 
 PAPER = dict(
     dim=1024,
@@ -349,13 +350,19 @@ def test_every_number_has_an_upper_bound():
         (dict(decoder="scratch", scratch_width=4096, scratch_layers=128), "scratch_width and scratch_layers"),
         (dict(decoder="scratch", scratch_width=4096, vocabulary=10**6), "vocabulary, scratch_width"),
         (dict(text_encoder="scratch", scratch_text_width=16384), "scratch_text_width and scratch_text_layers"),
-        (dict(dim=16384), "dim, pool_ffn and pool_layers"),
-        (dict(dim=65536, video_pooling="conv", text_pooling="mean"), "dim, pool_ffn and pool_layers"),
     ],
 )
 def test_weights_that_do_not_fit_a_machine_are_refused(settings, names):
     message = refusal(**settings)
     assert names in message and "at most 5e+08" in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("settings", [dict(dim=16384), dict(dim=65536, video_pooling="conv", text_pooling="mean")])
+def test_heads_that_do_not_fit_a_machine_are_refused(settings):
+    """When the heads are known, before anything is trained."""
+    for begin in (lambda: configure("paper", **settings), lambda: check(Config(**settings))):
+        with pytest.raises(ConfigError, match=r"at most 5e\+08 fit; lower one of dim, pool_ffn and pool_layers$"):
+            begin()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -368,8 +375,7 @@ def test_weights_are_counted_about_right(preset):
     encoder = build_encoder(config, config.vocabulary)
     model = SupportSetModel(config, config.dim, config.dim, config.vocabulary)
     counts = [sum(p.numel() for p in part.parameters()) for part in (encoder, model.decoder, model.video_head)]
-    text, decoder, heads = config.replace(text_pooling="mean")._weights().values()
-    assert [text, decoder, heads] == pytest.approx(counts, rel=0.4)
+    assert [*config.weights().values(), TransformerHead.weights(config)] == pytest.approx(counts, rel=0.4)
 
 
 def test_a_stream_named_twice_is_refused():

@@ -60,6 +60,35 @@ def test_the_corpora_are_listed_without_heavy_imports(command):
     assert not set(HEAVY) & set(done.stdout.splitlines()[-1].split())
 
 
+EACH = (
+    "metrics.retrieval experiments.objectives corpora.load corpora.howto100m.index training.loop video.ledger".split()
+)
+
+
+def test_every_module_is_there_after_a_bare_import():
+    """And `dir` lists it; importing the library imports none of them, nor anything heavy."""
+    program = """
+import operator, sys
+import ssb
+print(*sys.modules)
+for name in sys.argv[1:]:
+    package, _, module = name.rpartition(".")
+    part = operator.attrgetter(package)(ssb)
+    assert module in dir(part) and getattr(part, module) is sys.modules[f"ssb.{name}"]
+assert set(dir(ssb)) == set(ssb.__all__) >= {"metrics", "training", "corpora", "load_corpus", "Config"}
+for part in (ssb, ssb.metrics):
+    try:
+        part.no_such_thing
+    except AttributeError as error:
+        print(error)
+"""
+    done, _ = started("-c", program, *EACH)
+    assert done.returncode == 0, done.stderr
+    modules, *errors = done.stdout.splitlines()
+    assert not {name for name in modules.split() if name.startswith("ssb.")} and not set(HEAVY) & set(modules.split())
+    assert errors == [f"module '{name}' has no attribute 'no_such_thing'" for name in ("ssb", "ssb.metrics")]
+
+
 @pytest.mark.parametrize("names", [["ssb"], [f"ssb.corpora.{p.stem}" for p in (ROOT / "ssb/corpora").glob("[!_]*.py")]])
 def test_imports_stay_light(names):
     program = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]; print(*sys.modules)"
@@ -178,6 +207,11 @@ def test_a_closed_pipe_is_no_error(command):
         ("train epochs=1", "'epochs=1' comes first; name a preset before it"),
         ("train smoke epochs", "'epochs': wanted SETTING=VALUE, such as epochs=3"),
         ("train smoke =3", "'=3': wanted SETTING=VALUE"),
+        ("train big", "no preset 'big'; there are paper, laptop, smoke"),
+        ("train smoke epoch_count=1", "unknown setting 'epoch_count'; did you mean"),
+        ("train smoke epochs=many", "epochs = 'many': input should be a valid integer"),
+        ("train smoke corpus=nowhere", "no corpus 'nowhere': neither 'shapes', "),
+        ("bench training --corpus nowhere", "no corpus 'nowhere': neither 'shapes', "),
         ("bench", "required: BENCHMARK"),
         ("bench model", "invalid choice: 'model'"),
         ("bench howto100m --videos many", "argument --videos: invalid int value: 'many'"),

@@ -2,7 +2,8 @@
 
 import importlib
 import sys
-from types import ModuleType
+import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from torch import nn
 
 import ssb
 from ssb import Config, ConfigError, losses, model
-from ssb.corpora import load, shapes
-from ssb.corpora.record import Record
-from ssb.training.runs import check
+from ssb.corpora import labels, load, shapes
+from ssb.corpora.record import Recipe, Record
+from ssb.experiments import actions
+from ssb.training.collapse import STUCK_STEPS, Watch
+from ssb.training.runs import check, check_unseen
 
 
 class LastStep(nn.Module):
@@ -36,7 +39,15 @@ class Distance(losses.Contrast):
 
 
 def tiny_shapes(clips: int = 60):
-    return shapes.corpus(clips=clips, false_negatives=0.05)
+    return replace(shapes.corpus(clips=clips, false_negatives=0.05), name="tiny", classes=lambda: clips * ["motion"])
+
+
+class Huge(LastStep):
+    """A head that says how many weights it has."""
+
+    @staticmethod
+    def weights(config):
+        return 10**6 * config.dim
 
 
 @pytest.fixture
@@ -68,13 +79,55 @@ def test_a_study_trains_them_and_takes_the_settings_of_the_corpus(registered):
 
 
 def test_a_loss_with_a_floor_is_watched(registered, monkeypatch):
-    """Collapse is looked for by what a loss says of itself, not by its name."""
-    monkeypatch.setattr(Distance, "floor", 0.4, raising=False)
-    from ssb.training.collapse import STUCK_STEPS, Watch
+    """Collapse is looked for by what a loss says of itself, not by its name, and explained in its own words."""
+    monkeypatch.setattr(Distance, "floor", 0.35, raising=False)
+    watch = Watch(Distance(Config()))
+    assert not any(watch.after_step(0.35, 0.0) for _ in range(STUCK_STEPS - 1))
+    words = "the contrastive loss has been its floor = 0.35 and all similarities equal"
+    assert watch.after_step(0.35, 0.0).endswith(words)
+    assert "negatives" not in watch.contrast.advice() and "lower lr" in watch.contrast.advice()
+    monkeypatch.setattr(Distance, "advice", lambda loss: "Take pairs that differ.")
+    monkeypatch.setattr("ssb.training.collapse.STUCK_STEPS", 1)
+    monkeypatch.setattr("ssb.training.collapse.NEAR", 1e9)
+    monkeypatch.setattr("ssb.training.collapse.EQUAL", 1e9)
+    with pytest.raises(ssb.Collapsed, match="its floor = 0.35 and .*. Take pairs that differ. No number of this run"):
+        ssb.fit(ssb.configure("smoke", "tiny", contrast="distance", objective="none"), quiet=True)
+    assert Watch(losses.InfoNCE(Config())).after_step(0.35, 0.0) is None
 
-    watch = Watch(Config(), Distance(Config()))
-    assert not any(watch.after_step(0.4, 0.0) for _ in range(STUCK_STEPS - 1)) and watch.after_step(0.4, 0.0)
-    assert Watch(Config(), losses.InfoNCE(Config())).after_step(0.4, 0.0) is None
+
+def test_losses_without_pairs_are_named_where_pairs_are_missing(registered, monkeypatch):
+    """By what they say of themselves."""
+    monkeypatch.setattr(Distance, "paired", False)
+    few = {"corpus_options": {"videos": 36, "irrelevant": 0.5}}
+    config = ssb.configure("smoke", "events", sequences=True, objective="none", batch=4, **few)
+    with pytest.raises(ConfigError, match="10 captions and 8 clips; take contrast = 's2dtw' or 'distance'"):
+        ssb.fit(config, quiet=True)
+
+
+def test_a_head_that_is_too_large_is_refused(registered, monkeypatch):
+    monkeypatch.setitem(model.HEADS, "huge", Huge)
+    assert ssb.configure("smoke", "tiny", text_pooling="huge", dim=32).dim == 32
+    with pytest.raises(ConfigError, match="at most 5e[+]08 fit; lower one of dim, "):
+        ssb.configure("smoke", "tiny", text_pooling="huge", dim=1024)
+
+
+def test_a_corpus_says_what_its_classes_are_and_whether_it_is_drawn(registered, capsys):
+    corpus = ssb.load_corpus("tiny")
+    assert labels.labels(corpus).tolist() == 60 * ["motion"]
+    check_unseen(corpus, corpus)  # drawn: clips of one number differ
+    with pytest.raises(ssb.CorpusError, match="test clips of tiny are cut from what tiny was trained"):
+        check_unseen(corpus, replace(corpus, drawn=False, splits={"test": corpus.splits["train"]}))
+    with pytest.raises(ssb.CorpusError, match="its clips have no class"):
+        labels.labels(replace(corpus, classes=None))
+
+
+def test_a_dataset_of_actions_is_registered_with_its_recipe(monkeypatch):
+    record = Record("waving", "two actions", dataset="waving", labels=labels.action_table, recipe=Recipe(epochs=7))
+    assert list(actions.datasets()) == ["ucf101", "hmdb51"]
+    monkeypatch.setitem(load.CORPORA, "waving", record)
+    assert list(actions.datasets()) == ["ucf101", "hmdb51", "waving"]
+    epochs = {name: each.recipe.epochs for name, each in actions.datasets().items()}
+    assert epochs == {"ucf101": 500, "hmdb51": 1500, "waving": 7}  # the first two: section 6.6 of the paper
 
 
 OWN = """
@@ -102,9 +155,8 @@ def test_workers_know_what_was_registered(tmp_path, monkeypatch):
 
 def test_a_head_whose_source_cannot_be_read_is_refused(registered, monkeypatch):
     """As one that is defined in a notebook or typed at a prompt."""
-    monkeypatch.setitem(sys.modules, "prompt", ModuleType("prompt"))
-    monkeypatch.setattr(LastStep, "__module__", "prompt")
-    monkeypatch.setattr("inspect.getsource", lambda thing: (_ for _ in ()).throw(OSError("could not get source code")))
+    monkeypatch.setitem(sys.modules, "typed", types.ModuleType("typed"))  # without __file__
+    monkeypatch.setattr(LastStep, "__module__", "typed")
     with pytest.raises(ConfigError, match="LastStep has no source file; define it in a module, a .py file"):
         ssb.fit(ssb.configure("smoke", "tiny", video_pooling="last", objective="none"), quiet=True)
 

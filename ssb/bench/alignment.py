@@ -65,16 +65,16 @@ def aligning(pairs: int, cells: int, gamma: float = GAMMA) -> list[dict]:
         return torch.tensor(values), torch.tensor(gradients)
 
     name = f"soft-DTW {cells}x{cells}"
-    works = {
+    calls = {
         f"{name}: by cell": literal,
         f"{name}: tslearn": lambda: differentiated(lambda x: compiled(x, x)),
         f"{name}: ours": lambda: differentiated(lambda x: s2dtw(x, gamma, dummy=None, smooth=False)),
     }
-    (value, gradient), *others = (work() for work in works.values())
+    (value, gradient), *others = (work() for work in calls.values())
     for other, its_gradient in others:
         if not torch.allclose(value, other, atol=1e-3) or not torch.allclose(gradient, its_gradient, atol=1e-3):
             raise BenchmarkError(f"{name}: values or gradients differ")
-    return compare(works, pairs, "pairs/s")
+    return compare(calls, pairs, "pairs/s")
 
 
 def bench(out: Path, sizes=SIZES) -> pd.DataFrame:

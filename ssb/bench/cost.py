@@ -126,13 +126,13 @@ def retrieval_rows(training: Training, size: Size) -> Iterator[dict]:
     data, model = training.data, training.raw.eval()
     clips = np.arange(size.encoded)
     queries, gallery = torch.randn(2, size.searched, training.config.dim)
-    works = {
+    calls = {
         "encode queries": lambda: data.embed_texts(model, clips * CAPTIONS),
         "encode videos": lambda: data.embed_videos(model, clips),
         "search": lambda: retrieval.search(queries, gallery, torch.arange(size.searched)),
     }
     with torch.inference_mode():
-        taken = seconds(works.values())  # (ROUNDS, 3)
+        taken = seconds(calls.values())  # (ROUNDS, 3)
     yield spread("encode queries", size.encoded / taken[:, 0], "queries per second")
     yield spread("encode videos", size.encoded / taken[:, 1], "videos per second")
     yield spread("search", taken[:, 2], "seconds") | {"precision": "fp64"}
@@ -155,14 +155,15 @@ def cost(name: str, size: Size, out: Path, steps: int | None = None) -> pd.DataF
     """Measure on accelerate's device, print, and write the rows to `out`, where those of other devices and sizes are
     kept. Returns the new rows, as text. On a GPU training is measured in float32 and in bfloat16; encoding is float32
     in any run. CorpusError, before anything is measured, if `out` is not a table of this benchmark."""
-    kept = read_table(out, *COLUMNS) if out.exists() else pd.DataFrame(columns=COLUMNS, dtype=str)
+    earlier = read_table(out, *COLUMNS) if out.exists() else pd.DataFrame(columns=COLUMNS, dtype=str)
     corpus, rows = noise(size.clips), []
     device = Accelerator().device
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         torch.manual_seed(0)
         save_t5(folder, size.t5)
         config = Config(text_encoder=folder, decoder=folder, batch=size.batch, threads=torch.get_num_threads())
-        for label, precision in (("fp32", "no"), ("bf16", "bf16"))[: 2 if device.type == "cuda" else 1]:
+        precisions = {"fp32": "no"} | ({"bf16": "bf16"} if device.type == "cuda" else {})
+        for label, precision in precisions.items():
             training = Training(config.replace(precision=precision), corpus, Path(folder) / "run", quiet=True)
             rows += measured(training_rows(training, steps or size.steps), device, label)
             if precision == "no":
@@ -172,9 +173,9 @@ def cost(name: str, size: Size, out: Path, steps: int | None = None) -> pd.DataF
     origin = machine()
     frame = table(rows, name, size, torch.cuda.get_device_name() if device.type == "cuda" else origin["cpu"], origin)
     print(frame[COLUMNS[: COLUMNS.index("note")]].to_string(index=False), frame["note"][0], sep="\n")
-    others = ~kept[OWN].eq(frame[OWN].iloc[0]).all(axis=1)
+    others = ~earlier[OWN].eq(frame[OWN].iloc[0]).all(axis=1)
     with files.written(out) as draft:
-        pd.concat([kept[others], frame]).sort_values([*OWN, "precision", "what"]).to_csv(draft, index=False)
+        pd.concat([earlier[others], frame]).sort_values([*OWN, "precision", "what"]).to_csv(draft, index=False)
     return frame
 
 
@@ -186,8 +187,8 @@ def table(rows: list[dict], name: str, size: Size, device: str, origin: dict) ->
     frame = pd.DataFrame(rows).assign(
         paper=[numbers[PAPER[row["what"]]] if row["what"] in PAPER else np.nan for row in rows],
         note=note(name, device),
-        **dict(size=name, preset="paper", t5_layers=t5.num_layers, t5_width=t5.d_model),
-        **dict(clips=size.clips, batch=size.batch, device=device, **origin),
+        **{"size": name, "preset": "paper", "t5_layers": t5.num_layers, "t5_width": t5.d_model},
+        **{"clips": size.clips, "batch": size.batch, "device": device, **origin},
     )
     written = frame.reindex(columns=COLUMNS).to_csv(index=False, float_format="%.2f")
     return pd.read_csv(io.StringIO(written), dtype=str, keep_default_na=False)

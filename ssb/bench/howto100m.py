@@ -55,9 +55,9 @@ def alone(folder: Path, batches: int) -> dict:
 
 def indexing(folder: Path, batches: int) -> dict:
     """Seconds of `ssb index`."""
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     index.index(folder)
-    return {"seconds": time.perf_counter() - begun}
+    return {"seconds": time.perf_counter() - start_time}
 
 
 def reading(folder: Path, batches: int) -> dict:
@@ -65,16 +65,16 @@ def reading(folder: Path, batches: int) -> dict:
     config = Config.preset("smoke", max_steps=32)
     with threads(1):
         data = Streamed(config, load_corpus(folder))
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         order = data.order(0)
-        result = {"order": time.perf_counter() - begun, "rates": []}
+        result = {"order": time.perf_counter() - start_time, "rates": []}
         assert len(np.unique(order)) == order.size and order.shape[1] == config.batch
         for part in np.array_split(order[:batches], ROUNDS):
-            begun = time.perf_counter()
+            start_time = time.perf_counter()
             for numbers in part:
                 batch = data.batch(numbers)
                 assert batch.video.shape == (config.batch, config.max_steps, DIM) and batch.text_mask.any(1).all()
-            result["rates"].append(part.size / (time.perf_counter() - begun))
+            result["rates"].append(part.size / (time.perf_counter() - start_time))
     return result
 
 

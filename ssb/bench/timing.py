@@ -17,14 +17,14 @@ class BenchmarkError(ValueError):
     """A benchmark that cannot be run, or implementations that disagree; the message says how to fix it."""
 
 
-def seconds(works: Iterable[Callable[[], object]]) -> np.ndarray:
+def seconds(calls: Iterable[Callable[[], object]]) -> np.ndarray:
     """Seconds that each call takes, (ROUNDS, works): called A B C A B C …, so that a busy minute affects all alike."""
-    works = list(works)
-    taken = np.empty((ROUNDS + 1, len(works)))
+    calls = list(calls)
+    taken = np.empty((ROUNDS + 1, len(calls)))
     for i in np.ndindex(taken.shape):
-        begun = time.perf_counter()
-        works[i[1]]()
-        taken[i] = time.perf_counter() - begun
+        start = time.perf_counter()
+        calls[i[1]]()
+        taken[i] = time.perf_counter() - start
     return taken[1:]  # the first round is warm-up
 
 
@@ -33,11 +33,11 @@ def row(what: str, values: np.ndarray | float, unit: str, ratio: float | None = 
     return dict(what=what, median=np.median(values), min=np.min(values), max=np.max(values), ratio=ratio, unit=unit)
 
 
-def compare(works: dict[str, Callable[[], object]], amount: int, unit: str) -> list[dict]:
+def compare(calls: dict[str, Callable[[], object]], amount: int, unit: str) -> list[dict]:
     """Rows of the rates `amount` per second, each with the median of its ratios to the first one's rate."""
-    rates = amount / seconds(works.values())
+    rates = amount / seconds(calls.values())
     ratios = np.median(rates / rates[:, :1], axis=0)
-    return [row(what, values, unit, ratio) for what, values, ratio in zip(works, rates.T, ratios)]
+    return [row(what, values, unit, ratio) for what, values, ratio in zip(calls, rates.T, ratios)]
 
 
 def write(rows: list[dict], out: Path, **columns) -> pd.DataFrame:

@@ -96,8 +96,8 @@ def training(config: Config, corpus: Corpus, steps: int) -> list[dict]:
     order = data.order(0)
     batches = np.resize(order, (max(1, steps // ROUNDS), order.shape[1]))
     trained = {f"step: {name}": Steps(data, literal) for name, literal in STEPS.items()}
-    works = {name: lambda x=x: [x.take(captions) for captions in batches] for name, x in trained.items()}
-    return compare(works, len(batches), "steps/s") + decoding(trained["step: ours"], batches)
+    calls = {name: lambda x=x: [x.take(captions) for captions in batches] for name, x in trained.items()}
+    return compare(calls, len(batches), "steps/s") + decoding(trained["step: ours"], batches)
 
 
 def decoding(steps: Steps, batches: np.ndarray) -> list[dict]:
@@ -140,12 +140,12 @@ def ranking(queries: int, items: int) -> list[dict]:
     def ours() -> float:
         return retrieval.metrics(retrieval.search(query, gallery, target))["R@1"]
 
-    works = {"ranks: torchmetrics": by_torchmetrics, "ranks: sorted matrix": by_sorting, "ranks: ours": ours}
-    recalls = {f"{work():.3f}" for work in works.values()}
+    calls = {"ranks: torchmetrics": by_torchmetrics, "ranks: sorted matrix": by_sorting, "ranks: ours": ours}
+    recalls = {f"{work():.3f}" for work in calls.values()}
     if len(recalls) > 1:
         raise BenchmarkError(f"R@1 differs: {recalls}")
     print(f"R@1 of {queries} queries among {items} items: {recalls.pop()} by all three")
-    return compare(works, queries, "queries/s")
+    return compare(calls, queries, "queries/s")
 
 
 def bench(config: Config, corpus: Corpus, out: Path, steps: int = 30, queries: int = 2000, items: int = 500):

@@ -6,8 +6,8 @@
 
 A corpus is complete if it can be loaded; UCF-101, HMDB-51 and CrossTask are if their labels can be read. Clips without
 features are listed in results/cache/missing/. The files are listed in sources.csv. Pages and links were found in public
-sources and may have moved; the SHA-256 sums are those of the versions that the study was tested with, so that a file of
-another sum may be good, and have other counts.
+sources and may have moved; the SHA-256 sums are those of the versions that the study was tested with: a file with a
+different one may still be good, and have different counts.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from ssb import files
 from ssb.corpora import download, faults, features
 from ssb.corpora.download import Needed
 from ssb.corpora.load import CORPORA, load_corpus
-from ssb.corpora.reading import CorpusError, share, sizes
+from ssb.corpora.reading import CorpusError, proportion, sizes
 from ssb.corpora.record import Record
 
 INDEX = Path("index", "found", "found.json")  # in the folder of HowTo100M
@@ -106,7 +106,8 @@ def check(record: Record, wanted: list[Needed], data: Path) -> tuple[str, list[s
         lines = [covered(record.name, stream, lacking, clips) for stream, lacking in streams.items()]
         lines = lines or [f"no features, which are yours: {extraction(record, home, clips)}"]
         if record.labels:
-            counts = (f"{name} {share(len(clips) - len(gone), len(clips))}" for name, gone in streams.items())
+            total = len(clips)
+            counts = (f"{name} {proportion(total - len(missing), total)}" for name, missing in streams.items())
             return f"labels complete; features: {', '.join(counts) or 'none'}", lines
         if streams and not any(streams.values()):
             return "complete", [*lines, loads(record)]
@@ -146,8 +147,8 @@ def annotated(record: Record, home: Path) -> list[str]:
 def covered(corpus: str, stream: str, lacking: dict[str, str], clips: list[str]) -> str:
     """How many of the clips have usable features in a stream, in words."""
     listing = features.list_missing(corpus, {stream: lacking})
-    rest = f"; none for {faults.named(lacking)}{listing}" if lacking else ""
-    return f"features {stream}: {share(len(clips) - len(lacking), len(clips))}{rest}"
+    reasons = f"; none for {faults.named(lacking)}{listing}" if lacking else ""
+    return f"features {stream}: {proportion(len(clips) - len(lacking), len(clips))}{reasons}"
 
 
 def loads(record: Record) -> str:

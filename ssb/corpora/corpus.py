@@ -9,19 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ssb.corpora.reading import (
-    HALF,
-    CorpusError,
-    check_apart,
-    check_array,
-    check_distinct,
-    check_range,
-    entry,
-    listed,
-    read_array,
-    rows_of,
-    sizes,
-)
+from ssb.corpora import reading
+from ssb.corpora.reading import CorpusError, check_array, check_range, entry, listed, sizes
 from ssb.corpora.stories import Stories
 
 WHOLE = 1 << 30  # bytes: a smaller stream is checked and hashed in full, of a larger one 256 evenly spaced clips
@@ -65,7 +54,7 @@ class Stream:
         return (self.values if self.packed else self._file(0)).shape[-1]
 
     def _file(self, index: int) -> np.ndarray:
-        values = read_array(self.values[index])
+        values = reading.read_array(self.values[index])
         check_array(values, self.values[index], "steps, dim")
         return values
 
@@ -125,7 +114,9 @@ def shorten(values: np.ndarray, max_steps: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Corpus:
-    """clips:    N unique ids.
+    """Clips with captions, split into train, val and test, and frozen features of each clip, all in memory.
+
+    clips:    N unique ids.
     captions: frame with the columns `clip` (position in `clips`) and `text`; further columns are kept. Of these
               `video` is the video that the clip is cut from, "" where that is not given, and `start` where it begins.
     splits:   name → positions of clips; no clip is in two splits.
@@ -133,6 +124,8 @@ class Corpus:
     meaning:  what each clip shows, one row per clip (see `ssb.corpora.shapes`); None where that is not known.
     frames:   clip position → its pixels, (frames, height, width, 3) uint8; None where there are no pixels.
     stories:  the long videos whose events the clips are (`ssb.corpora.stories`); None where there are no such videos.
+    classes:  a function that returns the class of each clip, N texts; None where there are none.
+    drawn:    whether the library draws the clips, so that clips of one id in two such corpora are not the same.
 
     CorpusError where the parts do not fit each other, a caption is empty or a feature is not finite.
     """
@@ -145,16 +138,20 @@ class Corpus:
     meaning: pd.DataFrame | None = None
     frames: Callable[[int], np.ndarray] | None = field(default=None, compare=False)
     stories: Stories | None = None
+    classes: Callable[[], Sequence[str]] | None = field(default=None, compare=False)
+    drawn: bool = False
+
+    in_memory = True
 
     def __post_init__(self):
         if not self.clips:
             raise CorpusError(f"{self.name}: no clips")
-        rows_of(self.name, self.clips)
+        reading.rows_of(self.name, self.clips)
         self._check_captions()
         self._check_streams()
         for split, clips in self.splits.items():
             check_range(np.asarray(clips), f"{self.name}: split {split!r}", "clips", 0, len(self.clips))
-        check_apart(self.name, {split: [self.clips[i] for i in clips] for split, clips in self.splits.items()})
+        reading.check_apart(self.name, {split: [self.clips[i] for i in clips] for split, clips in self.splits.items()})
         if self.stories is not None:
             self.stories.check(self.name, self.clips, self.captions["clip"].to_numpy(), self.splits)
 
@@ -162,24 +159,22 @@ class Corpus:
         if missing := {"clip", "text"} - set(self.captions.columns):
             raise CorpusError(f"{self.name}: captions lack the column {listed(sorted(missing))}")
         clip, text = self.captions["clip"].to_numpy(), self.captions["text"]
-        if len(bare := np.setdiff1d(np.arange(len(self.clips)), clip)):
-            ids = listed(self.clips[i] for i in bare)
+        if len(uncaptioned := np.setdiff1d(np.arange(len(self.clips)), clip)):
+            ids = listed(self.clips[i] for i in uncaptioned)
             raise CorpusError(f"{self.name}: no caption for clip {ids}; write one or leave it out of the split")
         check_range(clip, f"{self.name}: clip of a caption", "captions", 0, len(self.clips))
-        if wrong := [(at, each) for at, each in zip(clip, text) if not isinstance(each, str) and not pd.isna(each)]:
-            at, each = wrong[0]
-            raise CorpusError(f"{self.name}: a caption of clip {self.clips[at]!r} is {each!r:.60}; wanted a text")
-        if half := [self.clips[at] for at, each in zip(clip, text) if isinstance(each, str) and HALF.search(each)]:
-            raise CorpusError(
-                f"{self.name}: half a character (a cut emoji) in a caption of clip {listed(half)}; delete it"
-            )
+        if wrong := [(row, each) for row, each in zip(clip, text) if not isinstance(each, str) and not pd.isna(each)]:
+            row, each = wrong[0]
+            raise CorpusError(f"{self.name}: a caption of clip {self.clips[row]!r} is {each!r:.60}; wanted a text")
+        if half := [
+            self.clips[row] for row, each in zip(clip, text) if isinstance(each, str) and reading.HALF.search(each)
+        ]:
+            raise CorpusError(f"{self.name}: half an emoji in a caption of clip {listed(half)}; delete it")
         if "video" in self.captions:
             videos = self.captions.groupby("clip")["video"].nunique()
             if len(several := videos.index[videos > 1]):
                 ids = listed(self.clips[i] for i in several)
-                raise CorpusError(
-                    f"{self.name}: the captions of clip {ids} name several videos; a clip is cut from one"
-                )
+                raise CorpusError(f"{self.name}: the captions of clip {ids} name several videos; name one")
         empty = text.isna() | (text.astype(str).str.strip() == "")
         if empty.any():
             ids = listed(self.clips[i] for i in clip[empty])
@@ -257,8 +252,7 @@ class Corpus:
         Returns values (clips, M, ΣD) float32 and mask (clips, M) bool, M ≤ max_steps; values are 0 where the mask is
         False. `streams` empty: all of them, in the corpus's order. CorpusError for a stream that is not there.
         """
-        check_distinct(self.name, streams)
-        chosen = [entry(self.streams, name, self.name, "stream") for name in streams or self.streams]
+        chosen = reading.chosen(self.streams, streams, self.name)
         whole = (fuse(chosen, i, f"{self.name}: clip {clip!r}") for i, clip in enumerate(self.clips))
         fused = [shorten(x, max_steps) for x in whole]
         values = np.zeros((len(fused), max(map(len, fused)), fused[0].shape[1]), np.float32)

@@ -79,7 +79,7 @@ class Needed:
             return "missing"
         expected, recorded = self.sum(name), read_record(home).get(name)
         if not expected and not recorded:
-            return "there, unknown sum"
+            return "there, checksum not known"
         same = pooch.file_hash(str(home / name)) == (expected or recorded)
         if expected:
             return "there, sha256 ok" if same else "other content: counts may differ"
@@ -98,7 +98,7 @@ def sources() -> list[Needed]:
 
 def download(names: list[str]) -> list[str]:
     """Fetch every missing file of these corpora that has a link; returns what went wrong, a line each. A file that is
-    there is never touched, and one that arrives with another sum than the known one is not kept."""
+    there is never touched, and a fetched file whose SHA-256 is not the known one is not kept."""
     data, wrong = files.data(), []
     wanted = [file for file in sources() if set(names) & set(file.corpora) and file.link]
     missing = [file for file in wanted if not file.present(data / file.dataset)]
@@ -128,7 +128,7 @@ def fetch(wanted: list[Needed], data: Path):
             unpack(path, wanted)
         else:
             record(home, file.target, expected, pooch.file_hash(str(path)))
-    except ValueError as error:  # also pooch's, of a file with another sum, which it has not kept
+    except ValueError as error:  # also pooch's, of a file with a wrong SHA-256, which it has not kept
         link = "" if isinstance(error, FetchError) else f"{file.link}: "
         failure = FetchError(f"{link}{error}; see {file.page}")
     if file.packed and not own:
@@ -214,7 +214,7 @@ def wrong_content(path: Path, name: str) -> str | None:
 
 def unpack(archive: Path, wanted: list[Needed]):
     """Extract the wanted files, wherever in a zip or tar.gz they are, each under its own name; nothing else. FetchError
-    for one that is missing or not unique there, or has another sum than the known one."""
+    for one that is missing or not unique there, or whose SHA-256 is not the known one."""
     try:
         with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as packed:
             zipped = isinstance(packed, zipfile.ZipFile)

@@ -73,6 +73,8 @@ def corpus(
         streams=shapes.streams(drawn, seed, "events", repr(drawn)),
         meaning=meaning,
         frames=functools.partial(shapes.film, drawn, seed),
+        classes=meaning["motion"].tolist,
+        drawn=True,
     )
     stories = of_videos(corpus, events, **noise, seed=seed)
     return replace(corpus, stories=replace(stories, scripts=stories.clips[:, 0] // (events * takes)))

@@ -4,6 +4,7 @@ The official files of each dataset are read in `ssb.corpora.official`.
 """
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -15,15 +16,15 @@ import pandas as pd
 from ssb import files
 from ssb.corpora import reading
 from ssb.corpora.corpus import Corpus, Stream
-from ssb.corpora.faults import ABSENT, lacks, merged, of_files, of_rows
-from ssb.corpora.reading import CorpusError, listed, share
+from ssb.corpora.faults import ABSENT, lacks, merged, of_files, of_rows, reasons_of
+from ssb.corpora.reading import CorpusError, listed, proportion
 from ssb.corpora.tables import read_table
 
 Splits = dict[str, list[str]]  # name → clip ids
 Lacking = dict[str, dict[str, str]]  # stream → those of the clips asked for that have no usable features in it → why
 Arrays = Mapping[str, str]  # stream → its array in an archive of features
 ARCHIVE = "features.npz"
-SMALL = 1 << 28  # bytes: a larger stream is not looked through again while it is the same
+SMALL = 1 << 28  # bytes: the faults of a larger stream are kept on disk until the stream changes
 ADVICE = 'extract them or leave these clips out of the split, as corpus_options={"missing": "drop"} does'
 
 # Streams
@@ -55,9 +56,7 @@ def read_stream(path: Path, clips: list[str]) -> Stream:
         check_complete(path, clips, [clip for clip in clips if clip not in stored], stored)
         return Stream([stored[clip] for clip in clips], source=str(path))
     stream, row = packed(path, empty=True)
-    lengths = lengths_of(path, len(row))
-    empty = {} if lengths is None else {clip: "no steps" for clip in clips if clip in row and not lengths[row[clip]]}
-    check_complete(path, clips, {clip: ABSENT for clip in clips if clip not in row} | empty, row)
+    check_complete(path, clips, {clip: ABSENT for clip in clips if clip not in row} | empty(path, row, clips), row)
     return rearranged(stream, [row[clip] for clip in clips])
 
 
@@ -91,6 +90,12 @@ def lengths_of(path: Path, rows: int) -> np.ndarray | None:
         return np.array(lines, np.int64).reshape(rows)
 
 
+def empty(path: Path, row: Mapping[str, int], clips: list[str]) -> dict[str, str]:
+    """Those of the clips that are in `<stream>.npy` but have no steps there → that reason."""
+    lengths = lengths_of(path, len(row))
+    return {clip: "no steps" for clip in clips if lengths is not None and clip in row and not lengths[row[clip]]}
+
+
 def available(path: Path) -> dict[str, int]:
     """Clip id → row, or any number in a folder of files, of the clips that a stream has features of."""
     if path.is_dir():
@@ -102,7 +107,7 @@ def available(path: Path) -> dict[str, int]:
 
 def files_of(path: Path) -> dict[str, Path]:
     """Clip id → its file, of a folder of one `<clip>.npy` a clip; the part of an id before a slash is a folder."""
-    stored = sorted(file for file in path.rglob("[!.]*.npy"))
+    stored = sorted(path.rglob("[!.]*.npy"))
     ids = [reading.tidy(file.relative_to(path).with_suffix("").as_posix()) for file in stored]
     reading.rows_of(path, ids)
     return dict(zip(ids, stored))
@@ -157,7 +162,7 @@ def unusable(path: Path, clips: list[str]) -> dict[str, str]:
         return examined(path, clips)
 
     def make(draft: Path):
-        print(f"{files.short(path)}: the features of {len(clips)} clips are looked through once")
+        print(f"{files.short(path)}: checking the features of {len(clips)} clips, once")
         (draft / "unusable.json").write_text(json.dumps(examined(path, clips)), encoding="utf-8")
 
     name = files.digest(str(path.resolve()), "\n".join(clips), repr(facts))
@@ -169,9 +174,7 @@ def examined(path: Path, clips: list[str]) -> dict[str, str]:
     if path.is_dir():
         return of_files(files_of(path), clips)
     stream, row = packed(path, empty=True)
-    lengths = lengths_of(path, len(row))
-    empty = {} if lengths is None else {clip: "no steps" for clip in clips if clip in row and not lengths[row[clip]]}
-    return dict(merged(clips, empty, of_rows(stream, row, clips)))
+    return dict(merged(clips, empty(path, row, clips), of_rows(stream, row, clips)))
 
 
 def check_complete(path: Path, clips: list[str], missing: Collection[str], stored: Collection[str] = ()) -> None:
@@ -196,11 +199,9 @@ def list_missing(name: str, streams: Mapping[str, Collection[str]]) -> str:
             if not missing:
                 path.unlink(missing_ok=True)
                 continue
+            reasons = reasons_of(missing).items()
+            lines = (clip if why == ABSENT else f"{clip}\t{why}" for clip, why in reasons)
             with files.written(path) as draft:
-                reasons = missing if isinstance(missing, Mapping) else {}
-                lines = (
-                    f"{clip}\t{reasons[clip]}" if reasons.get(clip, ABSENT) != ABSENT else clip for clip in missing
-                )
                 draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             written.append(files.short(path))
     return f"; all in {', '.join(written)}" if written else ""
@@ -216,23 +217,19 @@ def usable(name: str, splits: Splits, missing: str, home: Path, arrays: Arrays |
     streams = lacking(home, clips := clips_of(splits), arrays)
     if missing == "refuse":
         if wrong := {stream: reasons for stream, reasons in streams.items() if reasons}:
-            paths = sources(home / "features") if not arrays else {ARCHIVE: home / ARCHIVE}
-            each = (
-                f"{paths[stream]}: {lacks(clips, why, () if arrays else available(paths[stream]))}"
-                for stream, why in wrong.items()
-            )
+            paths = {ARCHIVE: home / ARCHIVE} if arrays else sources(home / "features")
+            stored = {stream: () if arrays else available(paths[stream]) for stream in wrong}
+            each = (f"{paths[stream]}: {lacks(clips, why, stored[stream])}" for stream, why in wrong.items())
             raise CorpusError(f"{'; '.join(each)}; {ADVICE}{list_missing(name, wrong)}")
         return splits
-    gone = set().union(*streams.values())
-    left = {split: [clip for clip in members if clip not in gone] for split, members in splits.items()}
+    dropped = set().union(*streams.values())
+    left = {split: [clip for clip in members if clip not in dropped] for split, members in splits.items()}
     if empty := [split for split, members in left.items() if not members]:
         raise CorpusError(f"{name}: no clip of split {listed(empty)} has features in every stream; extract them")
-    counts = ", ".join(
-        f"{split} {share(len(members) - len(left[split]), len(members), '')}" for split, members in splits.items()
-    )
-    first = [clip for clip in clips if clip in gone]
-    listing = list_missing(name, streams)
-    print(f"{name}: left out for want of features: {counts}{': ' if first else ''}{listed(first)}{listing}")
+    counts = (f"{split} {proportion(len(x) - len(left[split]), len(x), '')}" for split, x in splits.items())
+    first = listed(clip for clip in clips if clip in dropped)
+    words = f"{', '.join(counts)}: {first}" if first else ", ".join(counts)
+    print(f"{name}: left out, as they have no usable features: {words}{list_missing(name, streams)}")
     return left
 
 
@@ -244,23 +241,26 @@ def clips_of(splits: Splits) -> list[str]:
     return [clip for members in splits.values() for clip in members]
 
 
-def assemble(name: str, captions: pd.DataFrame, splits: Splits, streams: dict[str, Stream]) -> Corpus:
+def assemble(name: str, captions: pd.DataFrame, splits: Splits, streams: dict[str, Stream], classes=None) -> Corpus:
     """A Corpus of the clips in `splits` from captions with the columns `clip` (id) and `text`, and from streams whose
-    rows are in the order of `clips_of(splits)`."""
+    rows are in the order of `clips_of(splits)`. classes: clip ids → the class of each."""
     clips = clips_of(splits)
     position = {clip: i for i, clip in enumerate(clips)}
     captions = captions[captions["clip"].isin(position)]
     captions = captions.assign(clip=captions["clip"].map(position)).sort_values("clip", kind="stable")
     rows = {split: np.array([position[clip] for clip in members], dtype=int) for split, members in splits.items()}
-    return Corpus(name, clips, captions.reset_index(drop=True), rows, streams)
+    classes = classes and functools.partial(classes, clips)
+    return Corpus(name, clips, captions.reset_index(drop=True), rows, streams, classes=classes)
 
 
-def build(name: str, home: Path, captions, splits: Splits, missing: str, arrays: Arrays | None = None) -> Corpus:
+def build(
+    name: str, home: Path, captions, splits: Splits, missing: str, arrays: Arrays | None = None, classes=None
+) -> Corpus:
     """As `assemble`, with the streams of `home`; arrays: as in `lacking`. missing: see `usable`."""
     splits = usable(name, splits, missing, home, arrays)
     clips = clips_of(splits)
     streams = read_archive(home / ARCHIVE, clips, arrays) if arrays else read_streams(home / "features", clips)
-    return assemble(name, captions, splits, streams)
+    return assemble(name, captions, splits, streams, classes)
 
 
 def read_splits(path: Path) -> Splits:
@@ -277,9 +277,9 @@ def read_splits(path: Path) -> Splits:
     return splits
 
 
-def folder(path: Path, missing: str = "refuse", video: str | None = None) -> Corpus:
+def folder(path: Path, missing: str = "refuse", video: str | None = None, classes=None) -> Corpus:
     """A corpus of your own: `captions.csv` (columns clip, text), `split.json` (see `read_splits`) and `features/` (see
-    `sources`). missing: see `usable`.
+    `sources`). missing: see `usable`; classes: see `assemble`.
 
     An optional column `video` gives the video that a clip is cut from, by which training on one corpus and testing on
     another are kept apart; video: a regular expression that matches every clip id, its first group being the video.
@@ -289,7 +289,7 @@ def folder(path: Path, missing: str = "refuse", video: str | None = None) -> Cor
     captions = read_table(source, "clip", "text")
     if video is not None:
         captions["video"] = [named(video, clip) for clip in captions["clip"]]
-    return build(path.resolve().name, path, captions, read_splits(path / "split.json"), missing)
+    return build(path.resolve().name, path, captions, read_splits(path / "split.json"), missing, classes=classes)
 
 
 def named(pattern: str, clip: str) -> str:

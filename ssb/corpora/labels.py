@@ -1,30 +1,26 @@
-"""Labels without captions: the steps of CrossTask, the actions of UCF-101 and HMDB-51, the categories of MSR-VTT."""
+"""The classes of a corpus's clips; and labels without captions: the steps of CrossTask, the actions of UCF-101 and
+HMDB-51."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ssb import files
-from ssb.corpora import official
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError, expecting, first_of, listed, read_lines, rows_of, tidy
-from ssb.corpora.record import Record
+from ssb.corpora.record import Recipe, Record
 from ssb.corpora.tables import numbers, read_table
 
 LONGEST = 1_000_000  # seconds of a video
 
 
 def labels(corpus: Corpus) -> np.ndarray:
-    """(N,) the class of each clip of a corpus: the motion on `shapes`; on MSR-VTT one of the 20 categories, as
-    "category 0" to "category 19", of the official annotation in $SSB_DATA. CorpusError elsewhere."""
-    if corpus.meaning is not None:
-        return corpus.meaning["motion"].to_numpy(dtype=str)
-    if not corpus.name.startswith("msrvtt"):
-        raise CorpusError(f"{corpus.name}: its clips have no class; wanted shapes or an MSR-VTT corpus")
-    parts = ["train_val"] if corpus.name.startswith("msrvtt1k") else official.MSRVTT
-    category = official.msrvtt_categories(files.data() / "msrvtt", corpus.clips, *parts)
-    return np.array([f"category {category[clip]}" for clip in corpus.clips])
+    """(N,) the class of each clip of a corpus: the motion on `shapes` and `events`; on MSR-VTT one of the 20
+    categories, "category 0" to "category 19". CorpusError where the corpus has no `classes`."""
+    if corpus.classes is None:
+        raise CorpusError(f"{corpus.name}: its clips have no class; take a corpus with classes, such as shapes")
+    return np.array(corpus.classes())
 
 
 # Steps and actions
@@ -78,8 +74,13 @@ def action_table(source: Path) -> pd.DataFrame:
     return table[["clip", "label", *splits]]
 
 
+def record(name: str, about: str, labels: Callable, recipe: Recipe | None = None) -> Record:
+    """The record of a dataset that has labels alone, in the folder of its name."""
+    return Record(name, f"{about}; no captions", dataset=name, labels=labels, recipe=recipe)
+
+
 RECORDS = [
-    Record("crosstask", "CrossTask, annotated steps of 331 videos; no captions", dataset="crosstask", labels=crosstask),
-    Record("ucf101", "UCF-101, labels of 13,320 clips; no captions", dataset="ucf101", labels=ucf101),
-    Record("hmdb51", "HMDB-51, labels of 6,766 clips; no captions", dataset="hmdb51", labels=hmdb51),
+    record("crosstask", "CrossTask, annotated steps of 331 videos", crosstask),
+    record("ucf101", "UCF-101, labels of 13,320 clips", ucf101, Recipe()),
+    record("hmdb51", "HMDB-51, labels of 6,766 clips", hmdb51, Recipe(epochs=1500, milestones=(1000, 1200))),
 ]

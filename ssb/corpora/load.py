@@ -12,25 +12,19 @@ from ssb.corpora.reading import CorpusError, listed
 from ssb.corpora.record import Record
 
 
-def read_folder(name: str | Path, **options) -> Corpus | HowTo100M | None:
-    """The corpus in the folder of this path, from the working directory or else from $SSB_DATA; None where there is no
-    such folder."""
-    for path in (Path(name), files.data() / name):
-        if index.is_here(path):
-            return HowTo100M(path)
-        if path.is_dir():
-            return features.folder(path, **options)
-    return None
+def existing(name: str | Path) -> Path | None:
+    """The folder of this path, from the working directory or else from $SSB_DATA; None where there is no such one."""
+    return next((path for path in (Path(name), files.data() / name) if path.is_dir()), None)
 
 
 def read_howto100m(**options) -> Corpus | HowTo100M:
     """The corpus in the folder howto100m; CorpusError that says what to do where there is no such folder."""
-    if corpus := read_folder("howto100m", **options):
-        return corpus
-    raise CorpusError(
-        f"{files.data() / 'howto100m'}: no such folder; put the narrations and features of HowTo100M there (`ssb data "
-        f"howto100m` lists the files) and run `ssb index`"
-    )
+    if not (path := existing("howto100m")):
+        raise CorpusError(
+            f"{files.data() / 'howto100m'}: no such folder; put the narrations and features of HowTo100M there (`ssb "
+            f"data howto100m` lists the files) and run `ssb index`"
+        )
+    return features.folder(path, **options) if (path / "captions.csv").is_file() else HowTo100M(path)
 
 
 CORPORA: dict[str, Record] = {
@@ -43,6 +37,16 @@ CORPORA: dict[str, Record] = {
         Record("howto100m", "HowTo100M, narration with times", read_howto100m, "howto100m"),
     )
 }
+
+
+def check_name(name: str | Path) -> None:
+    """CorpusError, listing the corpora, where a name is neither that of a corpus nor the path of a folder."""
+    names = [record.name for record in CORPORA.values() if not record.labels]
+    if str(name) not in names and not existing(name):
+        raise CorpusError(
+            f"no corpus {str(name)!r}: neither {listed(names, 99)} nor a folder (data are looked for in "
+            f"{files.data()}; set SSB_DATA to change that)"
+        )
 
 
 def load_corpus(name: str | Path = "shapes", **options) -> Corpus | HowTo100M:
@@ -58,6 +62,7 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus | HowTo100M:
 
     CorpusError where the name is unknown, an option does not fit, or the files are missing or not what they should be.
     """
+    check_name(name)
     record = CORPORA.get(str(name))
     if record and not record.dataset:
         return record.read(**options)
@@ -74,10 +79,5 @@ def load_corpus(name: str | Path = "shapes", **options) -> Corpus | HowTo100M:
         return official.read(record, **options)
     if record and record.read:
         return record.read(**options)
-    if corpus := read_folder(name, **options):
-        return corpus
-    names = [record.name for record in CORPORA.values() if not record.labels]
-    raise CorpusError(
-        f"no corpus {str(name)!r}: neither {listed(names, 99)} nor a folder (data are looked for in {files.data()}; "
-        f"set SSB_DATA to change that)"
-    )
+    path = existing(name)
+    return HowTo100M(path) if index.is_here(path) else features.folder(path, **options)

@@ -6,7 +6,7 @@ the streams of `<dataset>/features/` (see `features.sources`) and returns a Corp
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -91,6 +91,12 @@ def msrvtt_categories(home: Path, clips: list[str], *parts: str) -> dict[str, in
     return category
 
 
+def msrvtt_classes(home: Path, clips: list[str], parts: Iterable[str]) -> list[str]:
+    """The category of each of `clips`, "category 0" to "category 19", in these parts."""
+    category = msrvtt_categories(home, clips, *parts)
+    return [f"category {category[clip]}" for clip in clips]
+
+
 def msrvtt1k(home: Path) -> Annotation:
     """The first 1,000 clips, 20 captions each, split 700 / 100 / 200 by clips1000_split.json.
 
@@ -122,9 +128,8 @@ def msrvtt_1ka(home: Path, train: str = "MSRVTT_train.9k.csv") -> Annotation:
     test = read_table(home / "MSRVTT_JSFUSION_test.csv", "video_id", "sentence")
     captions = msrvtt_captions(home, *MSRVTT)
     video = dict(zip(captions["clip"], captions["video"]))
-    queries = frame(
-        [(clip, text, video.get(clip, "")) for clip, text in zip(test["video_id"], test["sentence"])], "video"
-    )
+    tested = zip(test["video_id"], test["sentence"])
+    queries = frame([(clip, text, video.get(clip, "")) for clip, text in tested], "video")
     val = reading.read_ids(home / "val_list_full.txt")
     others = read_table(home / train, "video_id")["video_id"]
     splits = {"train": others[~others.isin(val)].tolist(), "val": val, "test": queries["clip"].tolist()}
@@ -181,9 +186,8 @@ def youcook2(home: Path) -> Annotation:
     Ko et al. (2022) report retrieval on. The other 142 validation clips are in no split. Of the 1,333 training videos,
     10,337 clips, 67 are held out whole for validation, chosen by a hash of their ids: 9,821 and 516 clips.
     """
-    source = reading.first_of(
-        home, "youcookii_annotations_trainval.json", "youcook2_youcookii_annotations_trainval.json"
-    )
+    name = "youcookii_annotations_trainval.json"
+    source = reading.first_of(home, name, f"youcook2_{name}")
     with expecting(source, "the YouCook2 annotation: wanted {database: {video: {subset, annotations}}}"):
         videos = reading.read_json(source)["database"]
         training = [name for name, video in videos.items() if video["subset"] == "training"]
@@ -237,7 +241,7 @@ def vidvrd(home: Path) -> Annotation:
     with expecting(source, "the VidVRD labels: wanted {clip: {captions: [text]}}"):
         labels = reading.read_json(source)
         captions = frame(
-            [(clip, text.replace("_", " ")) for clip in labels for text in texts(labels[clip]["captions"])]
+            [(clip, text.replace("_", " ")) for clip, x in labels.items() for text in texts(x["captions"])]
         )
     clips = shuffled(labels)
     train, test = round(0.6 * len(clips)), round(0.7 * len(clips))
@@ -247,12 +251,13 @@ def vidvrd(home: Path) -> Annotation:
 def read(record: Record, missing: str = "refuse") -> Corpus:
     """The corpus of a record that has an annotation, from $SSB_DATA; if there is a folder of the reader's own of that
     name (see `features.own_folder`), it is read instead. missing: see `features.usable`."""
-    if own := features.own_folder(record.name):
-        return features.folder(own, missing)
     home = files.data() / record.dataset
+    classes = record.classes and partial(record.classes, home)
+    if own := features.own_folder(record.name):
+        return features.folder(own, missing, classes=classes)
     captions, splits = record.annotation(home)
     reading.check_apart(home, splits)
-    return features.build(record.name, home, captions, splits, missing, record.arrays)
+    return features.build(record.name, home, captions, splits, missing, record.arrays, classes)
 
 
 def record(name: str, about: str, annotation: Callable, dataset: str = "", **fields) -> Record:
@@ -260,43 +265,51 @@ def record(name: str, about: str, annotation: Callable, dataset: str = "", **fie
     return Record(name, about, None, dataset or name, annotation, **fields)
 
 
+def msrvtt(name: str, about: str, annotation: Callable, parts=tuple(MSRVTT), **fields) -> Record:
+    """The record of a split of MSR-VTT. parts: of the annotation, which have the categories of its clips."""
+    fields |= {"caption_table": "7", "classes": partial(msrvtt_classes, parts=parts)}
+    return record(name, about, annotation, "msrvtt", **fields)
+
+
 # where the paper's settings differ from those for MSR-VTT (section 4.1)
-VATEX = {"max_steps": 64, "epochs": 30}
+LONGER = {"max_steps": 64, "epochs": 30}
 PARAGRAPHS = {"max_steps": 512, "max_tokens": 256, "epochs": 28, "dropout": 0.0, "decoder_dropout": 0.0}
 
-_msrvtt = partial(record, dataset="msrvtt", caption_table="7")
-_paragraphs = {"settings": {"paper": PARAGRAPHS}, "retrieval_table": "5", "caption_table": "9"}
-_val2 = partial(activitynet, test="val_2.json")
-_7k = partial(msrvtt_1ka, train="MSRVTT_train.7k.csv")
+EVEN, ODD = (partial(msrvtt1k_half, odd=odd) for odd in (False, True))
+OFFICIAL_TRAIN = partial(msrvtt_1ka, train="MSRVTT_train.7k.csv")
+SECOND_TEST = partial(activitynet, test="val_2.json")
+FIRST = ("train_val",)
+OF_PARAGRAPHS = {"settings": {"paper": PARAGRAPHS}, "retrieval_table": "5", "caption_table": "9"}
+OF_VATEX = {"settings": {"paper": LONGER}, "retrieval_table": "4", "caption_table": "8", "published": "vatex"}
+CUTTING = (
+    "a clip is one step, so first cut the videos at the annotated times (`official.youcook2` lists video, start and "
+    "end) into CLIPS/<video>_<step>.mp4, such as {first}.mp4, which make <video>_<step>.npy"
+)
+ARRAYS = {"resnet152": "resnet152_pool8", "conv3d": "conv3d"}  # as in the paper: 8 steps of 2048, one vector of 512
 
 RECORDS = [
-    _msrvtt("msrvtt1k", "MSR-VTT, its first 1,000 clips: 700 / 100 / 200", msrvtt1k),
-    _msrvtt("msrvtt1k_even", "those of even category numbers: 346 / 44 / 95", partial(msrvtt1k_half, odd=False)),
-    _msrvtt("msrvtt1k_odd", "those of odd category numbers: 354 / 56 / 105", partial(msrvtt1k_half, odd=True)),
-    _msrvtt("msrvtt_full", "MSR-VTT, official split: 6,513 / 497 / 2,990", msrvtt_full),
-    _msrvtt("msrvtt_1ka", "MSR-VTT, 1k-A split: 8,503 / 497 / 1,000", msrvtt_1ka, published="msrvtt-1kA"),
-    _msrvtt("msrvtt_1ka_7k", "MSR-VTT, 1k-A test, official training: 6,513 / 497 / 1,000", _7k),
+    msrvtt("msrvtt1k", "MSR-VTT, its first 1,000 clips: 700 / 100 / 200", msrvtt1k, FIRST),
+    msrvtt("msrvtt1k_even", "those of even category numbers: 346 / 44 / 95", EVEN, FIRST),
+    msrvtt("msrvtt1k_odd", "those of odd category numbers: 354 / 56 / 105", ODD, FIRST),
+    msrvtt("msrvtt_full", "MSR-VTT, official split: 6,513 / 497 / 2,990", msrvtt_full),
+    msrvtt("msrvtt_1ka", "MSR-VTT, 1k-A split: 8,503 / 497 / 1,000", msrvtt_1ka, published="msrvtt-1kA"),
+    msrvtt("msrvtt_1ka_7k", "MSR-VTT, 1k-A test, official training: 6,513 / 497 / 1,000", OFFICIAL_TRAIN),
     record("msvd", "MSVD: 1,200 / 100 / 670", msvd, retrieval_table="6", published="msvd"),
     record(
-        *("activitynet", "ActivityNet Captions, paragraphs, tested on val_1: 9,509 / 500 / 4,917", activitynet),
-        **_paragraphs,
+        "activitynet",
+        "ActivityNet Captions, paragraphs, tested on val_1: 9,509 / 500 / 4,917",
+        activitynet,
         published="activitynet-val1",
+        **OF_PARAGRAPHS,
     ),
     record(
-        *("activitynet_val2", "the same, tested on val_2: 9,509 / 500 / 4,885", _val2, "activitynet"), **_paragraphs
+        "activitynet_val2",
+        "the same, tested on val_2: 9,509 / 500 / 4,885",
+        SECOND_TEST,
+        "activitynet",
+        **OF_PARAGRAPHS,
     ),
-    record(
-        *("youcook2", "YouCook2, annotated steps: 9,821 / 516 / 3,350", youcook2),
-        cutting="a clip is one step, so first cut the videos at the annotated times (`official.youcook2` lists video, "
-        "start and end) into CLIPS/<video>_<step>.mp4, such as {first}.mp4, which make <video>_<step>.npy",
-    ),
-    record(
-        *("vatex", "VATEX, English captions: 25,991 / 1,500 / 1,500", vatex),
-        **{"settings": {"paper": VATEX}, "retrieval_table": "4", "caption_table": "8", "published": "vatex"},
-    ),
-    record(
-        *("vidvrd", "VidVRD, templated relations: 268 / 45 / 134", vidvrd),
-        # shapes as in the paper: 8 steps of 2048, and a clip-level vector of 512
-        arrays={"resnet152": "resnet152_pool8", "conv3d": "conv3d"},
-    ),
+    record("youcook2", "YouCook2, annotated steps: 9,821 / 516 / 3,350", youcook2, cutting=CUTTING),
+    record("vatex", "VATEX, English captions: 25,991 / 1,500 / 1,500", vatex, **OF_VATEX),
+    record("vidvrd", "VidVRD, templated relations: 268 / 45 / 134", vidvrd, arrays=ARRAYS),
 ]

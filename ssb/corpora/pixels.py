@@ -46,9 +46,9 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 def _path(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Centre x, y (pixels, y down), radius (pixels) and angle (radians) of the shape in each frame, (T,) each."""
-    time, fast, vary = np.linspace(0, 1, FRAMES), scene.speed == "fast", rng.uniform(0.9, 1.1)
+    time, fast, pace = np.linspace(0, 1, FRAMES), scene.speed == "fast", rng.uniform(0.9, 1.1)
     start, phase, tilt = rng.random(2), 2 * np.pi * rng.random(), rng.uniform(-0.15, 0.15)
-    clock = vary * time * (-1 if scene.motion in ("left", "up", "anticlockwise", "shrink") else 1)
+    clock = pace * time * (-1 if scene.motion in ("left", "up", "anticlockwise", "shrink") else 1)
     x, y, angle = np.zeros(FRAMES), np.zeros(FRAMES), np.full(FRAMES, tilt)
     radius = np.full(FRAMES, {"small": 5.5, "large": 10.0}[scene.size])
     if scene.motion in ("left", "right"):
@@ -66,14 +66,14 @@ def _path(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         radius = radius * (1 + (1.0 if fast else 0.5) * (clock - clock.mean()))
     elif scene.motion == "spin":
         angle = tilt + clock * (6.0 if fast else 2.5) * (1 if phase < np.pi else -1)
-    x, y = (_inside(path, radius.max(), where) for path, where in zip((x, y), start))
+    x, y = (_inside(path, radius.max(), fraction) for path, fraction in zip((x, y), start))
     return x, y, radius, angle
 
 
-def _inside(path: np.ndarray, margin: float, where: float) -> np.ndarray:
-    """Shift a path so that it stays `margin` from the border if it can, `where` in 0…1 of the space that is left."""
+def _inside(path: np.ndarray, margin: float, fraction: float) -> np.ndarray:
+    """Shift a path so that it stays `margin` from the border if it can, at this fraction, 0…1, of the free space."""
     low, high = margin - path.min(), SIDE - margin - path.max()
-    return path + (low + where * (high - low) if high > low else (low + high) / 2)
+    return path + (low + fraction * (high - low) if high > low else (low + high) / 2)
 
 
 def _cover(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -89,22 +89,22 @@ def _cover(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, angle: 
     return np.clip(np.float32(0.5) - OUTLINES[shape](u, v) * radius, 0, 1)
 
 
-def _polygon(u: np.ndarray, v: np.ndarray, sides: int, inner: float, spare: bool = False) -> np.ndarray:
-    """Distance to a regular polygon, a corner up; with `spare`, to the star made of its lengthened sides."""
+def _polygon(u: np.ndarray, v: np.ndarray, sides: int, inner: float, star: bool = False) -> np.ndarray:
+    """Distance to a regular polygon, a corner up; star: to the star made of its lengthened sides."""
     first = second = np.float32(-9)
     for k in range(sides):
-        turn = (-1 if spare else 1) * np.pi / 2 + 2 * np.pi * k / sides
+        turn = (-1 if star else 1) * np.pi / 2 + 2 * np.pi * k / sides
         side = u * np.float32(round(np.cos(turn), 5)) + v * np.float32(round(np.sin(turn), 5))
         second = np.maximum(second, np.minimum(first, side))
         first = np.maximum(first, side)
-    return (second if spare else first) - np.float32(inner)
+    return (second if star else first) - np.float32(inner)
 
 
 OUTLINES = {  # signed distance, negative inside, of a shape of radius 1
     "circle": lambda u, v: np.sqrt(u * u + v * v) - np.float32(1),
     "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - np.float32(0.87),
     "triangle": lambda u, v: _polygon(u, v, 3, 0.6),
-    "star": lambda u, v: _polygon(u, v, 5, 0.37, spare=True),
+    "star": lambda u, v: _polygon(u, v, 5, 0.37, star=True),
     "cross": lambda u, v: np.maximum(
         np.maximum(np.abs(u), np.abs(v)) - np.float32(1), np.minimum(np.abs(u), np.abs(v)) - np.float32(0.33)
     ),
@@ -155,8 +155,8 @@ def motion(pixels: np.ndarray) -> np.ndarray:
     right, down = _slopes(np.pad(image[:, 1:] + image[:, :-1], border, "edge")) / 4
     contrast = _cells((right**2 + down**2).sum(0)) + 1000
     flow_x, flow_y = -(change * right).sum(0), -(change * down).sum(0)
-    ways = [np.sqrt(_cells(np.maximum(way, 0)) / contrast) for way in (flow_x, -flow_x, flow_y, -flow_y)]
-    moves = 4 * np.concatenate(ways, axis=1)  # (T − 1, 64)
+    directions = [np.sqrt(_cells(np.maximum(flow, 0)) / contrast) for flow in (flow_x, -flow_x, flow_y, -flow_y)]
+    moves = 4 * np.concatenate(directions, axis=1)  # (T − 1, 64)
     return np.concatenate([moves, moves[-1:]]).reshape(STEPS, 2, -1).mean(1)
 
 

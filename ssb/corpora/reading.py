@@ -9,7 +9,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -37,10 +37,17 @@ def entry(table: Mapping, name: str, owner: str, kind: str):
     return table[name]
 
 
-def check_distinct(corpus: str, streams: Iterable[str]) -> None:
-    """CorpusError where a stream is chosen twice."""
-    if repeated := [name for name, n in Counter(streams).items() if n > 1]:
+def chosen(streams: Mapping, names: Collection[str], corpus: str) -> list:
+    """The streams of these names, without names all of them; CorpusError for a name that is there twice, or that is
+    none of a stream."""
+    if repeated := repetitions(names):
         raise CorpusError(f"{corpus}: streams name {listed(repeated)} twice; name each once")
+    return [entry(streams, name, corpus, "stream") for name in names or streams]
+
+
+def repetitions(names: Iterable) -> list:
+    """What is there more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def check_array(values: np.ndarray, source: str | Path, axes: str, kind: type = np.floating) -> None:
@@ -172,8 +179,8 @@ def decoded(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"line {line}: byte 0x{content[error.start]:02x} is not UTF-8") from None
-    if (at := text.find("\0")) >= 0:
-        line = text.count("\n", 0, at) + 1
+    if (index := text.find("\0")) >= 0:
+        line = text.count("\n", 0, index) + 1
         raise ValueError(f"line {line}: a NUL character")
     return text
 
@@ -194,24 +201,23 @@ def distinct(pairs: list[tuple]) -> dict:
     """The pairs of a JSON object as a dictionary; ValueError for a key that is there twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        repeated = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
-        raise ValueError(f"key {listed(repeated)} is there twice; keep one of each")
+        raise ValueError(f"key {listed(repetitions(key for key, _ in pairs))} is there twice; keep one of each")
     return content
 
 
-def check_halves(path: Path, content, place: str = "", clip: str = "") -> None:
+def check_halves(path: Path, content, location: str = "", clip: str = "") -> None:
     """CorpusError, naming the place in the file and the clip, where a text of some JSON holds half an emoji."""
     if isinstance(content, dict):
         clip = next((content[key] for key in ("video_id", "videoID") if isinstance(content.get(key), str)), clip)
         for key, value in content.items():
-            check_halves(path, key, f"a key of {place or 'the file'}", clip)
-            check_halves(path, value, f"{place}.{key}" if place else key, clip)
+            check_halves(path, key, f"a key of {location or 'the file'}", clip)
+            check_halves(path, value, f"{location}.{key}" if location else key, clip)
     elif isinstance(content, list):
         for number, value in enumerate(content):
-            check_halves(path, value, f"{place}[{number}]", clip)
+            check_halves(path, value, f"{location}[{number}]", clip)
     elif isinstance(content, str) and HALF.search(content):
         of = f", of clip {clip!r}," if clip else ""
-        raise CorpusError(f"{path}: {place}{of} is {content!r:.60}, with half a character (a cut emoji); delete it")
+        raise CorpusError(f"{path}: {location}{of} is {content!r:.60}, with half a character (a cut emoji); delete it")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -241,7 +247,7 @@ def tidy(name: str) -> str:
 
 def rows_of(source: Path | str, ids: list[str]) -> dict[str, int]:
     """Clip id → its row; CorpusError for a duplicate id, and for one that would lead out of the folder of features."""
-    if repeated := [clip for clip, n in Counter(ids).items() if n > 1]:
+    if repeated := repetitions(ids):
         raise CorpusError(f"{source}: duplicate clip id {listed(repeated)}; keep one of each")
     if wrong := [clip for clip in ids if not clip or clip[0] == "/" or ".." in clip.split("/") or not _plain(clip)]:
         raise CorpusError(
@@ -294,7 +300,7 @@ def sizes(splits: Mapping) -> str:
     return ", ".join(f"{name} {len(members)}" for name, members in splits.items())
 
 
-def share(some: int, of: int, what: str = " clips") -> str:
+def proportion(some: int, of: int, what: str = " clips") -> str:
     """Such as "3 of 200 clips (1.5 %)"."""
     return f"{some} of {of}{what} ({100 * some / max(of, 1):.1f} %)"
 

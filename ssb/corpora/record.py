@@ -8,6 +8,19 @@ import pandas as pd
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How a linear layer is trained on frozen features (see `ssb.metrics.actions`); the defaults are the paper's for
+    UCF-101 unless a comment says otherwise."""
+
+    epochs: int = 500
+    milestones: tuple[int, ...] = (200, 400)  # epochs after which the learning rate is divided by 10
+    lr: float = 1e-4  # Adam
+    weight_decay: float = 1e-4  # L2, of all weights
+    batch: int | None = 64  # not given in the paper; None: all training clips
+    held_out: float = 0.1  # share of the training clips to choose the epoch on if none are given; 0: the last epoch
+
+
+@dataclass(frozen=True)
 class Record:
     """A row of `ssb.corpora.load.CORPORA`.
 
@@ -17,6 +30,8 @@ class Record:
     annotation: folder → captions and splits of the official files (see `ssb.corpora.official`).
     arrays:   stream → its array, where the features are in one features.npz.
     labels:   folder → a table of labelled clips or steps, of a dataset without captions.
+    recipe:   of the paper's linear layer, where the labels are actions to be recognised.
+    classes:  folder, clip ids → the class of each clip, where the official files give one.
     settings: preset → what this corpus changes in it (`ssb.configure`).
     cutting:  how clips are cut from the videos, where they are annotated parts; {first} is the id of a clip.
     retrieval_table, caption_table: the number of the paper's table for it; "" if the paper has no such table.
@@ -30,6 +45,8 @@ class Record:
     annotation: Callable[[Path], tuple[pd.DataFrame, dict[str, list[str]]]] | None = None
     arrays: Mapping[str, str] | None = None
     labels: Callable[[Path], pd.DataFrame] | None = None
+    recipe: Recipe | None = None
+    classes: Callable[[Path, list[str]], list[str]] | None = None
     settings: Mapping[str, Mapping] = field(default_factory=dict)
     cutting: str = ""
     retrieval_table: str = "3"

@@ -55,9 +55,9 @@ PACE = _table(
     "slow: slow, slow-moving, unhurried; fast: fast, fast-moving, quick"
 )  # adjectives, for a motion that is not mentioned
 
-# How readily each of four describers mentions an attribute (shape, colour, size, motion, speed, background): a plain
-# one, a thorough one, one who begins with the background, one who attends to the motion.
-CARE = np.array([[10, 10, 6, 9, 4, 4], [9, 9, 9, 9, 9, 9], [7, 5, 4, 6, 3, 10], [5, 4, 5, 10, 8, 2]]) / 10
+# How often each of four describers mentions an attribute (shape, colour, size, motion, speed, background): a plain
+# one, a thorough one, one whose sentences begin with the background, and one that attends to the motion.
+MENTIONS = np.array([[10, 10, 6, 9, 4, 4], [9, 9, 9, 9, 9, 9], [7, 5, 4, 6, 3, 10], [5, 4, 5, 10, 8, 2]]) / 10
 
 
 def corpus(
@@ -89,6 +89,8 @@ def corpus(
         streams=streams(drawn, seed, "shapes", str(len(drawn))),
         meaning=meaning,
         frames=functools.partial(film, drawn, seed),
+        classes=meaning["motion"].tolist,
+        drawn=True,
     )
 
 
@@ -97,28 +99,31 @@ def describe(meaning: pd.DataFrame, captions: int, false_negatives: float, seed:
     clip, text and says. CorpusError, naming the corpus, where no level of detail reaches the share."""
     rng = np.random.default_rng([seed, 2])
     clips = len(meaning)
-    describer = (rng.integers(0, len(CARE), (clips, 1)) + np.arange(captions)) % len(CARE)  # (N, K)
-    reserve = rng.random((clips, captions, len(ATTRIBUTES))) / CARE[describer]  # mentioned from this level of detail on
-    reserve[meaning["speed"] == "none", :, ATTRIBUTES.index("speed")] = np.inf
-    habit = rng.random(reserve.shape)
-    mentioned = reserve <= np.maximum(_detail(meaning, reserve, false_negatives, name), reserve.min(-1, keepdims=True))
+    describer = (rng.integers(0, len(MENTIONS), (clips, 1)) + np.arange(captions)) % len(MENTIONS)  # (N, K)
+    thresholds = (
+        rng.random((clips, captions, len(ATTRIBUTES))) / MENTIONS[describer]
+    )  # mentioned from this level of detail on
+    thresholds[meaning["speed"] == "none", :, ATTRIBUTES.index("speed")] = np.inf
+    wording = rng.random(thresholds.shape)
+    level = _detail(meaning, thresholds, false_negatives, name)
+    mentioned = thresholds <= np.maximum(level, thresholds.min(-1, keepdims=True))
     rows = []
     for clip, values in enumerate(meaning.itertuples(index=False)):
-        for k, who in enumerate(describer[clip]):
+        for k, speaker in enumerate(describer[clip]):
             words = {}
-            for name, value, says, draw in zip(ATTRIBUTES, values, mentioned[clip, k], habit[clip, k]):
+            for name, value, says, draw in zip(ATTRIBUTES, values, mentioned[clip, k], wording[clip, k]):
                 if says:  # most often with the describer's own word, sometimes with that of another
                     synonyms = WORDS[name][value]
-                    words[name] = synonyms[(who + (draw > 0.6) + (draw > 0.8)) % len(synonyms)]
-            rows.append((clip, _sentence(who, words, dict(zip(ATTRIBUTES, values))["speed"]), tuple(words)))
+                    words[name] = synonyms[(speaker + (draw > 0.6) + (draw > 0.8)) % len(synonyms)]
+            rows.append((clip, _sentence(speaker, words, dict(zip(ATTRIBUTES, values))["speed"]), tuple(words)))
     return pd.DataFrame(rows, columns=["clip", "text", "says"])
 
 
-def _detail(meaning: pd.DataFrame, reserve: np.ndarray, target: float, corpus: str) -> float:
+def _detail(meaning: pd.DataFrame, thresholds: np.ndarray, target: float, corpus: str) -> float:
     """The level of detail whose share of false negatives is nearest to the target, by bisection: the higher the level,
-    the more attributes a caption mentions (those of reserve (N, K, A) ≤ level, but at least one), and the fewer other
+    the more attributes a caption mentions (thresholds (N, K, A) ≤ level, but at least one), and the fewer other
     clips it is true of."""
-    clips, captions, attributes = reserve.shape
+    clips, captions, attributes = thresholds.shape
     bit = 1 << np.arange(attributes)
     true_of = np.empty((clips, 1 << attributes), np.int64)  # how many clips, for each set of mentioned attributes
     for mentioned in range(1 << attributes):
@@ -126,10 +131,10 @@ def _detail(meaning: pd.DataFrame, reserve: np.ndarray, target: float, corpus: s
         true_of[:, mentioned] = meaning.groupby(chosen)["shape"].transform("size") if chosen else clips
 
     def share(level: float) -> float:
-        mentioned = (reserve <= np.maximum(level, reserve.min(-1, keepdims=True))) @ bit  # (N, K)
+        mentioned = (thresholds <= np.maximum(level, thresholds.min(-1, keepdims=True))) @ bit  # (N, K)
         return (np.take_along_axis(true_of, mentioned, 1).sum() / (clips * captions) - 1) / (clips - 1)
 
-    levels = np.unique(np.append(reserve[np.isfinite(reserve)], 0.0))
+    levels = np.unique(np.append(thresholds[np.isfinite(thresholds)], 0.0))
     most, least = share(levels[0]), share(levels[-1])
     if not least <= target <= most:
         reach = f"with these clips and captions it goes from {least:.5f} to {most:.5f}"

@@ -2,13 +2,12 @@
 
 import csv
 import io
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ssb.corpora.reading import CorpusError, expecting, listed, read_text, tidy
+from ssb.corpora.reading import CorpusError, expecting, listed, read_text, repetitions, tidy
 
 IDS = ["clip", "video", "video_id"]  # columns of ids
 
@@ -28,9 +27,7 @@ def read_table(source: Path, *columns: str) -> pd.DataFrame:
     if not rows:
         raise CorpusError(f"{source}: no rows; write one for each {columns[0]}, or copy it again")
     table = pd.DataFrame(rows, columns=header, dtype=str)
-    return table.assign(
-        **{name: [tidy(cell) for cell in table[name]] for name in ("clip", "video_id") if name in table}
-    )
+    return table.assign(**{name: [tidy(x) for x in table[name]] for name in ("clip", "video_id") if name in table})
 
 
 def parsed(source: Path, text: str) -> list[list[str]]:
@@ -43,7 +40,7 @@ def parsed(source: Path, text: str) -> list[list[str]]:
         for row in reader:
             if row and not rows:
                 row, width = [name.strip() for name in row], len(row)
-                if repeated := [name for name, n in Counter(row).items() if n > 1]:
+                if repeated := repetitions(row):
                     raise CorpusError(f"{source}: column {listed(repeated)} is there twice; keep one")
             if row and len(row) != width:
                 raise CorpusError(

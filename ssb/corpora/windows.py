@@ -49,10 +49,10 @@ def of_videos(
     captions, truth = [], []
     for number, unrelated in enumerate(_unrelated(corpus, clips, videos, splits, inserted)):
         rng = np.random.default_rng([seed, 4, number])
-        choice, kept = rng.random(events), np.sort(rng.permutation(events)[left_out:])
+        choice, order = rng.random(events), np.sort(rng.permutation(events)[left_out:])
         position, gap = rng.random(events), rng.random(events)
-        for at in np.resize(np.argsort(position[: len(kept) - 1]), swaps if len(kept) > 1 else 0):
-            kept[[at, at + 1]] = kept[[at + 1, at]]
+        for left in np.resize(np.argsort(position[: len(order) - 1]), swaps if len(order) > 1 else 0):
+            order[[left, left + 1]] = order[[left + 1, left]]
         own = np.array([captions_of[clip][int(x * len(captions_of[clip]))] for clip, x in zip(clips[number], choice)])
         others = rng.permutation(unrelated)[:inserted]
         if len(others) < inserted:
@@ -60,9 +60,9 @@ def of_videos(
                 f"{corpus.name}: {len(others)} captions are irrelevant to video {number}, {inserted} are wanted; lower "
                 "`irrelevant` or `false_negatives`, or take more videos"
             )
-        merged = np.argsort(np.append(np.arange(1, len(kept) + 1) / (len(kept) + 1), gap[:inserted]), kind="stable")
-        captions.append(np.append(own[kept], others)[merged])
-        truth.append(np.append(kept, np.full(inserted, -1))[merged])
+        merged = np.argsort(np.append(np.arange(1, len(order) + 1) / (len(order) + 1), gap[:inserted]), kind="stable")
+        captions.append(np.append(own[order], others)[merged])
+        truth.append(np.append(order, np.full(inserted, -1))[merged])
     return Stories(clips, np.array(captions, int), splits, np.array(truth, int))
 
 

@@ -13,11 +13,13 @@ from ssb import figures, files, paper
 from ssb.config import ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.features import assemble, read_streams
-from ssb.corpora.labels import hmdb51, labels, ucf101
+from ssb.corpora.labels import labels
+from ssb.corpora.load import CORPORA
 from ssb.corpora.reading import CorpusError, listed
+from ssb.corpora.record import Record
 from ssb.experiments import objectives
 from ssb.machine import threads
-from ssb.metrics.actions import RECIPES, mean_over_time, recognise
+from ssb.metrics.actions import mean_over_time, recognise
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import interval, paired, settled
 from ssb.model import SupportSetModel
@@ -34,9 +36,13 @@ EXPERIMENT = Experiment(
     alt="Top-1 of a linear layer on average pooling, an untrained head and trained heads, with intervals.",
 )
 TABLES = {"table11": EXPERIMENT}
-OFFICIAL = {"ucf101": ucf101, "hmdb51": hmdb51}
 POOLED, UNTRAINED = "average pooling", "head, untrained"
 PAPER = "transformer pooling minus average pooling (more than)"  # row of paper.csv
+
+
+def datasets() -> dict[str, Record]:
+    """Name → the record of each dataset of actions, the one whose recipe serves other corpora first."""
+    return {name: record for name, record in CORPORA.items() if record.recipe}
 
 
 class Task(NamedTuple):
@@ -60,20 +66,20 @@ def own_task(run: Run, corpus: Corpus) -> Task:
 def official_task(dataset: str, run: Run, corpus: Corpus, data: Path | None = None) -> Task:
     """UCF-101 or HMDB-51 with its three official splits, in features that a run on another corpus takes.
 
-    dataset: "ucf101" or "hmdb51", a folder in `data` (`files.data()`) with the lists that `ssb.corpora.labels` reads
-    and `features/` (see `read_streams`), whose streams have the names and widths of the corpus's. The epoch is chosen
+    dataset: one of `datasets`, a folder in `data` (`files.data()`) with the lists that `ssb.corpora.labels` reads and
+    `features/` (see `read_streams`), whose streams have the names and widths of the corpus's. The epoch is chosen
     on some films of the training clips. CorpusError for what is missing or does not fit.
     """
-    if dataset not in OFFICIAL:
-        raise CorpusError(f"no action dataset {dataset!r}; there are {listed(OFFICIAL)}, and '' for the corpus's own")
-    home = (data or files.data()) / dataset
-    table = OFFICIAL[dataset](home)
+    if dataset not in (records := datasets()):
+        raise CorpusError(f"no action dataset {dataset!r}; there are {listed(records)}, and '' for the corpus's own")
+    home = (data or files.data()) / records[dataset].dataset
+    table = records[dataset].labels(home)
     streams = read_streams(home / "features", table["clip"].tolist())
     names = run.config.streams or tuple(corpus.streams)
     for name in names:
         if name not in streams:
             raise CorpusError(
-                f"{home / 'features'}: no stream {name!r}, on which run {run.name} was trained; extract it"
+                f"{home / 'features'}: no stream {name!r}, which run {run.name} was trained on; extract it"
             )
         if streams[name].dim != (width := corpus.streams[name].dim):
             raise CorpusError(
@@ -136,12 +142,13 @@ def compare(study: Study, runs: Mapping[str, list[Run]], dataset: str = "", reci
     setting, once for each seed of the runs; rows, with the provenance of the runs, are written to
     results/<corpus>/<table>.csv. The features are those of the first setting's runs.
 
-    dataset: see `official_task`; "": `own_task`. recipe: "ucf101" or "hmdb51", the schedule; "": that of the dataset,
-    or of ucf101. The layer has the run's seed. ConfigError for an unknown recipe.
+    dataset: see `official_task`; "": `own_task`. recipe: one of `datasets`, whose schedule is taken; "": that of the
+    dataset, or the first. The layer has the run's seed. ConfigError for an unknown recipe.
     """
-    recipe = recipe or (dataset if dataset in RECIPES else "ucf101")
-    if recipe not in RECIPES:
-        raise ConfigError(f"recipe = {recipe!r}; wanted one of {listed(RECIPES)}")
+    records = datasets()
+    recipe = recipe or (dataset if dataset in records else next(iter(records)))
+    if recipe not in records:
+        raise ConfigError(f"recipe = {recipe!r}; wanted one of {listed(records)}")
     first = next(iter(runs.values()))
     task = official_task(dataset, first[0], study.corpus) if dataset else own_task(first[0], study.corpus)
     tables, ranks = [], {}
@@ -157,7 +164,7 @@ def compare(study: Study, runs: Mapping[str, list[Run]], dataset: str = "", reci
                 inputs[UNTRAINED] = embedded(untrained(data), task.values, task.mask)
             inputs[f"head, {setting}"] = embedded(model, task.values, task.mask)
         results = {
-            split: recognise(inputs, task.classes, train, test, val, task.films, RECIPES[recipe], [seed])
+            split: recognise(inputs, task.classes, train, test, val, task.films, records[recipe].recipe, [seed])
             for split, (train, val, test) in task.splits.items()
         }
         for split, result in results.items():
@@ -180,12 +187,12 @@ def summary(study: Study, compared: Compared) -> pd.DataFrame:
     (resampling films) and its difference to average pooling as in `Study.summary`, in which every test clip counts
     alike: with splits of different sizes it can differ from that of the means in the last digit. `kept last`: the
     percentage of layers that were best at the last epoch of their schedule, and might improve with a longer one."""
-    rows = {}
+    rows, records = {}, datasets()
     for name in compared.ranks:
         own = compared.rows[compared.rows["setting"] == name]
         each = own.groupby("seed")[["top-1", "top-5"]].mean()
         row = {"seeds": len(each), **each.mean(), "top-1 sd": each["top-1"].std(ddof=1)}
-        row["kept last"] = 100 * (own["epoch"] == own["recipe"].map(lambda recipe: RECIPES[recipe].epochs)).mean()
+        row["kept last"] = 100 * (own["epoch"] == own["recipe"].map(lambda name: records[name].recipe.epochs)).mean()
         row["top-1 low"], row["top-1 high"] = interval(compared.hits(name), compared.films)
         rows[name] = row | (compared.gain(name, POOLED) if name != POOLED else {})
     frame = settled(pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")).round(3)

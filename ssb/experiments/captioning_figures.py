@@ -11,7 +11,7 @@ from ssb.experiments.captioning import CONSTANT
 from ssb.figures import COLOURS, PAGE, filmstrip, interval, legend, styled
 from ssb.metrics.captions import METRICS
 
-MODES = {  # of captioning a clip: marker and label
+SOURCES = {  # what a caption is made from: marker and label
     "own": ("D", "the clip itself, 4 beams"),
     "own, greedy": ("o", "the clip itself, greedy"),
     "support": ("s", "its support set, 4 beams"),
@@ -28,13 +28,14 @@ def captions(rows: pd.DataFrame, summary: pd.DataFrame, title: str):
     rows, summary: of `captioning.measure` and `captioning.summary`.
     """
     metrics = [name for name in METRICS if name in summary]
-    settings = list(dict.fromkeys(setting for setting, mode in summary.index if mode))
+    settings = list(dict.fromkeys(setting for setting, source in summary.index if source))
     figure, axes = plt.subplots(1, len(metrics), figsize=(PAGE, 0.62 * len(settings) + 1.1), sharey=True, squeeze=False)
     for axis, metric in zip(axes[0], metrics):
-        for k, (mode, (marker, label)) in enumerate(MODES.items()):
+        for k, (source, (marker, label)) in enumerate(SOURCES.items()):
             bar = dict(fmt=marker, ms=3.5, color=COLOURS[k], capsize=2, elinewidth=1, label=label)
             for setting, y in zip(settings, np.arange(len(settings)) + 0.26 * (k - 1)):
-                row, seeds = summary.loc[(setting, mode)], rows[(rows["setting"] == setting) & (rows["way"] == mode)]
+                row = summary.loc[(setting, source)]
+                seeds = rows[(rows["setting"] == setting) & (rows["way"] == source)]
                 axis.scatter(seeds[metric], np.full(len(seeds), y + 0.11), s=5, color="0.3", lw=0, label="one seed")
                 interval(axis, y, *row[[metric, f"{metric} low", f"{metric} high"]], **bar)
         axis.axvline(summary.loc[(CONSTANT, ""), metric], color="0.4", lw=0.9, ls="--", zorder=0, label=CONSTANT)
@@ -84,6 +85,5 @@ def _wrapped(row: dict, settings: list[str]) -> list[tuple[list[str], dict]]:
     parts += [(f"{first}: {row[first]}", {"weight": "bold"})]
     parts += [(f"{name}: {row[name]}", {}) for name in others]
     parts += [(f"reference: {row['references'].split(' / ')[0]}", {"style": "italic", "color": COLOURS[0]})]
-    return [
-        (textwrap.wrap(text, 43 if "weight" in style else 48, break_on_hyphens=False), style) for text, style in parts
-    ]
+    widths = (43 if "weight" in style else 48 for _, style in parts)
+    return [(textwrap.wrap(x, width, break_on_hyphens=False), style) for (x, style), width in zip(parts, widths)]

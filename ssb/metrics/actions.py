@@ -1,7 +1,6 @@
 """Linear action recognition on frozen features (section 6.6): the classes of clips, the paper's recipe, one layer."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,24 +10,9 @@ import torch.nn.functional as F
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ssb.corpora.reading import listed
+from ssb.corpora.record import Recipe
 from ssb.machine import threads
 from ssb.metrics import retrieval
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the linear layer is trained; the defaults are the paper's for UCF-101 unless a comment says otherwise."""
-
-    epochs: int = 500
-    milestones: tuple[int, ...] = (200, 400)  # epochs after which the learning rate is divided by 10
-    lr: float = 1e-4  # Adam
-    weight_decay: float = 1e-4  # L2, of all weights
-    batch: int | None = 64  # not given in the paper; None: all training clips
-    held_out: float = 0.1  # share of the training clips to choose the epoch on if none are given; 0: the last epoch
-
-
-UCF101 = Recipe()
-RECIPES = {"ucf101": UCF101, "hmdb51": Recipe(epochs=1500, milestones=(1000, 1200))}
 
 
 class Linear(NamedTuple):
@@ -59,7 +43,7 @@ def mean_over_time(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    x: np.ndarray, y: np.ndarray, val=None, groups: np.ndarray | None = None, recipe: Recipe = UCF101, seed: int = 0
+    x: np.ndarray, y: np.ndarray, val=None, groups: np.ndarray | None = None, recipe: Recipe = Recipe(), seed: int = 0
 ) -> Linear:
     """Train the layer on features x (N, D) of classes y (N,), integers from 0; cross-entropy. Features are standardised
     to mean 0 and deviation 1 over the training clips, which the paper leaves open.
@@ -91,9 +75,8 @@ def fit(
     best = None
     with threads(1):
         for epoch in range(1, recipe.epochs + 1):
-            order = (
-                torch.randperm(len(inputs), generator=generator) if size < len(inputs) else torch.arange(len(inputs))
-            )
+            every = torch.arange(len(inputs))
+            order = torch.randperm(len(inputs), generator=generator) if size < len(inputs) else every
             for rows in order.split(size):
                 optimizer.zero_grad()
                 F.cross_entropy(inputs[rows] @ weight + bias, target[rows]).backward()
@@ -127,7 +110,7 @@ def recognise(
     test: np.ndarray,
     val: np.ndarray | None = None,
     groups: np.ndarray | None = None,
-    recipe: Recipe = UCF101,
+    recipe: Recipe = Recipe(),
     seeds: Iterable[int] = (0, 1, 2),
 ) -> Table:
     """Train on some clips and test on others, each kind of features with each seed.

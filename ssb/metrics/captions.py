@@ -100,8 +100,8 @@ def tokenized(hypotheses: pd.DataFrame, references: pd.DataFrame) -> tuple[dict,
         raise ValueError("no hypotheses; wanted captions of one or more clips")
     if clips.duplicated().any():
         raise ValueError(f"clip {listed(clips[clips.duplicated()].unique())} has two captions; wanted one")
-    if len(bare := clips[~clips.isin(references["clip"])]):
-        raise ValueError(f"no reference for clip {listed(bare)}; wanted at least one for each captioned clip")
+    if len(unreferenced := clips[~clips.isin(references["clip"])]):
+        raise ValueError(f"no reference for clip {listed(unreferenced)}; wanted at least one for each captioned clip")
     if java_fails():
         return None
     references = references[references["clip"].isin(clips)].groupby("clip")["text"].agg(list)

@@ -168,11 +168,13 @@ def bootstrap(
     groups: (Q,) labels; whole groups are drawn, since captions of one clip are not independent. None: single queries.
     Raises ValueError for ranks, metric or groups that do not fit.
     """
-    return statistics.percentiles(_resampled(_checked(ranks), metric, groups, resamples, seed), level)
+    drawn = statistics.resampled(_values(ranks, metric), groups, resamples, seed, metric == "MdR")
+    return statistics.percentiles(drawn, level)
 
 
 class Paired(NamedTuple):
-    """metric(a) − metric(b), its percentile interval, and the two-sided p of no difference."""
+    """metric(a) − metric(b), its percentile interval, and the two-sided p of no difference: the part over queries of a
+    `statistics.Difference`."""
 
     delta: float
     low: float
@@ -189,8 +191,8 @@ def paired_bootstrap(
     A positive delta favours a for recalls, and b for MdR and MnR.
     """
     a, b = statistics.matched(_checked(a), _checked(b), "ranks")
-    one, other = (_resampled(ranks, metric, groups, resamples, seed) for ranks in (a, b))
-    return Paired(_score(a, metric) - _score(b, metric), *statistics.tested(one - other, level))
+    drawn = (statistics.resampled(_values(ranks, metric), groups, resamples, seed, metric == "MdR") for ranks in (a, b))
+    return Paired(_score(a, metric) - _score(b, metric), *statistics.tested(np.subtract(*drawn), level))
 
 
 def _numpy(x: Tensor) -> np.ndarray:
@@ -268,24 +270,11 @@ def _checked(ranks) -> np.ndarray:
     return ranks
 
 
+def _values(ranks, metric: str) -> np.ndarray:
+    """(seeds, Q) the values whose mean is the metric, or whose median it is for MdR."""
+    return _checked(ranks) if metric == "MdR" else points(ranks, metric)
+
+
 def _score(ranks: np.ndarray, metric: str) -> float:
     """(seeds, Q) → the metric, averaged over seeds."""
     return float(np.median(ranks, axis=1).mean() if metric == "MdR" else points(ranks, metric).mean())
-
-
-def _resampled(ranks: np.ndarray, metric: str, groups, resamples: int, seed: int) -> np.ndarray:
-    """(seeds, Q) → (resamples,) of the metric, averaged over seeds."""
-    if metric != "MdR":
-        return statistics.resampled(points(ranks, metric), groups, resamples, seed)
-    group, blocks = statistics.draws(groups, ranks.shape[1], resamples, seed)
-    return np.concatenate([np.mean([_medians(r, times, group) for r in ranks], axis=0) for times in blocks])
-
-
-def _medians(ranks: np.ndarray, times: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Median of (Q,) ranks in each resample, a query counting as often as its group was drawn; (some,)."""
-    order = np.argsort(ranks)
-    passed = times[:, group[order]].cumsum().reshape(len(times), -1)  # one running count over all resamples
-    ends = passed[:, -1]
-    totals = np.diff(ends, prepend=0)
-    middle = [np.searchsorted(passed.ravel(), ends - totals + at, "right") for at in ((totals - 1) // 2, totals // 2)]
-    return ranks[order[np.array(middle) % len(ranks)]].mean(axis=0)

@@ -70,13 +70,27 @@ def combined(pairs: Iterable[tuple]) -> Difference:
     return Difference(float(delta), *tested(drawn), *over_seeds(each))
 
 
-def resampled(values, groups=None, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """(resamples,) the mean over seeds and queries in each resample. The other arguments are those of `draws`."""
+def resampled(values, groups=None, resamples: int = RESAMPLES, seed: int = 0, median: bool = False) -> np.ndarray:
+    """(resamples,) the mean over seeds and queries in each resample; median: the mean over seeds of the median over
+    queries. The other arguments are those of `draws`."""
     values = by_seed(values)
     group, blocks = draws(groups, values.shape[1], resamples, seed)
+    if median:
+        return np.concatenate([np.mean([_medians(x, times, group) for x in values], axis=0) for times in blocks])
     # summed over seeds too: sums of integers are exact, so settings with equally many hits do not differ by 1e-16
     sums, sizes = np.bincount(group, values.sum(axis=0)), len(values) * np.bincount(group)
     return np.concatenate([(times @ sums) / (times @ sizes) for times in blocks])
+
+
+def _medians(values: np.ndarray, times: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Median of values (Q,) in each resample, a query counting as often as its group was drawn, times (rows, G);
+    (rows,)."""
+    order = np.argsort(values)
+    passed = times[:, group[order]].cumsum().reshape(len(times), -1)  # one running count over all resamples
+    ends = passed[:, -1]
+    totals = np.diff(ends, prepend=0)
+    middle = [np.searchsorted(passed.ravel(), ends - totals + i, "right") for i in ((totals - 1) // 2, totals // 2)]
+    return values[order[np.array(middle) % len(values)]].mean(axis=0)
 
 
 def draws(groups, queries: int, resamples: int = RESAMPLES, seed: int = 0) -> tuple[np.ndarray, Iterator[np.ndarray]]:

@@ -5,7 +5,6 @@ import io
 import os
 import re
 import statistics
-import sysconfig
 import tempfile
 import threading
 import time
@@ -20,7 +19,7 @@ import pandas as pd
 from joblib.parallel import LokyBackend, get_active_backend
 
 from ssb import files
-from ssb.config import Config, ConfigError
+from ssb.config import Config, ConfigError, located
 from ssb.corpora.load import load_corpus
 from ssb.corpora.reading import CorpusError
 from ssb.progress import Bar, minutes
@@ -85,41 +84,42 @@ def train(todo: Mapping[str, tuple[str, Config]], jobs: int, estimates: Mapping[
     Returns failed run → why. A worker that is killed ends its batch: then those runs that were being trained are
     trained again one at a time and the others together, and a run that kills its process alone is a failed one.
     """
-    failed: dict[str, Exception] = {}
-    clock = Clock(estimates, joblib.effective_n_jobs(jobs))
-    with tempfile.TemporaryDirectory(prefix="ssb-") as folder:
-        folder = Path(folder)
-        with Bar(len(todo), lambda: f"{clock.left()}  {running(folder, todo)}") as bar:
-            remarks: set[str] = set()
-            batches, ended = [([*todo], jobs)], set()
-            while batches:
-                names, width = batches.pop(0)
-                try:
-                    for outcome in parallel({name: todo[name][1] for name in names}, width, folder):
-                        ended.add(outcome.name)
-                        clock.ended(outcome)
-                        for remark in outcome.remarks:
-                            if remark not in remarks:
-                                bar.say(f"{todo[outcome.name][0]}: {remark}")
-                        remarks.update(outcome.remarks)
-                        if isinstance(outcome.result, Run):
-                            words = f"t2v R@1 {outcome.result.metrics['t2v R@1']:5.1f}, {outcome.seconds:.0f} s"
-                        else:
-                            failed[outcome.name], words = outcome.result, f"failed: {outcome.result}"
-                        bar.step(f"{todo[outcome.name][0]}: {words}; {clock.left()}")
-                except BrokenExecutor:
-                    left = [name for name in names if name not in ended]
-                    if len(names) == 1:
-                        failed[names[0]] = TrainingError(KILLED)
-                        bar.step(f"{todo[names[0]][0]}: failed: {KILLED}")
-                        continue
-                    active = [name for name in left if (folder / name).exists()] or left
-                    titles = ", ".join(todo[name][0] for name in active)
-                    bar.say(f"a worker was killed while these were trained: {titles}; they are trained one at a time")
-                    rest = [name for name in left if name not in active]
-                    batches = [([name], 2) for name in active] + [(rest, width)] * bool(rest) + batches
-                    for name in active:
-                        (folder / name).unlink(missing_ok=True)
+    titles = {name: title for name, (title, _) in todo.items()}
+    failed, ended, printed = {}, set(), set()
+    clock, batches = Clock(estimates, joblib.effective_n_jobs(jobs)), [([*todo], jobs)]
+    with tempfile.TemporaryDirectory(prefix="ssb-") as path, Bar(len(todo)) as bar:
+        folder = Path(path)
+        bar.now = lambda: f"{clock.left()}  {running(folder, titles)}"
+        while batches:
+            names, width = batches.pop(0)
+            try:
+                for outcome in parallel({name: todo[name][1] for name in names}, width, folder):
+                    name, result, seconds, remarks = outcome
+                    ended.add(name)
+                    clock.ended(outcome)
+                    for remark in remarks:
+                        if remark not in printed:
+                            bar.print(f"{titles[name]}: {remark}")
+                    printed.update(remarks)
+                    if isinstance(result, Run):
+                        line = f"t2v R@1 {result.metrics['t2v R@1']:5.1f}, {seconds:.0f} s"
+                    else:
+                        failed[name], line = result, f"failed: {result}"
+                    bar.step(f"{titles[name]}: {line}; {clock.left()}")
+            except BrokenExecutor:
+                if len(names) == 1:
+                    failed[names[0]] = TrainingError(KILLED)
+                    bar.step(f"{titles[names[0]]}: failed: {KILLED}")
+                    continue
+                left = [name for name in names if name not in ended]
+                active = [name for name in left if (folder / name).exists()] or left
+                killed = ", ".join(titles[name] for name in active)
+                bar.print(f"a worker was killed while these were trained: {killed}; they are trained one at a time")
+                for name in active:
+                    (folder / name).unlink(missing_ok=True)
+                if others := [name for name in left if name not in active]:
+                    batches.insert(0, (others, width))
+                batches = [([name], 2) for name in active] + batches  # 2: a job in a process of its own
     return failed
 
 
@@ -147,20 +147,11 @@ def attempt(name: str, config: Config, environment: dict[str, str], folder: Path
     except OWN as error:
         result = error
     except (Exception, SystemExit) as error:
-        result = RunError(in_words(error))
+        result = RunError(located(error))
         result.trace = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         (folder / name).unlink(missing_ok=True)
     return Outcome(name, result, time.perf_counter() - start, output.remarks)
-
-
-def in_words(error: BaseException) -> str:
-    """The type and message of an error, and the line that raised it, of the reader's own code where there is some."""
-    places = ("<frozen", *(sysconfig.get_path(name) for name in ("stdlib", "purelib")), str(Path(__file__).parents[1]))
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(places)] or frames
-    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}{f': {error}' if str(error) else ''}{where}"
 
 
 def end_with(study: int) -> None:
@@ -174,12 +165,12 @@ def end_with(study: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def running(folder: Path, todo: Mapping[str, tuple[str, Config]]) -> str:
+def running(folder: Path, titles: Mapping[str, str]) -> str:
     """The runs that are being trained, each with what it printed last."""
     words = []
     for path in sorted(folder.iterdir()):
         with contextlib.suppress(OSError):
-            words.append(f"{todo[path.name][0]}: {path.read_text(encoding='utf-8')}")
+            words.append(f"{titles[path.name]}: {path.read_text(encoding='utf-8')}")
     return " · ".join(words)
 
 
@@ -206,14 +197,14 @@ class Clock:
         known = [seconds for seconds in estimates.values() if seconds == seconds]
         usual = statistics.median(known) if known else 1.0
         self.expected = {name: seconds if seconds == seconds else usual for name, seconds in estimates.items()}
-        self.scale, self.took, self.done = 1.0 if known else float("nan"), 0.0, 0.0
+        self.scale, self.spent, self.done = 1.0 if known else float("nan"), 0.0, 0.0
         self.workers, self.start = workers, time.perf_counter()
 
     def ended(self, outcome: Outcome) -> None:
         """Count a run that has ended."""
         if isinstance(outcome.result, Run):
-            self.took, self.done = self.took + outcome.seconds, self.done + self.expected[outcome.name]
-            self.scale = self.took / self.done
+            self.spent, self.done = self.spent + outcome.seconds, self.done + self.expected[outcome.name]
+            self.scale = self.spent / self.done
         else:
             del self.expected[outcome.name]
 
@@ -225,6 +216,6 @@ class Clock:
         return max(whole - (time.perf_counter() - self.start), 0) if whole == whole else whole
 
     def left(self) -> str:
-        """`seconds` in words."""
+        """How long the rest takes, in words; see `seconds`."""
         seconds = self.seconds()
         return f"about {minutes(seconds)} left" if seconds == seconds else "time left unknown until a run has ended"

@@ -4,11 +4,10 @@ that has not learnt otherwise gets a remark, and is no failure."""
 import numpy as np
 import torch
 
-from ssb.config import Config
 from ssb.losses import Contrast, cosine
 from ssb.machine import threads
 from ssb.model import SupportSetModel
-from ssb.training.data import Data
+from ssb.training.protocol import TrainingData
 
 STUCK_STEPS = 100  # in a row at the floor before a run counts as collapsed
 NEAR, EQUAL = 1e-3, 1e-2  # largest distance of the loss from its floor, deviation of the similarities, at one point
@@ -21,8 +20,8 @@ class Watch:
     stuck: for how many steps in a row the loss has been at its floor with all similarities equal.
     """
 
-    def __init__(self, config: Config, contrast: Contrast):
-        self.config, self.floor, self.stuck = config, contrast.floor, 0
+    def __init__(self, contrast: Contrast):
+        self.contrast, self.floor, self.stuck = contrast, contrast.floor, 0
 
     def after_step(self, loss: float, spread: float) -> str | None:
         """Why the run has collapsed, or None. loss: the contrastive term; spread: deviation of the similarities."""
@@ -30,9 +29,10 @@ class Watch:
         self.stuck = self.stuck + 1 if one_point else 0
         if self.stuck < STUCK_STEPS:
             return None
-        return f"for {STUCK_STEPS} steps the contrastive loss has been {self.where} and all similarities equal"
+        floor = self.contrast.floor_name
+        return f"for {STUCK_STEPS} steps the contrastive loss has been {floor} and all similarities equal"
 
-    def at_the_end(self, model: SupportSetModel, data: Data, note: str) -> str | None:
+    def at_the_end(self, model: SupportSetModel, data: TrainingData, note: str) -> str | None:
         """As `after_step`, of the trained model without dropout, with which the similarities of a collapsed model are
         not equal. note: of the best epoch, `at_chance`; what has learnt something is not given up."""
         if self.floor is None or not (note or len(data.pairs("val")) <= FEW):
@@ -40,25 +40,11 @@ class Watch:
         loss, spread = without_dropout(model, data, "val")
         if loss < self.floor - NEAR or spread > EQUAL:  # one point, up to differences that separate nothing
             return None
-        return f"on validation clips the contrastive loss is not below {self.where} and all similarities are equal"
-
-    @property
-    def where(self) -> str:
-        """The floor in words: 2 × margin = 0.4."""
-        return f"{self.floor / self.config.margin:g} × margin = {self.floor:g}"
-
-    def advice(self) -> str:
-        """What to change, in words."""
-        config = self.config
-        less = f"a smaller captioning = {config.captioning:g}, " if config.objective != "none" else ""
-        return (
-            f"With negatives = {config.negatives!r} no gradient separates the clips: take {less}negatives = 'mean' "
-            f"or 'scheduled', contrast = 'info_nce', a pretrained text_encoder, or a lower lr = {config.lr:g}. "
-            f"No number of this run is reported."
-        )
+        floor = self.contrast.floor_name
+        return f"on validation clips the contrastive loss is not below {floor} and all similarities are equal"
 
 
-def without_dropout(model: SupportSetModel, data: Data, split: str) -> tuple[float, float]:
+def without_dropout(model: SupportSetModel, data: TrainingData, split: str) -> tuple[float, float]:
     """The contrastive loss and the deviation of the similarities on the pairs of a split, means over batches of about
     Config.batch; infinity for fewer than two pairs."""
     rows, model, results = data.pairs(split), model.eval(), []
@@ -67,11 +53,7 @@ def without_dropout(model: SupportSetModel, data: Data, split: str) -> tuple[flo
     with torch.inference_mode(), threads(model.config.threads):
         for part in np.array_split(rows, -(-len(rows) // model.config.batch)):
             batch = data.batch(part)
-            c_t = model.embed_text(batch.text, batch.text_mask).float()
-            c_v = model.embed_video(batch.video, batch.video_mask).float()
-            other = model.embed_text(batch.other, batch.other_mask).float() if model.config.intra else None
-            if model.emcl is not None:
-                c_v, c_t = model.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
+            c_t, c_v, other = model.embed(batch)
             results.append((model.contrast(c_t, c_v, batch, 1.0, other).item(), cosine(c_t, c_v).std().item()))
     loss, spread = np.mean(results, axis=0)
     return float(loss), float(spread)

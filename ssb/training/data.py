@@ -126,7 +126,7 @@ class Data:
 
     @property
     def video_width(self) -> int:
-        """D, of the fused features."""
+        """D, the width of the fused features."""
         return self.video.shape[-1]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:

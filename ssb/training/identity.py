@@ -22,14 +22,14 @@ from transformers import AutoConfig
 
 from ssb import files, losses, text
 from ssb.config import VERSION, Config, ConfigError
-from ssb.corpora.corpus import Corpus
 from ssb.model import HEADS
+from ssb.training.protocol import TrainingCorpus
 
 CONSTANTS = (int, float, complex, str, bytes, tuple, type(None))
 INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
-def identity(config: Config, corpus: Corpus) -> list[str]:
+def identity(config: Config, corpus: TrainingCorpus) -> list[str]:
     """Everything that a run's numbers depend on, a text for each: its settings that differ from the defaults, the
     corpus, the version, code of your own, pretrained models that may change. ConfigError where this process has
     imported code that is no longer what its file says."""
@@ -109,18 +109,18 @@ def _code(module: ModuleType, classes: list[type], named: bool) -> str:
 def own_modules(module: ModuleType) -> dict[str, Path]:
     """A module and the modules that it imports, and these import, from the same package or folder: name → file."""
     folder, package = Path(module.__file__).resolve().parent, module.__name__.partition(".")[0]
-    found, todo = {module.__name__: Path(module.__file__).resolve()}, [module.__name__]
+    paths, todo = {module.__name__: Path(module.__file__).resolve()}, [module.__name__]
     while todo:
-        for name in _imports(here := todo.pop(), found[here]):
+        for name in _imports(here := todo.pop(), paths[here]):
             top = name.partition(".")[0]
-            beside = folder not in INSTALLED and ((folder / top).is_dir() or (folder / f"{top}.py").is_file())
-            if name in found or top == "ssb" or not (top == package or beside):
+            local = folder not in INSTALLED and ((folder / top).is_dir() or (folder / f"{top}.py").is_file())
+            if name in paths or top == "ssb" or not (top == package or local):
                 continue
             path = _file(name)
             if path and (top == package or path.is_relative_to(folder)):
-                found[name] = path
+                paths[name] = path
                 todo.append(name)
-    return dict(sorted(found.items()))
+    return dict(sorted(paths.items()))
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:

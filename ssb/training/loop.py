@@ -19,13 +19,13 @@ from safetensors.torch import load_model, save_model
 
 from ssb import files, processes
 from ssb.config import Config, ConfigError
-from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import load_corpus
 from ssb.machine import provenance, threads
 from ssb.metrics import retrieval
 from ssb.model import DECODER, SupportSetModel
 from ssb.training.collapse import Watch, at_chance
 from ssb.training.identity import identity
+from ssb.training.protocol import TrainingCorpus
 from ssb.training.runs import (
     IDENTITY,
     NOTE,
@@ -63,7 +63,7 @@ def begin_with(model: SupportSetModel, run: Run):
     model.scale.copy_(scale)
 
 
-def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Run:
+def fit(config: Config, corpus: TrainingCorpus | None = None, quiet: bool = False) -> Run:
     """Train one run, or return it if it is finished; a run that was killed continues from its checkpoint.
 
     corpus: None: that of the Config. quiet: print nothing but warnings. The same Config on the same corpus and CPU
@@ -127,22 +127,17 @@ def _explained(folder: Path, config: Config | None = None):
             f"run {folder.name} does not fit into the memory ({cause or type(error).__name__}): take fewer runs at the "
             f"same time (jobs), a smaller batch{less} or a smaller model; the same command continues from what is there"
         ) from error
-    except files.StorageError as error:
-        raise TrainingError(f"run {folder.name} stopped: {error}") from error
     except OSError as error:
-        if error.errno not in files.DISK:
+        if not (explained := files.explained(error, Path(str(error.filename or folder.parent)))):
             raise
-        raise TrainingError(
-            f"run {folder.name} stopped: {error.filename or folder.parent}: {error.strerror}; free some space or allow "
-            "writing there, or set SSB_HOME to another folder; the same command continues from what is there"
-        ) from error
+        raise TrainingError(f"run {folder.name} stopped: {explained}") from error
 
 
 class Training:
     """The state of a run while it trains. folder: of the run, written when it is finished; its checkpoints are in
     <folder>.part/ until then. parts: the `identity` that its name is the digest of."""
 
-    def __init__(self, config: Config, corpus: Corpus, folder: Path, quiet: bool, parts: Sequence[str] = ()):
+    def __init__(self, config: Config, corpus: TrainingCorpus, folder: Path, quiet: bool, parts: Sequence[str] = ()):
         self.config, self.folder, self.quiet, self.parts = config, folder, quiet, list(parts)
         self.partial = partial(folder)
         # Accelerate keeps one precision for the whole process, and refuses another; its public API cannot change it.
@@ -169,7 +164,7 @@ class Training:
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
         self.steps = len(self.data.order(0))  # of an epoch; with epoch = 'pairs' some orders fill one batch more
         self.epoch = self.step = 0  # the next step to take
-        self.watch = Watch(config, model.contrast)
+        self.watch = Watch(model.contrast)
         self.sums: dict[str, float] = {}
         self.log: list[dict] = []
         self.trace: list[tuple[float, ...]] = []  # TRACE of each step
@@ -248,7 +243,7 @@ class Training:
 
     def collapse(self, how: str):
         """End the run: raise Collapsed, and keep the trace, the settings and the reason. how: when and by what sign."""
-        why = f"collapsed: {how}. {self.watch.advice()}"
+        why = f"collapsed: {how}. {self.watch.contrast.advice()} No number of this run is reported."
         kept = self.folder.with_name(self.folder.name + ".collapsed")
         if self.first:
             with files.written(kept, sealed=True) as draft:
@@ -309,7 +304,7 @@ class Training:
         return sorted(self.partial.glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
     def resume(self):
-        """Load the newest sound checkpoint, if any; TrainingError where it is one of something else."""
+        """Load the newest undamaged checkpoint, if any; TrainingError where it does not fit this run."""
         sums = []
         for path in self.checkpoints() if self.first else ():
             sums.append(files.sha256(path)[:12])
@@ -336,7 +331,7 @@ class Training:
                 setattr(self, name, state[name])
             self.memory = tuple(x.to(self.accelerator.device) for x in self.memory)
             self.epoch, self.step = state["next"]
-        except Exception as error:  # torch raises nearly anything for a file of something else
+        except Exception as error:  # torch raises nearly anything for a file that is no checkpoint
             reason = str(error).partition("\n")[0]
             raise TrainingError(
                 f"{path} cannot be read ({reason}); delete it to train this run from the start"
@@ -346,7 +341,7 @@ class Training:
 
     def finish(self):
         """Measure the best epoch's weights on the test clips, write the run's folder, delete the checkpoint."""
-        note = at_chance(self.best["score"], len(self.data.pairs("val")))
+        config, note = self.config, at_chance(self.best["score"], len(self.data.pairs("val")))
         if why := self.watch.at_the_end(self.raw, self.data, note):
             self.collapse(why)
         self.raw.load_state_dict(self.best["weights"])
@@ -366,7 +361,5 @@ class Training:
                 (draft / NOTE).write_text(note, encoding="utf-8")
             (draft / "metrics.json").write_text(json.dumps(metrics, indent=1))
         if note:
-            print(
-                f"warning: run {self.folder.name}, {self.config.objective}, seed {self.config.seed}: {note}", flush=True
-            )
+            print(f"warning: run {self.folder.name}, {config.objective}, seed {config.seed}: {note}", flush=True)
         shutil.rmtree(self.partial, ignore_errors=True)

@@ -12,15 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_model
 
 from ssb import files, losses
-from ssb.config import VERSION, Config, ConfigError
-from ssb.corpora.corpus import Corpus
-from ssb.corpora.howto100m.corpus import HowTo100M
+from ssb.config import VERSION, Config, ConfigError, too_large
 from ssb.corpora.load import CORPORA, load_corpus
 from ssb.corpora.reading import CorpusError, listed
 from ssb.metrics import retrieval
 from ssb.model import DECODER, HEADS, SupportSetModel
 from ssb.training.data import Data
 from ssb.training.identity import identity
+from ssb.training.protocol import TrainingCorpus, TrainingData
 from ssb.training.stories import StoryData
 from ssb.training.streamed import Streamed
 
@@ -33,11 +32,16 @@ def configure(preset: str, corpus: str = "shapes", **changes) -> Config:
 
 
 def check(config: Config) -> Config:
-    """The Config; ConfigError where it names a head or a contrastive loss that is not registered, or the loss does not
-    fit the other settings. Config itself cannot check this, because it is imported by the registries."""
+    """The Config; ConfigError where it names a head or a contrastive loss that is not registered, the heads are too
+    large, or the loss does not fit the other settings. Config itself cannot check this, because it is imported by the
+    registries."""
     for setting in ("video_pooling", "text_pooling"):
         if (name := getattr(config, setting)) not in HEADS:
             raise ConfigError(f"{setting} = {name!r}: wanted one of {listed(HEADS, 99)}")
+    heads = (HEADS[name] for name in (config.video_pooling, config.text_pooling))
+    weights = sum(head.weights(config) for head in heads if hasattr(head, "weights"))
+    if message := too_large(config.weights() | {"dim, pool_ffn and pool_layers": weights}):
+        raise ConfigError(message)
     losses.contrast(config)
     return config
 
@@ -45,11 +49,7 @@ def check(config: Config) -> Config:
 def registered() -> tuple[dict, dict, dict]:
     """The heads, contrastive losses and corpora that were registered from outside the library, for `register`."""
     heads, contrasts = ({k: v for k, v in r.items() if _is_users(v)} for r in (HEADS, losses.CONTRASTS))
-    return (
-        heads,
-        contrasts,
-        {name: record for name, record in CORPORA.items() if _is_users(record.read or record.annotation)},
-    )
+    return heads, contrasts, {k: v for k, v in CORPORA.items() if _is_users(v.read or v.annotation or v.labels)}
 
 
 def register(heads: dict, contrasts: dict, corpora: dict) -> None:
@@ -63,20 +63,19 @@ def _is_users(thing) -> bool:
     return getattr(getattr(thing, "func", thing), "__module__", "ssb").partition(".")[0] != "ssb"
 
 
-def load(config: Config, corpus: Corpus | HowTo100M, device="cpu", like: Data | None = None) -> Data:
-    """The batches of a corpus: `Data` in memory, `StoryData` of its long videos for a run of sequences, `Streamed` from
-    disk for HowTo100M. like: as in `Data`."""
-    if isinstance(corpus, HowTo100M):
-        return Streamed(config, corpus, device, like)
-    return (StoryData if config.sequences else Data)(config, corpus, device, like)
+def load(config: Config, corpus: TrainingCorpus, device="cpu", like: TrainingData | None = None) -> TrainingData:
+    """The batches of a corpus: `Data`, or `StoryData` of its long videos for a run of sequences; `Streamed` where it is
+    not in memory. like: as in `Data`."""
+    in_memory = StoryData if config.sequences else Data
+    return (in_memory if corpus.in_memory else Streamed)(config, corpus, device, like)
 
 
-def check_unseen(trained: Corpus, corpus: Corpus):
+def check_unseen(trained: TrainingCorpus, corpus: TrainingCorpus):
     """CorpusError where test clips of a corpus are cut from the videos that a run was trained or validated on, as both
     corpora give them (the column `video`), or have the same id and the same captions. Otherwise the names of the clips
     can only suggest it: a printed warning. Corpora that the library draws are not compared: their clips of the same
     number differ."""
-    if getattr(corpus, "meaning", None) is not None:
+    if corpus.drawn:
         return
     learnt = [i for name in ("train", "val") for i in trained.split(name)]
     test = corpus.split("test")
@@ -99,7 +98,7 @@ def check_unseen(trained: Corpus, corpus: Corpus):
         )
 
 
-def identities(corpus: Corpus, clips) -> dict[str, frozenset[str]]:
+def identities(corpus: TrainingCorpus, clips) -> dict[str, frozenset[str]]:
     """Clip id → its captions, of those of these clips whose video the corpus does not give."""
     if not (clips := [i for i in clips if not corpus.video_of(i)]):
         return {}
@@ -183,7 +182,7 @@ class Run:
 
     @functools.cached_property
     def config(self) -> Config:
-        """Its settings."""
+        """The settings that the run was trained with, those without effect at their defaults."""
         return Config(**self._json("config.json"))
 
     @functools.cached_property
@@ -231,7 +230,7 @@ class Run:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
         return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(DECODER))
 
-    def load(self, corpus: Corpus | None = None) -> tuple[SupportSetModel, Data]:
+    def load(self, corpus: TrainingCorpus | None = None) -> tuple[SupportSetModel, TrainingData]:
         """The trained model in evaluation mode, and the data that it was trained on; CorpusError for another corpus."""
         trained = self.provenance["corpus_sha"]
         source = self.config.corpus, *self.config.corpus_options.items()
@@ -267,7 +266,7 @@ def finished_run(name: str) -> Run:
     return Run(files.runs() / name)
 
 
-def data_for(config: Config, corpus: Corpus, device="cpu", like: Data | None = None) -> Data:
+def data_for(config: Config, corpus: TrainingCorpus, device="cpu", like: TrainingData | None = None) -> TrainingData:
     """`load` for a run; where it begins with the weights of another run, with that run's tokenizers. CorpusError where
     test clips of the corpus are among the data of that run."""
     if config.pretrained:
@@ -277,7 +276,7 @@ def data_for(config: Config, corpus: Corpus, device="cpu", like: Data | None = N
     return load(config, corpus, device, like)
 
 
-def build(data: Data) -> SupportSetModel:
+def build(data: TrainingData) -> SupportSetModel:
     """An untrained model for the data, its weights drawn from torch's global generator."""
     config = data.config
     encoder, vocabulary = None if config.freeze_text else data.encoder, len(data.label_tokenizer or ())
@@ -288,7 +287,7 @@ def build(data: Data) -> SupportSetModel:
     return model
 
 
-def run_name(config: Config, corpus: Corpus) -> str:
+def run_name(config: Config, corpus: TrainingCorpus) -> str:
     """Twelve hex digits of everything that a run's numbers depend on, see `ssb.training.identity`."""
     return files.digest(*identity(config, corpus))
 

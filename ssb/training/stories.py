@@ -25,14 +25,15 @@ class StoryData(Data):
         clips, captions = self.stories.clips.shape[1], self.stories.captions.shape[1]
         self.paired = losses.contrast(config).paired
         if self.paired and clips != captions:
+            others = " or ".join(repr(name) for name, loss in losses.CONTRASTS.items() if not loss.paired)
             raise ConfigError(
                 f"contrast = {config.contrast!r} pairs captions and clips by position, but each video of {corpus.name} "
-                f"has {captions} captions and {clips} clips; take contrast = 's2dtw'"
+                f"has {captions} captions and {clips} clips; take contrast = {others}"
             )
         super().__init__(config, corpus, device, like)
 
     def pairs(self, split: str) -> np.ndarray:
-        """The videos of a split."""
+        """The numbers of the long videos of a split."""
         return self.stories.split(split)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -59,8 +60,7 @@ class StoryData(Data):
         with torch.inference_mode(), threads(self.config.threads):
             c_t = self.embed_texts(model.eval(), captions.ravel()).to(self.device)
             c_v = self.embed_videos(model, clips.ravel()).to(self.device)
-            if model.emcl is not None:
-                c_v, c_t = model.emcl(torch.cat([c_v, c_t])).split([len(c_v), len(c_t)])
+            c_t, c_v = model.rebuilt(c_t, c_v)
             return c_t.unflatten(0, captions.shape).cpu(), c_v.unflatten(0, clips.shape).cpu()
 
     def ranks(self, model, split: str, every: bool = True) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ class Streamed(Data):
 
     @property
     def video_width(self) -> int:
-        """D, of the fused features."""
+        """D, the width of the fused features."""
         return sum(stream.dim for stream in self.streams)
 
     def sample(self) -> list[str]:
@@ -61,7 +61,7 @@ class Streamed(Data):
         videos = self.train[spaced(len(self.train), NARRATIONS)].tolist()
         each, narrations = -(-NARRATIONS // len(videos)), []
         for video in videos:
-            shard, row = self.corpus.place(video)
+            shard, row = self.corpus.locate(video)
             narrations += shard.texts_of(row, spaced(shard.count(row), each))
         return narrations[:NARRATIONS]
 

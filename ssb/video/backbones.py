@@ -19,11 +19,14 @@ from ssb.video import r2plus1d
 
 @dataclass(frozen=True)
 class Backbone:
-    """encode:  (B, count, …) of prepared frames → (B, dim)
+    """A frozen network that encodes windows of frames, and how frames are prepared for it.
+
+    encode:  (B, count, …) of prepared frames → (B, dim)
     prepare: a frame → an array
     count:   frames in a window; 1 for an image backbone
     rate:    frames per second in a window
-    input:   what `prepare` does, in words or as a hash"""
+    input:   what `prepare` does, in words or as a hash
+    """
 
     encode: torch.nn.Module
     prepare: Callable[[av.VideoFrame], np.ndarray]
@@ -63,9 +66,7 @@ def backbone(model: str, count: int | None = None, rate: float | None = None) ->
         processor = AutoImageProcessor.from_pretrained(model_path(model), backend="pil")
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"{model!r}: it does not say how to prepare frames ({first}); wanted a preprocessor_config.json"
-        )
+        raise ModelError(f"{model!r}: does not say how to prepare frames ({first}); wanted a preprocessor_config.json")
     prepare = functools.partial(processed, processor=processor)
     input = files.digest(json.dumps(processor.to_dict(), sort_keys=True, default=str))
     return Backbone(encode, prepare, wanted or 1, Fraction(rate or wanted or 1), input)

@@ -150,22 +150,22 @@ def windows(path: str | Path, count: int, rate: Fraction, prepare: Callable) -> 
     `prepare` makes arrays of the frames of windows, which are turned as the file says; a frame is released as soon as
     its windows have it."""
     moments = [HALF + (2 * i + 1 - count) * HALF / rate for i in range(count)]  # from the beginning of a step
-    begun: dict[int, list[np.ndarray]] = {}  # step → its frames so far
+    unfinished: dict[int, list[np.ndarray]] = {}  # step → its frames so far
     steps, last = 0, None
     for until, frame in frames(path):
         picture = None
         while last is not None and steps + moments[0] < until:
-            begun[steps] = []
+            unfinished[steps] = []
             steps += 1
-        for step, window in list(begun.items()):
+        for step, window in list(unfinished.items()):
             while len(window) < count and step + moments[len(window)] < until:
                 picture = prepare(upright(path, last)) if picture is None else picture
                 window.append(picture)
             if len(window) == count:
-                yield np.stack(begun.pop(step))
+                yield np.stack(unfinished.pop(step))
         last = frame or last
     if steps == 0:  # the clip ends before the middle of its first second
-        begun[0] = []
-    for step, window in begun.items():
+        unfinished[0] = []
+    for step, window in unfinished.items():
         if step == 0 or step + HALF < until:
             yield np.stack(window + [prepare(upright(path, last))] * (count - len(window)))

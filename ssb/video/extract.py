@@ -28,7 +28,7 @@ from ssb.files import sha256
 from ssb.progress import minutes
 from ssb.video.backbones import Backbone
 from ssb.video.decode import VideoError, windows
-from ssb.video.ledger import add_source, check_settings, complete, read_sums, remove_changed, write_sums
+from ssb.video.ledger import add_source, check_settings, complete, read_sums, remove_outdated, write_sums
 
 ENDINGS = "3gp avi flv gif m4v mkv mov mp4 mpeg mpg ogv ts webm wmv".split()  # the files of a folder that are clips
 
@@ -95,16 +95,16 @@ def extract(
     check_settings(out, stream, backbone.settings())
     sums = read_sums(out, stream)
     todo = [clip for clip in paths if not complete(out, stream, clip, sums)]
-    changed = remove_changed(out, stream, {clip: paths[clip] for clip in paths.keys() - set(todo)})
-    todo += changed
-    sums = {clip: sha for clip, sha in sums.items() if clip not in set(changed)}
+    outdated = remove_outdated(out, stream, {clip: paths[clip] for clip in paths.keys() - set(todo)})
+    todo += outdated
+    sums = {clip: sha for clip, sha in sums.items() if clip not in set(outdated)}
     print(f"{len(paths)} clips, {len(paths) - len(todo)} of them done before", flush=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     encode = backbone.encode.eval().to(device)
     dataset = Windows([paths[clip] for clip in todo], backbone.count, backbone.rate, backbone.prepare)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     loader = DataLoader(dataset, batch, collate_fn=collate, num_workers=min(workers, len(todo)))
-    rows, done, begun, printed = {}, 0, time.perf_counter(), 0.0
+    rows, done, start, printed = {}, 0, time.perf_counter(), 0.0
     try:
         for items, inputs in loader:
             if inputs is not None:
@@ -120,8 +120,8 @@ def extract(
                     error = "its features are NaN or beyond float16"
                 try:
                     sha = "" if error else sha256(paths[clip])
-                except OSError as gone:  # since its frames were read
-                    error = f"can no longer be read ({gone.strerror})"
+                except OSError as reason:  # since its frames were read
+                    error = f"can no longer be read ({reason.strerror})"
                 if error:
                     leave_out(clip, error)
                     continue
@@ -130,7 +130,7 @@ def extract(
                 with files.written(path) as draft, open(draft, "wb") as file:
                     np.save(file, np.stack(values), allow_pickle=False)
                 sums[clip] = sha256(path)
-            spent = time.perf_counter() - begun
+            spent = time.perf_counter() - start
             if done and (spent - printed > 2 or done == len(todo)):
                 bar, left, printed = "█" * (20 * done // len(todo)), spent / done * (len(todo) - done), spent
                 print(f"{bar:·<20} {done}/{len(todo)} clips; about {minutes(left)} left", flush=True)
@@ -142,7 +142,7 @@ def extract(
             raise VideoError(f"{words}; the same command with a smaller --batch continues from here") from None
         raise
     finally:
-        write_sums(out, stream, sums, changed)
+        write_sums(out, stream, sums, outdated)
     return broken
 
 

@@ -43,11 +43,11 @@ def complete(out: Path, stream: str, clip: str, sums: dict[str, str]) -> bool:
     return sums.setdefault(clip, sha) == sha
 
 
-def remove_changed(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
-    """Of these clips with features, those whose file is not the one that the features were made of: it has another
-    size, or another time of change and other content. Their features are deleted. A clip without a record, made by an
-    earlier version, is taken to be of this file."""
-    before, changed, unrecorded = read_sources(out, stream), [], 0
+def remove_outdated(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
+    """Delete the features of those of these clips whose video file has changed since, and return these clips: the file
+    has another size, or another time of change and other content. A clip without a record, made by an earlier version,
+    is taken to be unchanged."""
+    before, outdated, unrecorded = read_sources(out, stream), [], 0
     for clip, path in sorted(done.items()):
         if not path.is_file() or not os.access(path, os.R_OK):
             continue
@@ -56,16 +56,16 @@ def remove_changed(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
             continue
         sha = sha256(path)
         if source and (now.st_size, sha) != (source[0], source[2]):
-            changed.append(clip)
+            outdated.append(clip)
             (out / stream / f"{clip}.npy").unlink()
             continue
         unrecorded += source is None
         add_source(out, stream, clip, path, sha)
-    if changed:
-        print(f"{len(changed)} clips were made of other files of these names, and are made again: {listed(changed)}")
+    if outdated:
+        print(f"the video files of {len(outdated)} clips have changed; they are extracted again: {listed(outdated)}")
     if unrecorded:
         print(f"{unrecorded} clips have no record of their file; they are taken to be of these files")
-    return changed
+    return outdated
 
 
 def read_sources(out: Path, stream: str) -> dict[str, tuple[int, int, str]]:
@@ -107,10 +107,10 @@ def read_sums(out: Path, stream: str) -> dict[str, str]:
     return {pair[1].removesuffix(".npy"): pair[0] for pair in pairs if len(pair) == 2}
 
 
-def write_sums(out: Path, stream: str, sums: dict[str, str], gone: Iterable[str] = ()):
-    """Add these sums to <stream>.sha256. gone: clips to remove from it, unless `sums` has them."""
+def write_sums(out: Path, stream: str, sums: dict[str, str], removed: Iterable[str] = ()):
+    """Add these sums to <stream>.sha256. removed: clips to remove from it, unless `sums` has them."""
     before = read_sums(out, stream)  # again, as another process may have done other clips
-    sums = {clip: sha for clip, sha in before.items() if clip not in set(gone)} | sums
+    sums = {clip: sha for clip, sha in before.items() if clip not in set(removed)} | sums
     with files.written(out / f"{stream}.sha256") as draft:
         lines = [f"{sums[clip]}  {stream}/{clip}.npy\n" for clip in sorted(sums)]
         draft.write_text("".join(lines), encoding="utf-8")

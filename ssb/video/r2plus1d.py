@@ -90,7 +90,7 @@ class R2Plus1D(nn.Module):
         self.fc = nn.Linear(512, classes)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Features of clips."""
+        """(B, T, 112, 112, 3) uint8 RGB → (B, 512) float32, a feature vector for each clip of T frames."""
         mean, std = (torch.tensor(value, device=frames.device) for value in (MEAN, STD))
         x = (frames.float() / 255 - mean) / std  # (B, T, H, W, 3)
         x = self.stem(x.permute(0, 4, 1, 2, 3))  # (B, 64, T, H / 2, W / 2)
@@ -102,7 +102,7 @@ class R2Plus1D(nn.Module):
 def load(name: str) -> tuple[R2Plus1D, int | None]:
     """The network with the weights of a .pth, .pt or .safetensors file, or with published ones (a name of PUBLISHED;
     the first use needs the network), and the frames of the clips that it was trained on: None where neither the file's
-    name (…clip8…, …clip32…) nor the number of classes determines them. ModelError for a file of something else."""
+    name (…clip8…, …clip32…) nor the number of classes determines them. ModelError for a file of another model."""
     try:
         if name in PUBLISHED:
             path = Path(PUBLISHED[name])

@@ -199,7 +199,7 @@ def test_narration_is_a_file_or_a_folder_of_tables(tmp_path, monkeypatch, capsys
         (captions / name).write_text("start,end,text\n")
         assert asked("howto100m") == 1
         printed = capsys.readouterr().out
-        assert ("howto100m/captions  there, unknown sum" in printed) == (name != "README.txt")
+        assert ("howto100m/captions  there, checksum not known" in printed) == (name != "README.txt")
         assert ("missing: caption.json" in printed) == (name == "README.txt")
         (captions / name).unlink()
 
@@ -222,7 +222,7 @@ def test_howto100m_is_complete_where_it_loads(tmp_path, monkeypatch, capsys):
     assert asked("howto100m") == 1
     printed = capsys.readouterr().out
     assert "howto100m: not complete\n" in printed and command in printed and "no features" not in printed
-    index.index(home, say=lambda line: None)
+    index.index(home, log=lambda line: None)
     (home / "caption.json").unlink()
     assert asked("howto100m") == 0
     printed = capsys.readouterr().out
@@ -492,7 +492,7 @@ def test_a_recorded_sum_is_compared(place, site, wanted):
     (place / "a.txt").write_bytes(b"won")
     assert [file.state(place) for file in download.sources()][1] == "other content than in checksums.txt"
     (place / "checksums.txt").write_bytes(b"\xff no sums")
-    assert [file.state(place) for file in download.sources()] == ["there, unknown sum"] * 2
+    assert [file.state(place) for file in download.sources()] == ["there, checksum not known"] * 2
 
 
 @pytest.mark.parametrize("cut", [1, 65_536, 300_000, len(CONTENT) - 1])

@@ -325,8 +325,9 @@ def gaps(small_folder) -> Path:
 
 
 LEFT_OUT = (
-    "mine: left out for want of features: train 1 of 6 (16.7 %), val 1 of 3 (33.3 %), test 1 of 3 (33.3 %): "
-    "'clip01', 'clip07', 'clip10'; all in results/cache/missing/mine-look.txt, results/cache/missing/mine-move.txt\n"
+    "mine: left out, as they have no usable features: train 1 of 6 (16.7 %), val 1 of 3 (33.3 %), test 1 of 3 "
+    "(33.3 %): 'clip01', 'clip07', 'clip10'; all in results/cache/missing/mine-look.txt, "
+    "results/cache/missing/mine-move.txt\n"
 )
 
 

@@ -392,7 +392,10 @@ def test_load_corpus_makes_long_videos_of_captions_with_video_and_start(tmp_path
     own = of_videos(videos, 4, disorder=0.25, missing=0.5, irrelevant=0.25)
     assert np.array_equal(videos.stories.truth, own.truth) and videos.stories.scripts is None
     whole = load_corpus(path, events=4, missing="drop")  # of features, not of captions
-    assert whole.stories.captions.shape == (6, 4) and "left out for want of features" in capsys.readouterr().out
+    assert (
+        whole.stories.captions.shape == (6, 4)
+        and "left out, as they have no usable features" in capsys.readouterr().out
+    )
     for options, message in (
         ({"events": 4, "missing": "all"}, "missing = 'all'; wanted 'refuse'"),
         ({"events": 4, "clips": 3}, "takes no option 'clips'; it has 'missing', .* those of long videos, 'events', 'd"),

@@ -1,5 +1,7 @@
 """Table 11 on small corpora: features by plain loops, official lists in their format, the paper's numbers by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from helpers import DATA
 
 from ssb import ConfigError, CorpusError, Study
 from ssb.corpora import labels
+from ssb.corpora.load import CORPORA
 from ssb.experiments import actions
 from ssb.metrics import actions as metrics
 
@@ -24,7 +27,7 @@ def home(tmp_path_factory):
 @pytest.fixture
 def study(home, monkeypatch):
     monkeypatch.setenv("SSB_HOME", str(home))
-    monkeypatch.setitem(actions.RECIPES, "ucf101", QUICK)
+    monkeypatch.setitem(CORPORA, "ucf101", replace(CORPORA["ucf101"], recipe=QUICK))
     return Study("table11", "shapes", "smoke", seeds=[0, 1], jobs=1, changes=SMALL)
 
 
@@ -125,10 +128,10 @@ def test_the_official_lists(dataset, sizes):
     """The sizes that their authors give."""
     if not (DATA / dataset).is_dir():
         pytest.skip(f"no lists of {dataset} in {DATA}")
-    table = actions.OFFICIAL[dataset](DATA / dataset)
+    table = actions.datasets()[dataset].labels(DATA / dataset)
     splits = actions.official(table)
     assert [(len(train), len(test)) for train, _, test in splits.values()] == sizes
-    assert actions.OFFICIAL[dataset] is getattr(labels, dataset)
+    assert actions.datasets()[dataset].labels is getattr(labels, dataset)
     films = actions.film(table["clip"])
     for train, _, test in splits.values():
         assert not set(train) & set(test)
@@ -150,7 +153,7 @@ def by_hand():
             "top-1": 100 * (x[seed] == 1).mean(),
             "top-5": 100,
             "classes": 5,
-            "epoch": actions.RECIPES["ucf101"].epochs if seed else 1,
+            "epoch": CORPORA["ucf101"].recipe.epochs if seed else 1,
             "recipe": "ucf101",
         }
         for name, x in ranks.items()

@@ -382,7 +382,7 @@ def test_malformed_narrations(tmp_path, home, text, message):
         np.save(tmp_path / "features" / "look" / f"video{i}.npy", np.ones((9, 4), np.float32))
     put("captions/video3.csv", text)(tmp_path)
     begun = time.monotonic()
-    index(tmp_path, say=lambda line: None)
+    index(tmp_path, log=lambda line: None)
     (line,) = (tmp_path / "index" / "skipped.txt").read_text().splitlines()
     assert line.startswith("video3\t") and message in line and time.monotonic() - begun < 10
 
@@ -393,7 +393,7 @@ def test_broken_clips_are_left_out_by_name(small_folder, home, capsys):
     assert corpus.clips == [f"clip{i:02d}" for i in (0, 2, 3, 5, 6, 7, 8, 9, 11)]
     listing = home / "results" / "cache" / "missing" / "mine-look.txt"
     assert listing.read_text() == "clip01\tall zero\nclip04\tNaN or infinity\nclip10\tNaN or infinity\n"
-    assert "left out for want of features: train 2 of 6" in capsys.readouterr().out
+    assert "left out, as they have no usable features: train 2 of 6" in capsys.readouterr().out
 
 
 def test_what_was_found_in_large_streams_is_kept_as_long_as_they_are_the_same(small_folder, monkeypatch):

@@ -105,7 +105,7 @@ def test_labels_of_msrvtt(msrvtt):
 def test_what_does_not_fit():
     x, y = clusters(40)
     corpus = load_corpus("shapes", clips=40, captions=1, false_negatives=0.05)
-    object.__setattr__(corpus, "meaning", None)
+    object.__setattr__(corpus, "classes", None)
     with pytest.raises(CorpusError, match="no class"):
         labels.labels(corpus)
     with pytest.raises(ValueError, match="no training clip of class 'dance'"):

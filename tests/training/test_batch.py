@@ -1,6 +1,7 @@
 """Runs that fail, workers that are killed, studies that are killed: what is named, what is finished, what ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,24 +22,32 @@ import os, signal, pathlib, sys
 from ssb.losses import *
 import torch
 
+seen = set()
+
+def first(name):  # a loss is called once before it is trained with
+    return name not in seen and not seen.add(name)
+
 def value(text, video):
     return (text @ video.T).exp().mean()
 
 def key(text, video):
+    if first("key"):
+        return value(text, video)
     raise KeyError("mine")
 
 def bare(text, video):
-    assert False
+    assert first("bare")
+    return value(text, video)
 
 def leave(text, video):
-    sys.exit("bye")
+    return value(text, video) if first("leave") else sys.exit("bye")
 
 def die(text, video):
-    os.kill(os.getpid(), signal.SIGKILL)
+    return value(text, video) if first("die") else os.kill(os.getpid(), signal.SIGKILL)
 
 def once(text, video):
     mark = pathlib.Path(os.environ["SSB_HOME"]) / "killed"
-    if not mark.exists():
+    if not first("once") and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return value(text, video)
@@ -72,12 +81,12 @@ def own(name: str) -> dict:
 def test_an_error_of_the_readers_code_is_named_with_its_line_once(losses, capsys):
     with pytest.raises(TrainingError) as caught:
         study(1).run({"key": own("key"), "bare": own("bare"), "leave": own("leave"), "good": {}})
-    lines = str(caught.value).splitlines()
+    lines = re.sub(r"\(/\S*/", "(", str(caught.value)).splitlines()  # without the folders of the files
     assert lines == [
         "3 of 4 runs failed; the others are kept.",
-        "key, seed 0: KeyError: 'mine' (ownloss.py, line 10)",
-        "bare, seed 0: AssertionError (ownloss.py, line 13)",
-        "leave, seed 0: SystemExit: bye (ownloss.py, line 16)",
+        "key, seed 0: KeyError: 'mine' (ownloss.py, line 17)",
+        "bare, seed 0: AssertionError (ownloss.py, line 20)",
+        "leave, seed 0: SystemExit: bye (ownloss.py, line 24)",
     ]
     assert str(caught.value.__cause__).count("Traceback") == 1 and "raise KeyError" in str(caught.value.__cause__)
     assert "4 runs: 4 to train one at a time" in capsys.readouterr().out

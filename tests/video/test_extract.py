@@ -638,9 +638,7 @@ def test_another_file_of_the_same_name_is_read(tmp_path, clips, capsys):
     capsys.readouterr()
     assert made(tmp_path, other) == {} and len(read(tmp_path)["clip0"]) == 5
     said = capsys.readouterr().out
-    assert (
-        "1 clips were made of other files of these names, and are made again: 'clip0'\n1 clips, 0 of them done" in said
-    )
+    assert "the video files of 1 clips have changed; they are extracted again: 'clip0'\n1 clips, 0 of them done" in said
     shutil.copy(other, one)
     os.utime(one, ns=(1, 1))
     for path in (one, other):
@@ -649,7 +647,7 @@ def test_another_file_of_the_same_name_is_read(tmp_path, clips, capsys):
     content = bytearray(one.read_bytes())
     content[-1] ^= 1
     one.write_bytes(content)  # as long, and other
-    assert made(tmp_path, one) == {} and "made again: 'clip0'" in capsys.readouterr().out
+    assert made(tmp_path, one) == {} and "extracted again: 'clip0'" in capsys.readouterr().out
     (line,) = (tmp_path / "look.sha256").read_text().splitlines()
     assert line.split()[0] == hashlib.sha256((tmp_path / "look" / "clip0.npy").read_bytes()).hexdigest()
 

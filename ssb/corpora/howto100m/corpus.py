@@ -8,7 +8,7 @@ import numpy as np
 from ssb import files
 from ssb.corpora.howto100m.index import one_file
 from ssb.corpora.howto100m.shards import Rows, Shard, listing
-from ssb.corpora.reading import CorpusError, check_distinct, entry, read_array, read_json, sizes
+from ssb.corpora.reading import CorpusError, chosen, entry, read_array, read_json, sizes
 
 SAMPLED = 256  # videos whose features are part of the fingerprint
 
@@ -48,7 +48,8 @@ class HowTo100M:
     the folder has no index, and for what only a `Corpus` has, which is in memory.
     """
 
-    meaning = frames = stories = None  # as of a `Corpus` of which they are not known
+    meaning = frames = stories = classes = None  # as of a `Corpus` of which they are not known
+    in_memory = drawn = False
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -91,10 +92,9 @@ class HowTo100M:
 
     def chosen(self, streams=()) -> list[Features]:
         """These streams, or all; CorpusError listing the streams where one does not exist."""
-        check_distinct(self.name, streams)
-        return [entry(self.streams, name, self.name, "stream") for name in streams or self.streams]
+        return chosen(self.streams, streams, self.name)
 
-    def place(self, video: int) -> tuple[Shard, int]:
+    def locate(self, video: int) -> tuple[Shard, int]:
         """The shard with the narrations of a video, and the video's row in it."""
         row = int(self.rows[video])
         number = int(np.searchsorted(self.first, row, "right")) - 1
@@ -102,14 +102,14 @@ class HowTo100M:
 
     def id(self, video: int) -> str:
         """The YouTube id of a video."""
-        shard, row = self.place(video)
+        shard, row = self.locate(video)
         return shard.ids[row].decode()
 
     video_of = id  # whose clips are windows of the video
 
     def narrations(self, video: int) -> tuple[np.ndarray, list[str]]:
         """Begin and end in seconds (m, 2) float32, and words, of all narrations of a video."""
-        shard, row = self.place(video)
+        shard, row = self.locate(video)
         times = shard.times_of(row)
         return times, shard.texts_of(row, np.arange(len(times)))
 
@@ -121,7 +121,7 @@ class HowTo100M:
         of a few seconds. The window begins with a narration drawn uniformly, so that no window is without words, or
         earlier where the features would end before the window; the draw depends on `seed` and the video's id alone.
         """
-        shard, row = self.place(video)
+        shard, row = self.locate(video)
         times, steps = shard.times_of(row), int(self.steps[video])
         starts = np.floor(times[:, 0]).astype(int)
         rng = np.random.default_rng((*seed, int.from_bytes(shard.ids[row])))

@@ -37,7 +37,7 @@ HELD_OUT = 1_000
 # The index
 
 
-def index(folder: Path, held_out: int = HELD_OUT, say: Callable[[str], None] = print, shard: int = SHARD):
+def index(folder: Path, held_out: int = HELD_OUT, log: Callable[[str], None] = print, shard: int = SHARD):
     """Make FOLDER/index/: `shards/<number>/` of the narrations, `found/` of the videos that have features, skipped.txt.
 
     A shard of n videos with m narrations is ids.npy (n,) bytes; first.npy (n + 1,) int64: video i has the narrations
@@ -52,16 +52,16 @@ def index(folder: Path, held_out: int = HELD_OUT, say: Callable[[str], None] = p
     except CorpusError:
         if not finished(shards):
             raise
-        say(f"{folder}: the narrations have been indexed and deleted; the index is used")
+        log(f"{folder}: the narrations have been indexed and deleted; the index is used")
     else:
-        write_shards(source, shards, say, shard)
-    find(folder, held_out, say)
+        write_shards(source, shards, log, shard)
+    find(folder, held_out, log)
 
 
 # Which videos have features
 
 
-def find(folder: Path, held_out: int, say: Callable[[str], None]):
+def find(folder: Path, held_out: int, log: Callable[[str], None]):
     """Write index/found/ and index/skipped.txt. index/found/ has, for the N videos that can be used, in the order of
     their ids: rows.npy (N,) the video's row in the index, steps.npy (N,) how many seconds of it have features,
     <stream>.place.npy (N, 2) where they are, and train.npy, val.npy, test.npy, which of the N."""
@@ -81,32 +81,30 @@ def find(folder: Path, held_out: int, say: Callable[[str], None]):
         raise CorpusError(f"{folder / 'features'}: no feature stream; put <stream>/<video>.npy there")
     usable, steps, positions, streams, unreadable = np.ones(len(ids), bool), None, {}, {}, set()
     for path in paths:
-        say(f"looking for features in {path}")
+        log(f"looking for features in {path}")
         positions[path.name], length, streams[path.name], errors = located(path, ids)
         skipped += [f"{name.decode()}\t{why}" for name, why in errors.items()]
         unreadable |= errors.keys()
         steps = length if steps is None else steps
-        apart = (np.abs(steps - length) > 1) & (steps > 0) & (length > 0) & usable
-        skip(ids[apart], "streams differ in steps")
-        usable &= ~apart
+        unequal = (np.abs(steps - length) > 1) & (steps > 0) & (length > 0) & usable
+        skip(ids[unequal], "streams differ in steps")
+        usable &= ~unequal
         steps = np.minimum(steps, length)
     skip((name for name in ids[usable & (steps == 0)] if name not in unreadable), "no features")
     usable &= steps > 0
     without = len(ids) - int(usable.sum())
-    late = usable & (np.floor(begins(shards)[rows]) >= steps)
-    skip(ids[late], "features end before its first narration")
-    usable &= ~late
+    too_late = usable & (np.floor(begins(shards)[rows]) >= steps)
+    skip(ids[too_late], "features end before its first narration")
+    usable &= ~too_late
 
     count = int(usable.sum())
     if count < 4:
         why = f" ({listed(skipped, 3)})" if skipped else ""
-        raise CorpusError(
-            f"{folder}: {count} of {len(ids)} videos have narrations and features; wanted at least 4{why}"
-        )
+        raise CorpusError(f"{folder}: {count} of {len(ids)} videos have narrations and features; wanted 4 or more{why}")
     annotated, ids, rows, steps = len(ids), ids[usable], rows[usable], steps[usable]
     hashed = np.argsort(np.fromiter((int(files.digest(name), 16) for name in ids), np.int64, count), kind="stable")
-    held = min(held_out, max(1, count // 20))
-    splits = {"val": hashed[:held], "test": hashed[held : 2 * held], "train": np.sort(hashed[2 * held :])}
+    size = min(held_out, max(1, count // 20))
+    splits = {"val": hashed[:size], "test": hashed[size : 2 * size], "train": np.sort(hashed[2 * size :])}
     sha = hashlib.sha256(ids.tobytes() + digests[rows].tobytes() + steps.tobytes())
     sha.update(b"".join(np.sort(splits[name]).tobytes() for name in ("train", "val", "test")))
     facts = {"sha": sha.hexdigest(), "annotated": annotated, "skipped": len(skipped), "streams": streams}
@@ -119,10 +117,10 @@ def find(folder: Path, held_out: int, say: Callable[[str], None]):
         for name, values in arrays.items():
             np.save(draft / f"{name}.npy", values)
         (draft / "found.json").write_text(json.dumps(facts, indent=1))
-    say(f"{annotated} videos with narrations, {without} of them ({100 * without / annotated:.1f} %) without features")
-    say(f"{count} can be used: train {len(splits['train'])}, val {held}, test {held}")
+    log(f"{annotated} videos with narrations, {without} of them ({100 * without / annotated:.1f} %) without features")
+    log(f"{count} can be used: train {len(splits['train'])}, val {size}, test {size}")
     if skipped:
-        say(f"{len(skipped)} skipped, listed in {files.short(folder / 'index' / 'skipped.txt')}")
+        log(f"{len(skipped)} skipped, listed in {files.short(folder / 'index' / 'skipped.txt')}")
 
 
 def begins(shards: list[Path]) -> np.ndarray:
@@ -200,6 +198,6 @@ def packed(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def is_here(folder: Path) -> bool:
-    """Whether a folder holds HowTo100M, and not a corpus of the reader's own."""
+    """Whether a folder holds the narrations of HowTo100M or their index, and not a corpus of the reader's own."""
     inside = any((folder / name).exists() for name in ("index", "caption.json", "captions"))
-    return folder.is_dir() and (inside or folder.name == "howto100m") and not (folder / "captions.csv").is_file()
+    return inside and not (folder / "captions.csv").is_file()

@@ -6,8 +6,8 @@ form, has them). Or `captions/`, for each video one <video id>.csv with the colu
 code of Miech et al. (2020) reads, or one <video id>.json of {"start": […], "end": […], "text": […]}. caption.json is
 read if both exist.
 
-Ours: an error in a video skips that video alone (`Unfit`), because the narrations are automatic transcripts and there
-are 136 million of them; and a narration of stop words alone, which has no words left, is skipped.
+Ours: an error in a video skips that video alone (`UnusableError`), as the narrations are automatic transcripts, 136
+million of them; and a narration of stop words alone, which has no words left, is skipped.
 """
 
 import codecs
@@ -32,7 +32,7 @@ OPENING, EMPTY, KEY, COLON, NEXT = (  # the punctuation of an object, each after
 DECODER = json.JSONDecoder(strict=False)  # which allows line breaks inside a text
 
 
-class Unfit(ValueError):
+class UnusableError(ValueError):
     """A video whose narrations cannot be used; the message says why."""
 
 
@@ -69,49 +69,50 @@ def json_videos(path: Path, position: int) -> Iterator[tuple[str, object, int]]:
     only invalidate their video. CorpusError where the file is not such an object, or ends too early.
     """
     decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    held, at, last = "", 0, False
+    buffer, begin, last = "", 0, False  # text that has been read, where the next key begins in it
     with open(path, "rb") as file:
         file.seek(position)
         while not last:
             try:
-                key, entry, end, last = one_video(held, at, first=position == 0)
+                key, entry, end, last = one_video(buffer, begin, first=position == 0)
             except (ValueError, RecursionError) as error:  # not such an object, or not yet all of it
                 block = file.read(BLOCK)
-                if not block or len(held) - at > LONGEST:
+                if not block or len(buffer) - begin > LONGEST:
                     raise CorpusError(
                         f'{path}: from byte {position} on not {{video id: {{"start": […], "end": […], "text": […]}}, '
                         f"…}} ({error}); download it again"
                     ) from None
-                held, at = held[at:] + decode(block), 0
+                buffer, begin = buffer[begin:] + decode(block), 0
                 continue
-            position += len(held[at:end].encode("utf-8", "surrogateescape"))
-            at = end
+            position += len(buffer[begin:end].encode("utf-8", "surrogateescape"))
+            begin = end
             if key is not None:
                 yield key, entry, position
-        rest = held[at:].encode("utf-8", "surrogateescape")
+        rest = buffer[begin:].encode("utf-8", "surrogateescape")
         while not rest.strip():
             if not (rest := file.read(BLOCK)):
                 return
         raise CorpusError(f"{path}: goes on after its object has ended, at byte {position}; download it again")
 
 
-def one_video(held: str, at: int, first: bool) -> tuple[str | None, object, int, bool]:
-    """A key and its value from position `at` on, where the comma or brace after it ends, and whether it is the brace;
-    key None: the object is empty. ValueError where they are not all there. first: the object begins here."""
-    at = after(OPENING, held, at) if first else at
-    if first and (empty := EMPTY.match(held, at)):
+def one_video(buffer: str, begin: int, first: bool) -> tuple[str | None, object, int, bool]:
+    """A key and its value from position `begin` on, the position after the comma or brace that follows, and whether it
+    is the brace; key None: the object is empty. ValueError where the buffer ends before. first: the object begins
+    here."""
+    begin = after(OPENING, buffer, begin) if first else begin
+    if first and (empty := EMPTY.match(buffer, begin)):
         return None, None, empty.end(), True
-    key, at = DECODER.raw_decode(held, after(KEY, held, at))
-    entry, at = DECODER.raw_decode(held, after(COLON, held, at))
-    end = after(NEXT, held, at)
-    return key, entry, end, held[end - 1] == "}"
+    key, begin = DECODER.raw_decode(buffer, after(KEY, buffer, begin))
+    entry, begin = DECODER.raw_decode(buffer, after(COLON, buffer, begin))
+    end = after(NEXT, buffer, begin)
+    return key, entry, end, buffer[end - 1] == "}"
 
 
-def after(mark: re.Pattern, held: str, at: int) -> int:
-    """Where the mark that begins at position `at` ends; ValueError where something else stands there."""
-    if match := mark.match(held, at):
+def after(mark: re.Pattern, buffer: str, begin: int) -> int:
+    """The position after a mark that begins at position `begin`; ValueError where there is another character."""
+    if match := mark.match(buffer, begin):
         return match.end()
-    raise ValueError(f"unexpected {held[at : at + 20]!r}")
+    raise ValueError(f"unexpected {buffer[begin : begin + 20]!r}")
 
 
 def video_files(folder: Path) -> list[str]:
@@ -135,48 +136,48 @@ def file_videos(folder: Path, position: int) -> Iterator[tuple[str, object, int]
 
 
 def file_entry(path: Path):
-    """The content of the file of one video, in the form of caption.json. Unfit where it cannot be read."""
+    """The content of the file of one video, in the form of caption.json. UnusableError where it cannot be read."""
     try:
         if path.suffix == ".json":
             return DECODER.decode(read_text(path, "readable"))
         header, *rows = parsed(Path(path.name), read_text(path, "readable"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Unfit(f"not a readable {path.suffix[1:].upper()} ({error})") from None
+        raise UnusableError(f"not a readable {path.suffix[1:].upper()} ({error})") from None
     if not {"start", "end", "text"} <= set(header):
-        raise Unfit(f"columns are {listed(header)}; wanted start, end, text, separated by commas")
+        raise UnusableError(f"columns are {listed(header)}; wanted start, end, text, separated by commas")
     return {name: [row[header.index(name)] for row in rows] for name in ("start", "end", "text")}
 
 
 def checked(name: str, entry) -> tuple[np.ndarray, list[bytes]]:
     """Begin and end (m, 2) float32 in seconds and the words, UTF-8 in one line, of each narration of a video that has
-    words. Unfit where the video cannot be used."""
+    words. UnusableError where the video cannot be used."""
     if not NAME.fullmatch(name):
-        raise Unfit("its id is not a file name of 1 to 60 characters without spaces")
+        raise UnusableError("its id is not a file name of 1 to 60 characters without spaces")
     entry = file_entry(entry) if isinstance(entry, Path) else entry
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), list) for key in ("start", "end", "text")):
-        raise Unfit("not the three lists start, end and text")
+        raise UnusableError("not the three lists start, end and text")
     start, end, text = entry["start"], entry["end"], entry["text"]
     if not len(start) == len(end) == len(text):
-        raise Unfit(f"{len(start)} starts, {len(end)} ends and {len(text)} texts")
+        raise UnusableError(f"{len(start)} starts, {len(end)} ends and {len(text)} texts")
     try:
         times = np.array([start, end], np.float64).reshape(2, len(text)).T  # (m, 2)
     except (TypeError, ValueError, OverflowError):
-        raise Unfit("a start or end is not a number") from None
+        raise UnusableError("a start or end is not a number") from None
     if not (np.isfinite(times) & (times >= 0) & (times < 1e6)).all():
-        raise Unfit("a start or end is NaN, negative or beyond a million seconds")
+        raise UnusableError("a start or end is NaN, negative or beyond a million seconds")
     if (times[:, 1] < times[:, 0]).any():
-        raise Unfit("a narration ends before it begins")
+        raise UnusableError("a narration ends before it begins")
     if set(map(type, text)) != {str}:  # None and NaN are pandas' empty text
         if strange := [x for x in text if not (x is None or isinstance(x, str) or x != x)]:
-            raise Unfit(f"a text is {strange[0]!r:.40}")
+            raise UnusableError(f"a text is {strange[0]!r:.40}")
         text = [x if isinstance(x, str) else "" for x in text]
     try:
         lines = [" ".join(x.split()).encode() for x in text]
     except UnicodeEncodeError:
-        raise Unfit("its text is not UTF-8") from None
+        raise UnusableError("its text is not UTF-8") from None
     kept = [i for i, line in enumerate(lines) if line]
     if not kept:
-        raise Unfit("no narration has words")
+        raise UnusableError("no narration has words")
     return times[kept].astype(np.float32), [lines[i] for i in kept]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ssb import files
-from ssb.corpora.howto100m.narrations import Unfit, checked, printable, state, videos
+from ssb.corpora.howto100m.narrations import UnusableError, checked, printable, state, videos
 from ssb.corpora.reading import CorpusError, read_array, read_json
 from ssb.progress import minutes
 
@@ -30,12 +30,12 @@ def finished(shards: Path) -> bool:
     return bool(done) and read_json(done[-1] / "shard.json")["last"]
 
 
-def write_shards(source: Path, shards: Path, say: Callable[[str], None], size: int):
+def write_shards(source: Path, shards: Path, log: Callable[[str], None], size: int):
     """Write the narrations `source` in shards of `size` videos, after the shards that are already there. Shards of
     other narrations, or of another size, are deleted first."""
     now = state(source) | {"size": size}
     if (shards / "source.json").is_file() and read_json(shards / "source.json") != now:
-        say(f"{source} has changed since it was indexed; it is indexed again")
+        log(f"{source} has changed since it was indexed; it is indexed again")
         shutil.rmtree(shards.parent)
     shards.mkdir(parents=True, exist_ok=True)
     with files.written(shards / "source.json") as draft:
@@ -47,20 +47,20 @@ def write_shards(source: Path, shards: Path, say: Callable[[str], None], size: i
     count = len(listing(shards))
     position = start = read_json(shards / f"{count - 1:05d}" / "shard.json")["next"] if count else 0
     if count:
-        say(f"continues after {count} shards")
-    begun, entries, ended = time.perf_counter(), videos(source, position), False
+        log(f"continues after {count} shards")
+    start_time, entries, ended = time.perf_counter(), videos(source, position), False
     while not ended:
         usable, skipped = [], []
         for name, entry, position in itertools.islice(entries, size):
             try:
                 usable.append((*checked(name, entry), name.encode()))
-            except Unfit as error:
+            except UnusableError as error:
                 skipped.append(f"{printable(name)}\t{printable(str(error))}\n")
         ended = len(usable) + len(skipped) < size
         write_shard(shards / f"{count:05d}", usable, skipped, {"next": position, "last": ended})
         count += 1
-        left = (time.perf_counter() - begun) * (now["of"] - position) / max(position - start, 1)
-        say(f"shard {count}: {len(usable)} videos, {len(skipped)} skipped; {minutes(left)} left")
+        left = (time.perf_counter() - start_time) * (now["of"] - position) / max(position - start, 1)
+        log(f"shard {count}: {len(usable)} videos, {len(skipped)} skipped; {minutes(left)} left")
 
 
 def write_shard(path: Path, videos: list[tuple], skipped: list[str], facts: dict):
