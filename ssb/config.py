@@ -123,7 +123,7 @@ class Config(BaseModel):
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of a run; a setting, for sums depend on it")
     seed: int = Field(0, ge=0, lt=2**32, description="everything random in a run follows from it")
 
-    def __init__(self, **settings):
+    def __init__(self, /, **settings):
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -184,7 +184,7 @@ class Config(BaseModel):
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
-    def replace(self, **changes) -> "Config":
+    def replace(self, /, **changes) -> "Config":
         """A copy with some settings changed, checked again; ConfigError where one is unknown or out of range."""
         return type(self)(**{**self.model_dump(), **changes})
 

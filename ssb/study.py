@@ -139,6 +139,7 @@ class Study:
         further: finished runs of settings that belong to the table too; returned before the others.
         ConfigError, before anything is trained: for a setting that changes the corpus or the seed, for `begin` that
         does not fit the grid and the seeds, and where the published table would lose or change rows (see `protect`).
+        TrainingError, before as well, where a finished run is damaged.
         """
         if unknown := sorted(begin.keys() - grid.keys()):
             raise ConfigError(f"begin names {listed(unknown)}; there are the settings {listed(grid)}")
@@ -150,7 +151,9 @@ class Study:
         for one in plan:
             folder = files.runs() / run_name(one.config, self.corpus)
             folders.setdefault(one.setting, []).append(folder)
-            if not (folder / "metrics.json").exists():
+            if (folder / "metrics.json").exists():
+                Run(folder)  # a damaged one is refused before anything is trained
+            else:
                 todo.setdefault(folder.name, (f"{one.setting}, seed {one.seed}", one.config))
         failed = self._train(todo, len({folder for paths in folders.values() for folder in paths}))
         if may_collapse:

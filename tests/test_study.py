@@ -142,14 +142,28 @@ def test_a_table_is_of_one_corpus(home):
 
 def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "broken.py").write_text("def loss(text, video):\n    raise RuntimeError('mine')\n")
+    source = "CALLS = []\ndef loss(text, video):\n    CALLS.append(1)\n    if len(CALLS) > 1:  # once it is tried\n"
+    (tmp_path / "broken.py").write_text(
+        f"{source}        raise RuntimeError('mine')\n    return (text - video).mean()\n"
+    )
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"objective": "none"})
     with pytest.raises(
         TrainingError, match="1 of 2 runs failed; the others are kept.\nown, seed 0: RuntimeError: mine"
     ) as caught:
         work.run({"own": {"contrast": "broken:loss"}, "good": {}})
-    assert str(caught.value).endswith("(broken.py, line 2)")
+    assert str(caught.value).endswith("(broken.py, line 5)")
     assert str(caught.value.__cause__).count("RuntimeError: mine") == 1 and "in loss" in str(caught.value.__cause__)
+
+
+def test_a_damaged_run_is_refused_before_anything_is_trained(home):
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
+    folder = work.run({"none": {"objective": "none"}})["none"][0].folder
+    (folder / "log.csv").write_text("epoch\n")
+    with pytest.raises(
+        TrainingError, match=f"{folder.name} is damaged .log.csv is not as it was written.: delete it, t"
+    ):
+        work.run({"none": {"objective": "none"}, "cross": {}})
+    assert [path.name for path in files.runs().iterdir()] == [folder.name]
 
 
 def test_one_setting_and_an_unknown_baseline(hand, table):

@@ -24,7 +24,7 @@ from ssb.corpora.reading import (
 )
 from ssb.corpora.stories import Stories
 
-WHOLE = 1 << 30  # bytes: a smaller stream is checked and hashed in full, of a larger one 256 evenly spaced clips
+WHOLE = 1 << 30  # bytes: a smaller stream is hashed in full, of a larger one 256 evenly spaced clips
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Corpus:
     frames:   clip position → its pixels, (frames, height, width, 3) uint8; None where there are no pixels.
     stories:  the long videos whose events the clips are (`ssb.corpora.stories`); None where there are no such videos.
 
-    CorpusError where the parts do not fit each other, a caption is empty or a feature is not finite.
+    CorpusError where the parts do not fit each other or a caption is empty; features are checked as they are read.
     """
 
     name: str
@@ -191,11 +191,6 @@ class Corpus:
         for name, stream in self.streams.items():
             if len(stream) != len(self.clips):
                 raise CorpusError(f"{self.name}: stream {name!r} has {len(stream)} clips, the corpus {len(self.clips)}")
-            if not stream.packed or stream.values.nbytes > WHOLE:
-                continue  # such a stream is checked clip by clip as it is read
-            if wrong := [clip for row, clip in zip(stream.values, self.clips) if not np.isfinite(row).all()]:
-                where = f"{stream.source}: NaN or infinity in the features of clip {listed(wrong)}"
-                raise CorpusError(f"{where}; extract it again or drop it")
 
     @functools.cached_property
     def fingerprint(self) -> str:

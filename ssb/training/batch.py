@@ -26,7 +26,7 @@ from ssb.corpora.reading import CorpusError
 from ssb.progress import Bar, minutes
 from ssb.text import ModelError
 from ssb.training.loop import fit
-from ssb.training.runs import Run, TrainingError, register, registered
+from ssb.training.runs import Run, TrainingError, register, registered, run_name
 
 OWN = (ConfigError, CorpusError, ModelError, TrainingError, files.StorageError)  # their messages say everything
 KILLED = "its process was killed, probably for memory: take fewer jobs, or a smaller batch"
@@ -142,6 +142,11 @@ def attempt(name: str, config: Config, environment: dict[str, str], folder: Path
         register(*own)
         with contextlib.redirect_stdout(io.StringIO()):  # a corpus prints its remarks when the study loads it
             corpus = load_corpus(config.corpus, **config.corpus_options)
+        if (found := run_name(config, corpus)) != name:
+            raise TrainingError(
+                f"the worker would train run {found}, not {name}: its data, models or code differ from the study's; "
+                "give it the same SSB_HOME and SSB_DATA, and the same files there"
+            )
         with contextlib.redirect_stdout(output):
             result = fit(config, corpus)
     except OWN as error:

@@ -25,7 +25,7 @@ from ssb.training.stories import StoryData
 from ssb.training.streamed import Streamed
 
 
-def configure(preset: str, corpus: str = "shapes", **changes) -> Config:
+def configure(preset: str, /, corpus: str = "shapes", **changes) -> Config:
     """A preset on a corpus: with the changes of the corpus's record, and then with `changes`. ConfigError where a
     setting is unknown, out of range or does not fit the others."""
     own = CORPORA[corpus].settings.get(preset, {}) if corpus in CORPORA else {}

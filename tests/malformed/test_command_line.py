@@ -57,6 +57,13 @@ EXTRACT = ["extract", "clips", "--stream", "a", "--model", "b", "--out", "c"]
         (["train", "smoke", LONG], 2, ": wanted SETTING=VALUE"),
         (["train", "smoke", "epochs=1", "epochs=2"], 2, "epochs: set twice; keep one of them"),
         (["train", "smoke", "epoch_count=1"], 1, "unknown setting 'epoch_count'; did you mean"),
+        (["train", "smoke", "self=1"], 1, "unknown setting 'self'; "),
+        (["train", "smoke", "preset=1"], 1, "unknown setting 'preset'; "),
+        (
+            ["train", "smoke", 'corpus_options={"name": 1}'],
+            1,
+            "shapes: unknown option 'name'; it takes clips, ",
+        ),
         (["train", "smoke", "epochs=many"], 1, "epochs = 'many': input should be a valid integer"),
         (["train", "smoke", "epochs=1.5"], 1, "epochs = 1.5: input should be a valid integer"),
         (["train", "smoke", "epochs=null"], 1, "epochs = None: input should be a valid integer"),

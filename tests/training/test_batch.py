@@ -11,34 +11,40 @@ import psutil
 import pytest
 
 import ssb
-from ssb import Study, files
+from ssb import Config, Study, files, load_corpus
 from ssb.training import batch
-from ssb.training.runs import Run, TrainingError
+from ssb.training.runs import Run, TrainingError, run_name
 
 SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
+# a loss is tried before anything is trained: these fail later, and kill workers alone
 LOSSES = """
 import os, signal, pathlib, sys
-from ssb.losses import *
-import torch
+from multiprocessing import parent_process
+CALLS = []
 
-def value(text, video):
+def value(text, video, name=""):
+    CALLS.append(name)
     return (text @ video.T).exp().mean()
 
 def key(text, video):
-    raise KeyError("mine")
+    if "key" in CALLS: raise KeyError("mine")
+    return value(text, video, "key")
 
 def bare(text, video):
-    assert False
+    assert "bare" not in CALLS
+    return value(text, video, "bare")
 
 def leave(text, video):
-    sys.exit("bye")
+    if "leave" in CALLS: sys.exit("bye")
+    return value(text, video, "leave")
 
 def die(text, video):
-    os.kill(os.getpid(), signal.SIGKILL)
+    if parent_process(): os.kill(os.getpid(), signal.SIGKILL)
+    return value(text, video)
 
 def once(text, video):
     mark = pathlib.Path(os.environ["SSB_HOME"]) / "killed"
-    if not mark.exists():
+    if parent_process() and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return value(text, video)
@@ -75,12 +81,24 @@ def test_an_error_of_the_readers_code_is_named_with_its_line_once(losses, capsys
     lines = str(caught.value).splitlines()
     assert lines == [
         "3 of 4 runs failed; the others are kept.",
-        "key, seed 0: KeyError: 'mine' (ownloss.py, line 10)",
-        "bare, seed 0: AssertionError (ownloss.py, line 13)",
-        "leave, seed 0: SystemExit: bye (ownloss.py, line 16)",
+        "key, seed 0: KeyError: 'mine' (ownloss.py, line 11)",
+        "bare, seed 0: AssertionError (ownloss.py, line 15)",
+        "leave, seed 0: SystemExit: bye (ownloss.py, line 19)",
     ]
     assert str(caught.value.__cause__).count("Traceback") == 1 and "raise KeyError" in str(caught.value.__cause__)
     assert "4 runs: 4 to train one at a time" in capsys.readouterr().out
+
+
+def test_a_worker_with_other_data_trains_nothing(home, small_folder):
+    """Another SSB_DATA, or other files at the same path."""
+    config = Config.preset("smoke", corpus=str(small_folder), epochs=1, batch=4).effective()
+    name = run_name(config, load_corpus(small_folder))
+    captions = small_folder / "captions.csv"
+    captions.write_text(captions.read_text().replace("number 03", "number three"))
+    outcome = batch.attempt(name, config, {"SSB_HOME": str(home)}, home, ({}, {}, {}))
+    other = run_name(config, load_corpus(small_folder))
+    assert isinstance(outcome.result, TrainingError) and not files.runs().exists()
+    assert f"would train run {other}, not {name}: its data, models or code differ" in str(outcome.result)
 
 
 def test_what_is_read_back_is_printed(home, capsys):

@@ -47,15 +47,16 @@ def index(folder: Path, held_out: int = HELD_OUT, say: Callable[[str], None] = p
     """
     folder = Path(folder)
     shards = folder / "index" / "shards"
-    try:
-        source = narrations.source(folder)
-    except CorpusError:
-        if not finished(shards):
-            raise
-        say(f"{folder}: the narrations have been indexed and deleted; the index is used")
-    else:
-        write_shards(source, shards, say, shard)
-    find(folder, held_out, say)
+    with files.lock(folder / "index", lambda holder: say(f"{folder} is being indexed by {holder}; waiting for it")):
+        try:
+            source = narrations.source(folder)
+        except CorpusError:
+            if not finished(shards) or any(map(files.damage, listing(shards))):
+                raise
+            say(f"{folder}: the narrations have been indexed and deleted; the index is used")
+        else:
+            write_shards(source, shards, say, shard)
+        find(folder, held_out, say)
 
 
 # Which videos have features
@@ -114,7 +115,7 @@ def find(folder: Path, held_out: int, say: Callable[[str], None]):
     arrays |= {f"{name}.place": position[usable] for name, position in positions.items()}
     with files.written(folder / "index" / "skipped.txt") as draft:
         draft.write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
-    with files.written(folder / "index" / "found") as draft:
+    with files.written(folder / "index" / "found", sealed=True) as draft:
         draft.mkdir()
         for name, values in arrays.items():
             np.save(draft / f"{name}.npy", values)
