@@ -1,5 +1,6 @@
 """Runs that fail, workers that are killed, studies that are killed: what is named, what is finished, what ends."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from ssb import Config, Study, files, load_corpus
 from ssb.training import batch
 from ssb.training.runs import Run, TrainingError, run_name
 
+ROOT = Path(__file__).parents[2]
 SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
 # a loss is tried before anything is trained: these fail later, and kill workers alone
 LOSSES = """
@@ -155,7 +157,35 @@ if __name__ == "__main__":
     assert parent.poll() is None and len(workers) == 2
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    assert wait_for(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers), 15)
+    assert wait_for(lambda: not any(map(lives, workers)), 10)
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "killed, by", [("papermill", signal.SIGTERM), ("papermill", signal.SIGKILL), ("ipykernel", signal.SIGKILL)]
+)
+def test_workers_end_with_their_notebook(killed, by, home, tmp_path):
+    """papermill, its kernel and the kernel's workers: whichever of the first two ends, all end within ten seconds."""
+    parameters = {"preset": "smoke", "seeds": [0, 1], "jobs": 2, "changes": SMALL | {"epochs": 100_000}}
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/01_table1_objectives.ipynb")]
+    command += [str(tmp_path / "out.ipynb"), "-y", json.dumps(parameters)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with open(tmp_path / "log", "w") as log:
+        parent = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+    assert wait_for(lambda: len([*tmp_path.glob("ssb-*/*")]) == 2, 120), (tmp_path / "log").read_text()[-2000:]
+    others = psutil.Process(parent.pid).children(recursive=True)
+    kernel, workers = (children(psutil.Process(parent.pid), name) for name in ("ipykernel_launcher", "popen_loky"))
+    assert parent.poll() is None and len(kernel) == 1 and len(workers) == 2
+    os.kill(parent.pid if killed == "papermill" else kernel[0].pid, by)
+    assert wait_for(lambda: not any(map(lives, others)), 10)
+    parent.wait(60)
 
 
 def test_the_time_left_follows_the_runs_that_have_ended(monkeypatch):
