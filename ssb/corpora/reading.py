@@ -91,6 +91,7 @@ def missing_file(path: Path, wanted: str = "") -> CorpusError:
 UNZIPPING = OSError, zipfile.BadZipFile, zlib.error, RuntimeError
 WRONG_CONTENT = EOFError, AttributeError, LookupError, TypeError, ValueError, OverflowError, MemoryError, SyntaxError
 LARGEST = 1 << 30  # bytes of text; the largest official annotation has 0.1 GB
+PAGE = re.compile(r"\s*<(!doctype|html)\b", re.IGNORECASE)
 HALF = re.compile("[\ud800-\udfff]")  # half of an emoji, which UTF-8 cannot encode
 
 
@@ -154,7 +155,10 @@ def read_text(path: Path, what: str = "readable as text", fix: str = "download i
             check_size(path, path.stat().st_size)
             content = path.read_bytes()
     with expecting(path, what, "save it as UTF-8"):
-        return decoded(content)
+        text = decoded(content)
+    if PAGE.match(text):
+        raise CorpusError(f"{path}: a web page, not the file itself; {fix}")
+    return text
 
 
 def check_size(path: Path, size: int) -> None:
@@ -215,8 +219,11 @@ def check_halves(path: Path, content, place: str = "", clip: str = "") -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank."""
-    return [line for line in _lines(read_text(path)) if line.strip()]
+    """The lines of a text file that are not blank; CorpusError where there are none."""
+    lines = [line for line in _lines(read_text(path)) if line.strip()]
+    if not lines:
+        raise CorpusError(f"{path}: it is empty; download it again")
+    return lines
 
 
 def read_ids(path: Path, wanted: str = "") -> list[str]:
