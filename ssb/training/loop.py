@@ -68,6 +68,11 @@ def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Ru
     gives the same bits, whatever else the process does. One process at a time trains a run; others wait for it and read
     it. ConfigError, CorpusError and ModelError for wrong input; Collapsed and TrainingError for a run that fails.
     """
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":  # set by `accelerate launch` and torchrun
+        raise ConfigError(
+            f"started as one of {processes} processes: a run is trained by one; start it without `accelerate launch`, "
+            "or with --num_processes 1; `jobs` of a Study trains several runs at once"
+        )
     config = check(config.effective())
     corpus = corpus or load_corpus(config.corpus, **config.corpus_options)
     parts = identity(config, corpus)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ssb import Config, TrainingError, files, fit, load_corpus, machine
+from ssb import Config, ConfigError, TrainingError, files, fit, load_corpus, machine
 from ssb.training import loop
 from ssb.training.data import Data
 
@@ -67,6 +67,23 @@ def test_a_folder_that_may_not_be_written(tiny, home, monkeypatch):
     monkeypatch.setattr(files, "lock", refused)
     with pytest.raises(TrainingError, match=f"stopped: {home}/results: Permission denied; free some space or allow"):
         fit(tiny, corpus, quiet=True)
+
+
+def test_several_processes_for_one_run_are_refused(tiny, home, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one of 2 processes: a run is trained by one; start it without `acc"):
+        fit(tiny, quiet=True)
+    assert not any(home.iterdir())
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_two_processes_ends_with_one_line(home):
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0".split()
+    command = [sys.executable, *launch, "-m", "ssb", "train", "smoke", "epochs=1", 'corpus_options={"clips": 60}']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ.copy())
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0 and set(lines) == {lines[0]} and "started as one of 2 processes" in lines[0]
+    assert not (home / "results" / "runs").exists()
 
 
 def test_how_many_captions_are_cut_is_printed(home, small_folder, capsys):
