@@ -180,7 +180,7 @@ class Config(BaseModel):
     def preset(cls, name: str, /, **changes) -> "Config":
         """A preset with some settings changed, the same on every corpus: `Config.preset("laptop", seed=3)`. What a
         corpus changes in a preset is applied by `ssb.configure`. ConfigError for an unknown preset or setting."""
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 

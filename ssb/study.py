@@ -40,6 +40,7 @@ Runs = Mapping[str, list[Run]]  # setting → its runs, one for each seed
 Ranks = Mapping[str, np.ndarray]  # setting → ranks, (seeds, Q), or (Q,) without seeds
 EMPTY: Mapping = MappingProxyType({})
 VERDICTS = {"higher": "held", "lower": "contradicted", "not resolved": "not resolved"}  # of a claim
+MOST_JOBS = 1024
 SMOKE = "SMOKE PRESET: seconds of training that test whether everything runs. Its numbers and figures mean nothing."
 
 
@@ -60,6 +61,13 @@ class Study:
         jobs: int = -1,
         changes: Mapping = EMPTY,
     ):
+        if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+            raise ConfigError(f"seeds = {seeds!r:.80}: wanted a list of whole numbers, such as [0, 1, 2]")
+        if type(jobs) is not int or not 1 <= abs(jobs) <= MOST_JOBS:
+            raise ConfigError(
+                f"jobs = {jobs!r:.80}: wanted 1 to {MOST_JOBS} runs at the same time, or -1 for each core"
+            )
+        checked(changes, "changes")
         self.table, self.preset, self.seeds = published.plain_name(table, "table ="), preset, list(seeds)
         self.jobs = 1 if jobs == -1 and torch.cuda.is_available() else jobs
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -101,7 +109,8 @@ class Study:
     def planned(self, grid: Mapping[str, Mapping], begin: Runs = EMPTY) -> list[Planned]:
         """The runs of a grid, setting by setting and seed by seed. Arguments and errors as of `run`."""
         plan = []
-        for setting, changes in grid.items():
+        for setting, changes in checked(grid, "the grid").items():
+            checked(changes, f"the setting {setting!r}")
             first = begin.get(setting, [None] * len(self.seeds))
             if len(first) != len(self.seeds):
                 raise ConfigError(f"{setting!r}: {len(first)} runs to begin with for {len(self.seeds)} seeds")
@@ -141,9 +150,9 @@ class Study:
         does not fit the grid and the seeds, and where the published table would lose or change rows (see `protect`).
         TrainingError, before as well, where a finished run is damaged.
         """
+        plan = self.planned(grid, begin)
         if unknown := sorted(begin.keys() - grid.keys()):
             raise ConfigError(f"begin names {listed(unknown)}; there are the settings {listed(grid)}")
-        plan = self.planned(grid, begin)
         others = [published.finished(setting, run) for setting, members in further.items() for run in members]
         self.protect([*others, *plan])
         self.plan = [*others, *plan]
@@ -343,6 +352,13 @@ class Study:
             frame.to_csv(draft, index=False, lineterminator="\n")
         self.tables = list(dict.fromkeys([*self.tables, self.results / name]))
         print(f"wrote {files.short(self.results / name)}")
+
+
+def checked(changes: Mapping, what: str) -> Mapping:
+    """The dictionary; ConfigError where it is none, or has a key that is no text."""
+    if not isinstance(changes, Mapping) or not all(isinstance(name, str) for name in changes):
+        raise ConfigError(f"{what} = {changes!r:.80}: wanted a dictionary of names, such as {{'epochs': 5}}")
+    return changes
 
 
 def _cell(value) -> str:

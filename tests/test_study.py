@@ -155,6 +155,12 @@ def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeyp
     assert str(caught.value.__cause__).count("RuntimeError: mine") == 1 and "in loss" in str(caught.value.__cause__)
 
 
+@pytest.mark.parametrize("grid", [["none"], {"a": None}, {"a": ["b"]}, {1: {}}, None])
+def test_a_grid_is_a_dictionary_of_dictionaries(home, grid):
+    with pytest.raises(ConfigError, match="(the grid|the setting 'a') = .*: wanted a dictionary of names"):
+        Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL).run(grid)
+
+
 def test_a_damaged_run_is_refused_before_anything_is_trained(home):
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
     folder = work.run({"none": {"objective": "none"}})["none"][0].folder

@@ -76,6 +76,8 @@ def load_corpus(name: str | Path = "shapes", /, **options) -> Corpus | HowTo100M
         return record.read(**options)
     if corpus := read_folder(name, **options):
         return corpus
+    if record:
+        raise CorpusError(f"{name}: has labels and no captions, see `ssb data {name}`; take a corpus of captions")
     names = [record.name for record in CORPORA.values() if not record.labels]
     raise CorpusError(
         f"no corpus {str(name)!r}: neither {listed(names, 99)} nor a folder (data are looked for in {files.data()}; "

@@ -307,13 +307,13 @@ def share(some: int, of: int, what: str = " clips") -> str:
 
 
 def check_options(corpus: str, unknown, whole: Mapping[str, tuple], **shares) -> None:
-    """CorpusError for an option of a generated corpus that is unknown or out of range. whole: option → its value and
-    the least it may be, whole numbers; shares: options from 0 to 1."""
+    """CorpusError for an option of a generated corpus that is unknown or out of range. whole: option → its value, the
+    least and the most that it may be, whole numbers; shares: options from 0 to 1."""
     if unknown:
         raise CorpusError(f"{corpus}: unknown option {listed(unknown)}; it takes {', '.join([*whole, *shares])}")
-    for option, (value, least) in whole.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise CorpusError(f"{corpus}: {option}={value!r}; give a whole number of at least {least}")
+    for option, (value, least, most) in whole.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+            raise CorpusError(f"{corpus}: {option}={value!r:.60}; give a whole number from {least} to {most}")
     for option, value in shares.items():
         if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
-            raise CorpusError(f"{corpus}: {option}={value!r}; give a share from 0 to 1, such as 0.02")
+            raise CorpusError(f"{corpus}: {option}={value!r:.60}; give a share from 0 to 1, such as 0.02")

@@ -131,7 +131,7 @@ def parallel(configs: Mapping[str, Config], jobs: int, folder: Path) -> Iterator
     options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "n_jobs"}
     if isinstance(get_active_backend()[0], LokyBackend):  # the workers of a cluster serve others too
         options |= {"initializer": end_with, "initargs": (os.getpid(),)}
-    return joblib.Parallel(n_jobs=jobs, **options)(calls)
+    return joblib.Parallel(n_jobs=min(joblib.effective_n_jobs(jobs), max(len(configs), 2)), **options)(calls)
 
 
 def attempt(name: str, config: Config, environment: dict[str, str], folder: Path, own: tuple) -> Outcome:

@@ -28,7 +28,7 @@ from ssb.training.streamed import Streamed
 def configure(preset: str, /, corpus: str = "shapes", **changes) -> Config:
     """A preset on a corpus: with the changes of the corpus's record, and then with `changes`. ConfigError where a
     setting is unknown, out of range or does not fit the others."""
-    own = CORPORA[corpus].settings.get(preset, {}) if corpus in CORPORA else {}
+    own = CORPORA[corpus].settings.get(str(preset), {}) if str(corpus) in CORPORA else {}
     return check(Config.preset(preset, **{"corpus": corpus, **own, **changes}))
 
 
