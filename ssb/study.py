@@ -164,7 +164,10 @@ class Study:
                 Run(folder)  # a damaged one is refused before anything is trained
             else:
                 todo.setdefault(folder.name, (f"{one.setting}, seed {one.seed}", one.config))
-        failed = self._train(todo, len({folder for paths in folders.values() for folder in paths}))
+        try:
+            failed = self._train(todo, len({folder for paths in folders.values() for folder in paths}))
+        except KeyboardInterrupt:  # without the lines of the libraries that were at work
+            raise KeyboardInterrupt("stopped; what is finished is kept, the same command continues from here") from None
         if may_collapse:
             lost = {name for name, error in failed.items() if isinstance(error, Collapsed)}
             failed = {name: error for name, error in failed.items() if name not in lost}

@@ -1,6 +1,7 @@
 """Grids of runs, tables and figures, on ranks made by hand and on runs of seconds."""
 
 import itertools
+import traceback
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,16 @@ def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeyp
 def test_a_grid_is_a_dictionary_of_dictionaries(home, grid):
     with pytest.raises(ConfigError, match="(the grid|the setting 'a') = .*: wanted a dictionary of names"):
         Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL).run(grid)
+
+
+def test_an_interrupt_is_a_few_lines(home, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "take_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped; what is finished is kept, the same command con") as caught:
+        Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL).run({"none": {"objective": "none"}})
+    assert len(traceback.format_exception(caught.value)) == 4  # a head, this line, that in `run`, and the message
 
 
 def test_a_damaged_run_is_refused_before_anything_is_trained(home):
