@@ -201,10 +201,14 @@ class Study:
         where = f"on {workers} cores" if workers > 1 else "one at a time"
         read = f"{total - len(todo)} read from {files.short(files.runs())}, " if total > len(todo) else ""
         print(f"{total} runs: {read}{len(todo)} to train {where}, {long}", flush=True)
-        for config in {(c.text_encoder, c.max_tokens): c for _, c in todo.values() if c.freeze_text}.values():
+        kinds = {(c.text_encoder, c.max_tokens, c.objective == "none"): c for _, c in todo.values() if c.freeze_text}
+        cut: list[str] = []
+        for config in kinds.values():
             with waiting(f"text states of {config.text_encoder}"):
-                load(config, self.corpus)  # once, before several processes need them at the same time
-        return batch.train(todo, self.jobs, estimates)
+                cut += load(config, self.corpus).cut  # once, before several processes need them at the same time
+        said = dict.fromkeys(cut)
+        print("".join(f"{line}\n" for line in said), end="", flush=True)
+        return batch.train(todo, self.jobs, estimates, said)
 
     def rows(self, runs: Runs, also: pd.DataFrame | None = None) -> pd.DataFrame:
         """One row for each run, with its provenance; written to results/<corpus>/<table>.csv. also: further columns, by

@@ -1,11 +1,13 @@
 """Grids of runs, tables and figures, on ranks made by hand and on runs of seconds."""
 
 import itertools
+import re
 import traceback
 
 import numpy as np
 import pandas as pd
 import pytest
+import small_study
 import torch
 from scipy import stats
 
@@ -160,6 +162,16 @@ def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeyp
 def test_a_grid_is_a_dictionary_of_dictionaries(home, grid):
     with pytest.raises(ConfigError, match="(the grid|the setting 'a') = .*: wanted a dictionary of names"):
         Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL).run(grid)
+
+
+def test_cut_captions_are_said_once_before_training(home, tmp_path, capsys):
+    small_study.save_encoder(tmp_path)
+    changes = SMALL | dict(text_encoder=str(tmp_path), freeze_text=True, max_tokens=3)
+    Study("t", preset="smoke", seeds=[0, 1], jobs=1, changes=changes).run({"none": {"objective": "none"}, "cross": {}})
+    begin, trained = capsys.readouterr().out.split("1/4", 1)
+    for part in ("text encoder", "decoder"):
+        words = rf"shapes: \d+\.\d % of \d+ captions are cut for the {part}, after max_tokens = 3"
+        assert len(re.findall(words, begin)) == 1 and "captions are cut" not in trained
 
 
 def test_an_interrupt_is_a_few_lines(home, monkeypatch):

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -79,8 +79,11 @@ class Output(io.TextIOBase):
             self.path.write_text(line, encoding="utf-8")
 
 
-def train(todo: Mapping[str, tuple[str, Config]], jobs: int, estimates: Mapping[str, float]) -> dict[str, Exception]:
+def train(
+    todo: Mapping[str, tuple[str, Config]], jobs: int, estimates: Mapping[str, float], said: Iterable[str] = ()
+) -> dict[str, Exception]:
     """Train all runs. todo: run → its title and Config. estimates: run → seconds, or NaN where they are not known.
+    said: remarks of runs that are not printed again.
 
     Returns failed run → why. A worker that is killed ends its batch: then those runs that were being trained are
     trained again one at a time and the others together, and a run that kills its process alone is a failed one.
@@ -90,7 +93,7 @@ def train(todo: Mapping[str, tuple[str, Config]], jobs: int, estimates: Mapping[
     with tempfile.TemporaryDirectory(prefix="ssb-") as folder:
         folder = Path(folder)
         with Bar(len(todo), lambda: f"{clock.left()}  {running(folder, todo)}") as bar:
-            remarks: set[str] = set()
+            remarks = set(said)
             batches, ended = [([*todo], jobs)], set()
             while batches:
                 names, width = batches.pop(0)
