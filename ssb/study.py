@@ -22,7 +22,7 @@ from ssb.paper import Claim, paper_difference, paper_numbers
 from ssb.progress import minutes, waiting
 from ssb.published import Planned
 from ssb.training import batch
-from ssb.training.loop import fit
+from ssb.training.loop import fit, read_back
 from ssb.training.runs import (
     Collapsed,
     Run,
@@ -161,7 +161,7 @@ class Study:
             folder = files.runs() / run_name(one.config, self.corpus)
             folders.setdefault(one.setting, []).append(folder)
             if (folder / "metrics.json").exists():
-                Run(folder)  # a damaged one is refused before anything is trained
+                read_back(folder)  # a damaged one is refused before anything is trained
             else:
                 todo.setdefault(folder.name, (f"{one.setting}, seed {one.seed}", one.config))
         try:

@@ -164,6 +164,22 @@ def test_a_grid_is_a_dictionary_of_dictionaries(home, grid):
         Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL).run(grid)
 
 
+def test_checkpoints_of_a_finished_run_are_removed(home):
+    """A power cut may leave them; beside a damaged run they stay, for it is trained again."""
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
+    run = work.run({"none": {"objective": "none"}})["none"][0]
+    left, log = loop.partial(run.folder), (run.folder / "log.csv").read_bytes()
+    for call in (lambda: work.run({"none": {"objective": "none"}}), lambda: loop.fit(run.config, work.corpus)):
+        left.mkdir()
+        (run.folder / "log.csv").write_text("")
+        with pytest.raises(TrainingError, match="is damaged"):
+            call()
+        assert left.exists()
+        (run.folder / "log.csv").write_bytes(log)
+        call()
+        assert not left.exists()
+
+
 def test_cut_captions_are_said_once_before_training(home, tmp_path, capsys):
     small_study.save_encoder(tmp_path)
     changes = SMALL | dict(text_encoder=str(tmp_path), freeze_text=True, max_tokens=3)

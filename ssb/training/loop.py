@@ -87,8 +87,15 @@ def fit(config: Config, corpus: Corpus | None = None, quiet: bool = False) -> Ru
                 with _explained(folder, config), threads(config.threads), torch.random.fork_rng():
                     torch.manual_seed(config.seed)
                     Training(config, corpus, folder, quiet, parts).run()
-            shutil.rmtree(partial(folder), ignore_errors=True)
-    return Run(folder)
+    return read_back(folder)
+
+
+def read_back(folder: Path) -> Run:
+    """A run that has ended; checkpoints that a power cut has left beside it are removed. TrainingError where it is
+    damaged."""
+    run = Run(folder)
+    shutil.rmtree(partial(folder), ignore_errors=True)
+    return run
 
 
 def ended(folder: Path) -> bool:
@@ -97,6 +104,7 @@ def ended(folder: Path) -> bool:
     kept = folder.with_name(folder.name + ".collapsed")
     if (kept / "why.txt").exists():
         check_sound(kept)
+        shutil.rmtree(partial(folder), ignore_errors=True)
         raise Collapsed((kept / "why.txt").read_text(), kept)
     return (folder / "metrics.json").exists()
 
