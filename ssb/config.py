@@ -140,10 +140,8 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _together(self):
-        for name, value in self:
-            if isinstance(value, str) and (
-                len(value) > 2000 or any(len(x.encode(errors="replace")) > 255 for x in value.split("/"))
-            ):
+        for name, value in ((name, value) for name, value in self if isinstance(value, str)):
+            if len(value) > 2000 or max(len(part.encode(errors="replace")) for part in value.split("/")) > 255:
                 raise ValueError(f"{name} = {_shown(value, 40)}: too long for a name or a path")
         if self.dim % self.pool_heads or self.dim % 4:
             raise ValueError(f"dim {self.dim} must be divisible by 4 and by pool_heads {self.pool_heads}")
