@@ -1,6 +1,8 @@
 """A pooling head, a contrastive loss and a corpus are added from outside, without editing the library, and trained."""
 
 import importlib
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -100,9 +102,10 @@ def test_workers_know_what_was_registered(tmp_path, monkeypatch):
 
 def test_a_head_whose_source_cannot_be_read_is_refused(registered, monkeypatch):
     """As one that is defined in a notebook or typed at a prompt."""
-    monkeypatch.setattr(LastStep, "__module__", "__main__")
+    monkeypatch.setitem(sys.modules, "prompt", ModuleType("prompt"))  # as __main__ then is: without a file
+    monkeypatch.setattr(LastStep, "__module__", "prompt")
     monkeypatch.setattr("inspect.getsource", lambda thing: (_ for _ in ()).throw(OSError("could not get source code")))
-    with pytest.raises(ConfigError, match="define heads and losses of your own in a Python file"):
+    with pytest.raises(ConfigError, match="LastStep has no source file; define it in a module, a .py file"):
         ssb.fit(ssb.configure("smoke", "tiny", video_pooling="last", objective="none"), quiet=True)
 
 
