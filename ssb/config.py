@@ -111,7 +111,7 @@ class Config(BaseModel):
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of a run; a setting, for sums depend on it")
     seed: int = Field(0, ge=0, lt=2**32, description="everything random in a run follows from it")
 
-    def __init__(self, **settings):
+    def __init__(self, /, **settings):
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -128,6 +128,9 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _together(self):
+        for name, value in ((name, value) for name, value in self if isinstance(value, str)):
+            if len(value) > 2000 or max(len(part.encode(errors="replace")) for part in value.split("/")) > 255:
+                raise ValueError(f"{name} = {_shown(value, 40)}: too long for a name or a path")
         if self.dim % self.pool_heads or self.dim % 4:
             raise ValueError(f"dim {self.dim} must be divisible by 4 and by pool_heads {self.pool_heads}")
         for name in ("scratch_width", "scratch_text_width"):
@@ -164,11 +167,11 @@ class Config(BaseModel):
     def preset(cls, name: str, /, **changes) -> "Config":
         """A preset with some settings changed, the same on every corpus: `Config.preset("laptop", seed=3)`. What a
         corpus changes in a preset is applied by `ssb.configure`. ConfigError for an unknown preset or setting."""
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
-    def replace(self, **changes) -> "Config":
+    def replace(self, /, **changes) -> "Config":
         """A copy with some settings changed, checked again; ConfigError where one is unknown or out of range."""
         return type(self)(**{**self.model_dump(), **changes})
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ssb import files, published
+from ssb import files, processes, published
 from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import CORPORA, load_corpus
@@ -22,7 +22,7 @@ from ssb.paper import Claim, paper_difference, paper_numbers
 from ssb.progress import minutes, waiting
 from ssb.published import Planned
 from ssb.training import batch
-from ssb.training.loop import fit
+from ssb.training.loop import fit, read_back
 from ssb.training.runs import (
     Collapsed,
     Run,
@@ -41,6 +41,7 @@ Runs = Mapping[str, list[Run]]  # setting → its runs, one for each seed
 Ranks = Mapping[str, np.ndarray]  # setting → ranks, (seeds, Q), or (Q,) without seeds
 EMPTY: Mapping = MappingProxyType({})
 VERDICTS = {"higher": "held", "lower": "contradicted", "not resolved": "not resolved"}  # of a claim
+MOST_JOBS = 1024
 SMOKE = "SMOKE PRESET: seconds of training that test whether everything runs. Its numbers and figures mean nothing."
 
 
@@ -61,6 +62,18 @@ class Study:
         jobs: int = -1,
         changes: Mapping = EMPTY,
     ):
+        if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+            raise ConfigError(f"seeds = {seeds!r:.80}: wanted a list of whole numbers, such as [0, 1, 2]")
+        if type(jobs) is not int or not 1 <= abs(jobs) <= MOST_JOBS:
+            raise ConfigError(
+                f"jobs = {jobs!r:.80}: wanted 1 to {MOST_JOBS} runs at the same time, or -1 for each core"
+            )
+        checked(changes, "changes")
+        if (count := processes.launched()) > 1:
+            raise ConfigError(
+                f"a study was started as one of {count} processes: start it without `accelerate launch`; `jobs` trains "
+                "several runs at the same time, `accelerate launch -m ssb train …` one run in several processes"
+            )
         self.table, self.preset, self.seeds = published.plain_name(table, "table ="), preset, list(seeds)
         self.jobs = 1 if jobs == -1 and torch.cuda.is_available() else jobs
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -102,7 +115,8 @@ class Study:
     def planned(self, grid: Grid, begin: Runs = EMPTY) -> list[Planned]:
         """The runs of a grid, setting by setting and seed by seed. Arguments and errors as of `run`."""
         plan = []
-        for setting, changes in grid.items():
+        for setting, changes in checked(grid, "the grid").items():
+            checked(changes, f"the setting {setting!r}")
             first = begin.get(setting, [None] * len(self.seeds))
             if len(first) != len(self.seeds):
                 raise ConfigError(f"{setting!r}: {len(first)} runs to begin with for {len(self.seeds)} seeds")
@@ -140,10 +154,11 @@ class Study:
         further: finished runs of settings that belong to the table too; returned before the others.
         ConfigError, before anything is trained: for a setting that changes the corpus or the seed, for `begin` that
         does not fit the grid and the seeds, and where the published table would lose or change rows (see `protect`).
+        TrainingError, before as well, where a finished run is damaged.
         """
+        plan = self.planned(grid, begin)
         if unknown := sorted(begin.keys() - grid.keys()):
             raise ConfigError(f"begin names {listed(unknown)}; there are the settings {listed(grid)}")
-        plan = self.planned(grid, begin)
         others = [published.finished(setting, run) for setting, members in further.items() for run in members]
         self.protect([*others, *plan])
         self.plan = [*others, *plan]
@@ -151,9 +166,14 @@ class Study:
         for one in plan:
             folder = files.runs() / run_name(one.config, self.corpus)
             folders.setdefault(one.setting, []).append(folder)
-            if not (folder / "metrics.json").exists():
+            if (folder / "metrics.json").exists():
+                read_back(folder)  # a damaged one is refused before anything is trained
+            else:
                 todo.setdefault(folder.name, (f"{one.setting}, seed {one.seed}", one.config))
-        failed = self._train(todo, len({folder for paths in folders.values() for folder in paths}))
+        try:
+            failed = self._train(todo, len({folder for paths in folders.values() for folder in paths}))
+        except KeyboardInterrupt:  # without the lines of the libraries that were at work
+            raise KeyboardInterrupt("stopped; what is finished is kept, the same command continues from here") from None
         if may_collapse:
             lost = {name for name, error in failed.items() if isinstance(error, Collapsed)}
             failed = {name: error for name, error in failed.items() if name not in lost}
@@ -187,10 +207,14 @@ class Study:
         parallel = f"on {workers} cores" if workers > 1 else "one at a time"
         read = f"{total - len(todo)} read from {files.short(files.runs())}, " if total > len(todo) else ""
         print(f"{total} runs: {read}{len(todo)} to train {parallel}, {long}", flush=True)
-        for config in {(c.text_encoder, c.max_tokens): c for _, c in todo.values() if c.freeze_text}.values():
+        kinds = {(c.text_encoder, c.max_tokens, c.objective == "none"): c for _, c in todo.values() if c.freeze_text}
+        cut: list[str] = []
+        for config in kinds.values():
             with waiting(f"text states of {config.text_encoder}"):
-                load(config, self.corpus)  # once, before several processes need them at the same time
-        return batch.train(todo, self.jobs, estimates)
+                cut += load(config, self.corpus).cut  # once, before several processes need them at the same time
+        remarks = dict.fromkeys(cut)
+        print("".join(f"{line}\n" for line in remarks), end="", flush=True)
+        return batch.train(todo, self.jobs, estimates, remarks)
 
     def rows(self, runs: Runs, also: pd.DataFrame | None = None) -> pd.DataFrame:
         """One row for each run, with its provenance; written to results/<corpus>/<table>.csv. also: further columns, by
@@ -346,6 +370,13 @@ class Study:
             frame.to_csv(draft, index=False, lineterminator="\n")
         self.tables = list(dict.fromkeys([*self.tables, self.results / name]))
         print(f"wrote {files.short(self.results / name)}")
+
+
+def checked(changes: Mapping, what: str) -> Mapping:
+    """The dictionary; ConfigError where it is none, or has a key that is no text."""
+    if not isinstance(changes, Mapping) or not all(isinstance(name, str) for name in changes):
+        raise ConfigError(f"{what} = {changes!r:.80}: wanted a dictionary of names, such as {{'epochs': 5}}")
+    return changes
 
 
 def _cell(value) -> str:

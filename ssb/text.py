@@ -86,8 +86,8 @@ def pretrained(loader, name: str, used: Callable = lambda model: [model], **opti
         if not first or not isinstance(error, (OSError, ValueError, RuntimeError, SafetensorError)):
             first = f"{kind}: {first}".removesuffix(": ")  # a bare KeyError is but a name
         raise ModelError(
-            f"cannot load {name!r}: {first}. Wanted: a folder with config.json, model.safetensors and tokenizer files, "
-            f"or a hub name (first use needs the network)"
+            f"cannot load {name!r}: {first.rstrip('.')}. Wanted: a folder with config.json, model.safetensors and "
+            f"tokenizer files, or a hub name (first use needs the network)"
         ) from None
     finally:
         transformers.logging.set_verbosity(level)

@@ -334,8 +334,9 @@ def test_the_command_line_refuses_a_corpus_in_one_line(small_folder, results):
     done = command("smoke", f"corpus={small_folder}", "epochs=1")
     assert done.returncode == 1 and done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {small_folder}/features/look.npy: NaN or infinity in the features of clip 'clip03'")
-    assert content(results) == before
+    assert line.startswith(f"error: {small_folder}/features/look.npy: no usable features for 1 of 12 clips (8.3 %)")
+    assert "'clip03' (NaN or infinity); extract them or leave these clips out" in line
+    assert content(results) == before | {"cache/missing/mine-look.txt": b"clip03\tNaN or infinity\n"}
 
 
 def test_the_command_line_refuses_a_setting_in_one_line(results):

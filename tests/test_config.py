@@ -2,8 +2,11 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import ssb
 from ssb import OBJECTIVES, PRESETS, Config, ConfigError
@@ -229,6 +232,15 @@ def test_an_unknown_preset_gets_the_list():
         Config.preset("labtop")
 
 
+@pytest.mark.parametrize("name", ["self", "cls", "name", "preset", "changes", "settings", "cls.x"])
+def test_a_name_that_python_uses_is_an_unknown_setting(name):
+    """`ssb train smoke self=1`."""
+    makers = (Config, partial(Config.preset, "smoke"), Config().replace, partial(configure, "smoke"))
+    for make in (*makers, partial(configure, "smoke", "shapes")):
+        with pytest.raises(ConfigError, match=f"unknown setting '{name}'; "):
+            make(**{name: 1})
+
+
 def test_each_wrong_setting_has_its_line():
     lines = refusal(batch=1, objectve="none", dropout=1.5).splitlines()
     assert len(lines) == 3
@@ -308,6 +320,9 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("scratch_width", 66, "scratch_width 66 must be divisible by scratch_heads"),
         ("scratch_text_width", 66, "scratch_text_width 66 must be divisible by scratch_heads"),
         ("scratch_heads", 3, "scratch_width 128 must be divisible by scratch_heads"),
+        *((name, "x" * 300, "too long for a name or a path") for name in ("corpus", "text_encoder", "decoder")),
+        ("pretrained", "ab/" * 1000, "too long for a name or a path"),
+        ("contrast", "é" * 200, "too long for a name or a path"),
         *((name, value, name) for name in NUMBERS for value in (math.inf, math.nan)),
     ],
 )
@@ -341,6 +356,18 @@ def test_every_number_has_an_upper_bound():
             assert message.startswith(f"{name} = {value if value < 10**200 else str(value)[:200]}"), message
             assert f"should be less than {'' if name == 'seed' else 'or equal to '}" in message, message
             assert message.endswith(bound) or float(message.rpartition(" ")[2]) == most, message
+
+
+@given(st.data())
+def test_a_number_beyond_its_bounds_is_refused_by_name(data):
+    """Whatever its size and type: an integer of hundreds of digits, a fraction, a number that is none."""
+    name = data.draw(st.sampled_from([*MOST, *SHARES]))
+    most, whole = MOST.get(name, 1), isinstance(MOST.get(name), int)
+    above = st.integers(math.ceil(most * 1.001) + 1, 10**500) | st.floats(most, exclude_min=True) | st.just(math.nan)
+    below = st.integers(-(10**500), -1001) | st.floats(max_value=-1001)
+    value = data.draw(above | below | (st.floats() if whole else st.nothing()))
+    message = refusal(**{name: value})
+    assert message.startswith(f"{name} = ") and message.count("\n") == 0 and len(message) < 400, message
 
 
 @pytest.mark.parametrize(

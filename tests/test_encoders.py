@@ -1,9 +1,11 @@
 """Text encoders of many architectures, small and untrained: their states are those of the model's own forward, and
 what they cannot take is refused before training."""
 
+import ast
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -409,6 +411,14 @@ def test_code_in_a_model_folder_is_never_run(model_type, saved, tmp_path, monkey
 
 
 def test_every_loader_is_told_to_run_no_code(monkeypatch):
+    calls = []
+    for path in Path(ssb.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("from_pretrained", "from_config"):
+                calls.append((path.name, [ast.unparse(each) for each in node.keywords]))
+    loads = [(name, keywords) for name, keywords in calls if "trust_remote_code=False" not in keywords]
+    assert len(calls) > 1 and not loads
+
     class Loader:
         @staticmethod
         def from_pretrained(name, **options):

@@ -1,10 +1,13 @@
 """Grids of runs, tables and figures, on ranks made by hand and on runs of seconds."""
 
 import itertools
+import re
+import traceback
 
 import numpy as np
 import pandas as pd
 import pytest
+import small_study
 import torch
 from scipy import stats
 
@@ -141,16 +144,70 @@ def test_a_table_is_of_one_corpus(home):
 
 def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    code = "calls = []\n\ndef loss(text, video):\n    calls.append(0)\n"
-    code += "    if len(calls) > 1:\n        raise RuntimeError('mine')\n"
-    (tmp_path / "broken.py").write_text(f"{code}    return (text - video).square().mean()\n")  # tried once beforehand
+    source = "CALLS = []\ndef loss(text, video):\n    CALLS.append(1)\n    if len(CALLS) > 1:  # once it is tried\n"
+    (tmp_path / "broken.py").write_text(
+        f"{source}        raise RuntimeError('mine')\n    return (text - video).mean()\n"
+    )
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"objective": "none"})
     with pytest.raises(
         TrainingError, match="1 of 2 runs failed; the others are kept.\nown, seed 0: RuntimeError: mine"
     ) as caught:
         work.run({"own": {"contrast": "broken:loss"}, "good": {}})
-    assert str(caught.value).endswith("(broken.py, line 6)")
+    assert str(caught.value).endswith("(broken.py, line 5)")
     assert str(caught.value.__cause__).count("RuntimeError: mine") == 1 and "in loss" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("grid", [["none"], {"a": None}, {"a": ["b"]}, {1: {}}, None])
+def test_a_grid_is_a_dictionary_of_dictionaries(home, grid):
+    with pytest.raises(ConfigError, match="(the grid|the setting 'a') = .*: wanted a dictionary of names"):
+        Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL).run(grid)
+
+
+def test_checkpoints_of_a_finished_run_are_removed(home):
+    """A power cut may leave them; beside a damaged run they stay, for it is trained again."""
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
+    run = work.run({"none": {"objective": "none"}})["none"][0]
+    left, log = loop.partial(run.folder), (run.folder / "log.csv").read_bytes()
+    for call in (lambda: work.run({"none": {"objective": "none"}}), lambda: loop.fit(run.config, work.corpus)):
+        left.mkdir()
+        (run.folder / "log.csv").write_text("")
+        with pytest.raises(TrainingError, match="is damaged"):
+            call()
+        assert left.exists()
+        (run.folder / "log.csv").write_bytes(log)
+        call()
+        assert not left.exists()
+
+
+def test_cut_captions_are_said_once_before_training(home, tmp_path, capsys):
+    small_study.save_encoder(tmp_path)
+    changes = SMALL | dict(text_encoder=str(tmp_path), freeze_text=True, max_tokens=3)
+    Study("t", preset="smoke", seeds=[0, 1], jobs=1, changes=changes).run({"none": {"objective": "none"}, "cross": {}})
+    begin, trained = capsys.readouterr().out.split("1/4", 1)
+    for part in ("text encoder", "decoder"):
+        words = rf"shapes: \d+\.\d % of \d+ captions are cut for the {part}, after max_tokens = 3"
+        assert len(re.findall(words, begin)) == 1 and "captions are cut" not in trained
+
+
+def test_an_interrupt_is_a_few_lines(home, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "take_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped; what is finished is kept, the same command con") as caught:
+        Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL).run({"none": {"objective": "none"}})
+    assert len(traceback.format_exception(caught.value)) == 4  # a head, this line, that in `run`, and the message
+
+
+def test_a_damaged_run_is_refused_before_anything_is_trained(home):
+    work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
+    folder = work.run({"none": {"objective": "none"}})["none"][0].folder
+    (folder / "log.csv").write_text("epoch\n")
+    with pytest.raises(
+        TrainingError, match=f"{folder.name} is damaged .log.csv is not as it was written.: delete it, t"
+    ):
+        work.run({"none": {"objective": "none"}, "cross": {}})
+    assert [path.name for path in files.runs().iterdir()] == [folder.name]
 
 
 def test_one_setting_and_an_unknown_baseline(hand, table):

@@ -25,6 +25,7 @@ EVENTS = tuple(  # shape, size, motion, speed: all that `shapes.scenes` can draw
     for speed in (["none"] if motion == "still" else shapes.WORDS["speed"])
     if not (motion == "spin" and shape in ("circle", "ring"))
 )
+MOST = 10**7  # captions
 
 
 def corpus(
@@ -52,11 +53,12 @@ def corpus(
     The captions have the columns `video`, an id, and `start`, the number of the event. The streams are those of
     `shapes` and are kept in `files.cache()`. CorpusError for an option that is unknown or out of range.
     """
-    whole = {"videos": (videos, 1), "events": (events, 2), "takes": (takes, 1), "captions": (captions, 1)}
+    whole = {"videos": (videos, 1, 10_000), "events": (events, 2, 2 * len(EVENTS) // 3), "takes": (takes, 1, 1000)}
+    whole |= {"captions": (captions, 1, 100), "seed": (seed, 0, 2**32 - 1)}
     noise = {"disorder": disorder, "missing": missing, "irrelevant": irrelevant}
-    reading.check_options("events", unknown, whole | {"seed": (seed, 0)}, false_negatives=false_negatives, **noise)
-    if events + events // 2 > len(EVENTS):
-        raise CorpusError(f"events: events={events}; a script needs half as many again, and there are {len(EVENTS)}")
+    reading.check_options("events", unknown, whole, false_negatives=false_negatives, **noise)
+    if videos * events * captions > MOST:
+        raise CorpusError(f"events: {videos} videos of {events} events with {captions} captions; at most {MOST} in all")
     scripts = -(-videos // takes)
     if scripts < 9:
         raise CorpusError(f"events: videos={videos}; give at least {8 * takes + 1}, nine scripts of {takes} takes")

@@ -98,6 +98,7 @@ def missing_file(path: Path, wanted: str = "") -> CorpusError:
 UNZIPPING = OSError, zipfile.BadZipFile, zlib.error, RuntimeError
 WRONG_CONTENT = EOFError, AttributeError, LookupError, TypeError, ValueError, OverflowError, MemoryError, SyntaxError
 LARGEST = 1 << 30  # bytes of text; the largest official annotation has 0.1 GB
+PAGE = re.compile(r"\s*<(!doctype|html)\b", re.IGNORECASE)
 HALF = re.compile("[\ud800-\udfff]")  # half of an emoji, which UTF-8 cannot encode
 
 
@@ -161,7 +162,10 @@ def read_text(path: Path, what: str = "readable as text", fix: str = "download i
             check_size(path, path.stat().st_size)
             content = path.read_bytes()
     with expecting(path, what, "save it as UTF-8"):
-        return decoded(content)
+        text = decoded(content)
+    if PAGE.match(text):
+        raise CorpusError(f"{path}: a web page, not the file itself; {fix}")
+    return text
 
 
 def check_size(path: Path, size: int) -> None:
@@ -221,8 +225,11 @@ def check_halves(path: Path, content, location: str = "", clip: str = "") -> Non
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank."""
-    return [line for line in _lines(read_text(path)) if line.strip()]
+    """The lines of a text file that are not blank; CorpusError where there are none."""
+    lines = [line for line in _lines(read_text(path)) if line.strip()]
+    if not lines:
+        raise CorpusError(f"{path}: it is empty; download it again")
+    return lines
 
 
 def read_ids(path: Path, wanted: str = "") -> list[str]:
@@ -306,13 +313,13 @@ def proportion(some: int, of: int, what: str = " clips") -> str:
 
 
 def check_options(corpus: str, unknown, whole: Mapping[str, tuple], **shares) -> None:
-    """CorpusError for an option of a generated corpus that is unknown or out of range. whole: option → its value and
-    the least it may be, whole numbers; shares: options from 0 to 1."""
+    """CorpusError for an option of a generated corpus that is unknown or out of range. whole: option → its value, the
+    least and the most that it may be, whole numbers; shares: options from 0 to 1."""
     if unknown:
         raise CorpusError(f"{corpus}: unknown option {listed(unknown)}; it takes {', '.join([*whole, *shares])}")
-    for option, (value, least) in whole.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise CorpusError(f"{corpus}: {option}={value!r}; give a whole number of at least {least}")
+    for option, (value, least, most) in whole.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+            raise CorpusError(f"{corpus}: {option}={value!r:.60}; give a whole number from {least} to {most}")
     for option, value in shares.items():
         if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
-            raise CorpusError(f"{corpus}: {option}={value!r}; give a share from 0 to 1, such as 0.02")
+            raise CorpusError(f"{corpus}: {option}={value!r:.60}; give a share from 0 to 1, such as 0.02")

@@ -75,7 +75,7 @@ def corpus(
     The caption's column `says` holds the names of the attributes that it mentions. CorpusError for an option that is
     unknown or out of range, and where no level of detail reaches `false_negatives`.
     """
-    whole = {"clips": (clips, 30), "captions": (captions, 1), "seed": (seed, 0)}
+    whole = {"clips": (clips, 30, 100_000), "captions": (captions, 1, 100), "seed": (seed, 0, 2**32 - 1)}
     check_options("shapes", unknown, whole, false_negatives=false_negatives)
     drawn = scenes(clips, seed)
     meaning = pd.DataFrame([asdict(scene) for scene in drawn])

@@ -40,7 +40,7 @@ def of_videos(
     irrelevant captions, or a split without a full window.
     """
     shares = {"disorder": disorder, "missing": missing, "irrelevant": irrelevant}
-    reading.check_options(corpus.name, (), {"events": (events, 1), "seed": (seed, 0)}, **shares)
+    reading.check_options(corpus.name, (), {"events": (events, 1, 10_000), "seed": (seed, 0, 2**32 - 1)}, **shares)
     swaps, left_out, inserted = (round(share * events) for share in shares.values())
     if left_out == events:
         raise CorpusError(f"{corpus.name}: missing={missing} of {events} events leaves no caption; give a lower share")

@@ -112,7 +112,7 @@ def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] 
     metrics, rows, cider = tuple(metrics), [], {}
     each = [(run, mode) for members in runs.values() for run in members for mode in MODES]
     for run, mode in track(each, "captioning the test clips"):
-        caption_test_clips(run, study.corpus, mode, metrics)  # cached
+        caption_test_clips(run, study.corpus, mode, metrics)  # kept in results/cache
     for setting, members in runs.items():
         about = study.frame({setting: members}).set_index("seed")
         about = about[["preset", "run", "config_sha", "best_epoch", *members[0].provenance]]
@@ -129,45 +129,40 @@ def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] 
     return Results(rows, cider, constant(study.corpus, metrics))
 
 
+def captioned(run: Run, corpus: Corpus, mode: str = "own") -> tuple[pd.DataFrame, str]:
+    """A finished run's captions of the test clips, columns clip and text, and a digest of all that they depend on. They
+    are computed once and kept in results/cache."""
+    weights = (run.folder / "model.safetensors").read_bytes()
+    key = files.digest(run.name, weights, json.dumps(MODES[mode]), str(VERSION))
+
+    def make(draft: Path):
+        model, data = run.load(corpus)
+        texts = caption(model, data, "test", **MODES[mode])["text"].tolist()
+        (draft / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+
+    folder = files.kept(files.cache() / "captions" / key, make)
+    texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+    return pd.DataFrame({"clip": corpus.split("test"), "text": texts}), key
+
+
 def caption_test_clips(
     run: Run, corpus: Corpus, mode: str = "own", metrics: Iterable[str] = METRICS
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """A finished run's captions of the test clips, columns clip, text and CIDEr, and the `metrics` over all of them.
-    Captions and scores are computed once and cached; metrics that could not be computed because Java was missing
-    are added when they can be."""
-    weights = (run.folder / "model.safetensors").read_bytes()
+    """`captioned` with the CIDEr of each clip, and the `metrics` over all of them. Scores are computed once and kept in
+    results/cache; without Java they are NaN, and computed when it is there."""
+    (frame, key), metrics = captioned(run, corpus, mode), tuple(metrics)
+    if captions.java_fails():
+        return frame.assign(CIDEr=np.nan), dict.fromkeys(metrics, np.nan)
+
+    def make(draft: Path):
+        scores, each = captions.evaluate(frame, corpus.captions_of(corpus.split("test")), metrics)
+        content = {"scores": scores, "CIDEr": each.tolist()}
+        (draft / "scores.json").write_text(json.dumps(content), encoding="utf-8")
+
     version = importlib.metadata.version("pycocoevalcap")
-    key = files.digest(run.name, weights, json.dumps(MODES[mode]), version, str(VERSION))
-    path = files.cache() / "captions" / f"{key}.json"
-    clips = corpus.split("test")
-    cached = _read(path, len(clips))
-    if not cached:
-        model, data = run.load(corpus)
-        cached = {"texts": caption(model, data, "test", **MODES[mode])["text"].tolist(), "scores": {}}
-        _write(path, cached)
-    frame = pd.DataFrame({"clip": clips, "text": cached["texts"]})
-    missing = [name for name in metrics if name not in cached["scores"]]
-    if (missing or "CIDEr" not in cached) and not captions.java_fails():
-        scores, each = captions.evaluate(frame, corpus.captions_of(clips), tuple(missing))
-        cached |= {"scores": cached["scores"] | scores, "CIDEr": each.tolist()}
-        _write(path, cached)
-    scores = {name: cached["scores"].get(name, np.nan) for name in metrics}
-    return frame.assign(CIDEr=cached.get("CIDEr", np.nan)), scores
-
-
-def _read(path: Path, clips: int) -> dict:
-    """The cached captions and scores; empty where there are none or the file is damaged."""
-    try:
-        cached = json.loads(path.read_text(encoding="utf-8"))
-        whole = len(cached["texts"]) == clips and len(cached.get("CIDEr", cached["texts"])) == clips
-        return cached if whole and isinstance(cached["scores"], dict) else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _write(path: Path, cached: dict):
-    with files.written(path) as draft:
-        draft.write_text(json.dumps(cached), encoding="utf-8")
+    folder = files.kept(files.cache() / "captions" / files.digest(key, version, *metrics), make)
+    kept = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    return frame.assign(CIDEr=kept["CIDEr"]), kept["scores"]
 
 
 def constant(corpus: Corpus, metrics: Iterable[str] = METRICS) -> dict:
@@ -250,7 +245,7 @@ def examples(
     `ssb.metrics.captions.examples` chooses them (none without Java), with the clip's name in `id` and a column for the
     caption of each setting."""
     references = study.corpus.captions_of(study.corpus.split("test"))
-    frames = {name: caption_test_clips(runs[name][0], study.corpus, "own", ())[0] for name in settings}
+    frames = {name: captioned(runs[name][0], study.corpus)[0] for name in settings}
     chosen = captions.examples(frames[settings[0]], references, each).drop(columns="text")
     chosen.insert(1, "id", [study.corpus.clips[clip] for clip in chosen["clip"]])
     return chosen.assign(

@@ -3,6 +3,7 @@ partly about something else (Ko et al., CVPR 2022, section 4 and table 3 of the 
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -146,18 +147,19 @@ def baselines(corpus: Corpus) -> pd.DataFrame:
 
 
 def table(runs: Mapping[str, list[Run]], corpus: Corpus) -> pd.DataFrame:
-    """`measure` of every run, a row each with its setting and seed, for `Study.rows(also=…)`. Values are cached in
+    """`measure` of every run, a row each with its setting and seed, for `Study.rows(also=…)`. Values are kept in
     results/cache under the name of the run and a digest of the code that measures."""
     modules = (Path(module.__file__).read_bytes() for module in (actions, losses, retrieval, s2dtw, sequences, steps))
     source, rows = files.digest(inspect.getsource(measure), *modules), []
     each = [(setting, run) for setting, members in runs.items() for run in members]
     for setting, run in track(each, "aligning the long videos"):
-        path = files.cache() / "alignment" / f"{run.name}-{source}.csv"
-        if not path.exists():
-            with files.written(path) as draft:
-                pd.DataFrame([measure(run, corpus)]).to_csv(draft, index=False)
-        rows.append({"setting": setting, "seed": run.config.seed, **pd.read_csv(path).iloc[0]})
+        folder = files.kept(files.cache() / "alignment" / f"{run.name}-{source}", partial(_measured, run, corpus))
+        rows.append({"setting": setting, "seed": run.config.seed, **pd.read_csv(folder / "measures.csv").iloc[0]})
     return pd.DataFrame(rows)
+
+
+def _measured(run: Run, corpus: Corpus, draft: Path):
+    pd.DataFrame([measure(run, corpus)]).to_csv(draft / "measures.csv", index=False)
 
 
 def measures(rows: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:

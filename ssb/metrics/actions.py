@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.model_selection import StratifiedGroupKFold
 
+from ssb import losses
 from ssb.corpora.reading import listed
 from ssb.corpora.record import Recipe
 from ssb.machine import threads
@@ -16,7 +17,8 @@ from ssb.metrics import retrieval
 
 
 class Linear(NamedTuple):
-    """A trained layer on features (N, D): scores = (x − shift) / scale @ weight + bias."""
+    """A trained layer on features (N, D): scores = (x − shift) / scale @ weight + bias, see
+    `losses.standardised`."""
 
     weight: np.ndarray  # (D, C)
     bias: np.ndarray  # (C,)
@@ -26,7 +28,7 @@ class Linear(NamedTuple):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Features (N, D) → class scores (N, C)."""
-        return ((x - self.shift) / self.scale) @ self.weight + self.bias
+        return losses.standardised(x, self.shift, self.scale) @ self.weight + self.bias
 
 
 class Table(NamedTuple):
@@ -61,10 +63,11 @@ def fit(
     if val is None and recipe.held_out > 0:
         train, held_out = hold_out(y, groups, recipe.held_out, seed)
         (x, y), val = (x[train], y[train]), (x[held_out], y[held_out])
-    shift, scale = x.mean(0), x.std(0).clip(1e-6)
-    inputs, target = torch.from_numpy((x - shift) / scale), torch.from_numpy(y).long()
+    shift = x.mean(0)
+    scale = losses.scale_of(shift, x.std(0))
+    inputs, target = torch.from_numpy(losses.standardised(x, shift, scale)), torch.from_numpy(y).long()
     if val is not None:
-        val_inputs = torch.from_numpy((np.asarray(val[0], np.float32) - shift) / scale)
+        val_inputs = torch.from_numpy(losses.standardised(np.asarray(val[0], np.float32), shift, scale))
         val_target = torch.from_numpy(np.asarray(val[1])).long()
     weight = torch.zeros(x.shape[1], classes, requires_grad=True)  # the problem is convex: zeros are a fine start
     bias = torch.zeros(classes, requires_grad=True)

@@ -46,7 +46,8 @@ def evaluate(
     hypotheses: pd.DataFrame, references: pd.DataFrame, metrics: tuple[str, ...] = METRICS
 ) -> tuple[dict[str, float], pd.Series]:
     """`metrics` of pycocoevalcap over all clips, and the CIDEr of each caption by clip, in the order of the hypotheses.
-    Both times 100, as published; NaN where Java is missing. The mean of the second is the CIDEr of the first.
+    Both times 100, as published; NaN where Java is missing, and the CIDEr of a single clip, with a printed reason. The
+    mean of the second is the CIDEr of the first.
 
     hypotheses: one caption for each clip; references: one or more for each of these clips. CIDEr weights words by the
     number of these clips that have them in a reference, so it depends on which clips are evaluated together.
@@ -59,6 +60,9 @@ def evaluate(
     if pair is None:
         return dict.fromkeys(metrics, np.nan), each
     mean, values = Cider().compute_score(*pair)
+    if len(hypotheses) == 1:
+        print("CIDEr stays blank: it weights words by how few of the clips have them, and there is one clip")
+        mean, values = np.nan, np.full(1, np.nan)
     compute = {
         "BLEU-4": lambda: Bleu(4).compute_score(*pair, verbose=0)[0][3],
         "METEOR": lambda: meteor(*pair),

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from ssb.corpora.reading import CorpusError
 from ssb.progress import Bar, minutes
 from ssb.text import ModelError
 from ssb.training.loop import fit
-from ssb.training.runs import Run, TrainingError, register, registered
+from ssb.training.runs import Run, TrainingError, register, registered, run_name
 
 OWN = (ConfigError, CorpusError, ModelError, TrainingError, files.StorageError)  # their messages say everything
 KILLED = "its process was killed, probably for memory: take fewer jobs, or a smaller batch"
@@ -78,14 +78,17 @@ class Output(io.TextIOBase):
             self.path.write_text(line, encoding="utf-8")
 
 
-def train(todo: Mapping[str, tuple[str, Config]], jobs: int, estimates: Mapping[str, float]) -> dict[str, Exception]:
+def train(
+    todo: Mapping[str, tuple[str, Config]], jobs: int, estimates: Mapping[str, float], remarks: Iterable[str] = ()
+) -> dict[str, Exception]:
     """Train all runs. todo: run → its title and Config. estimates: run → seconds, or NaN where they are not known.
+    remarks: of runs, that are not printed again.
 
     Returns failed run → why. A worker that is killed ends its batch: then those runs that were being trained are
     trained again one at a time and the others together, and a run that kills its process alone is a failed one.
     """
     titles = {name: title for name, (title, _) in todo.items()}
-    failed, ended, printed = {}, set(), set()
+    failed, ended, printed = {}, set(), set(remarks)
     clock, batches = Clock(estimates, joblib.effective_n_jobs(jobs)), [([*todo], jobs)]
     with tempfile.TemporaryDirectory(prefix="ssb-") as path, Bar(len(todo)) as bar:
         folder = Path(path)
@@ -94,13 +97,13 @@ def train(todo: Mapping[str, tuple[str, Config]], jobs: int, estimates: Mapping[
             names, width = batches.pop(0)
             try:
                 for outcome in parallel({name: todo[name][1] for name in names}, width, folder):
-                    name, result, seconds, remarks = outcome
+                    name, result, seconds, lines = outcome
                     ended.add(name)
                     clock.ended(outcome)
-                    for remark in remarks:
+                    for remark in lines:
                         if remark not in printed:
                             bar.print(f"{titles[name]}: {remark}")
-                    printed.update(remarks)
+                    printed.update(lines)
                     if isinstance(result, Run):
                         line = f"t2v R@1 {result.metrics['t2v R@1']:5.1f}, {seconds:.0f} s"
                     else:
@@ -131,7 +134,7 @@ def parallel(configs: Mapping[str, Config], jobs: int, folder: Path) -> Iterator
     options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "n_jobs"}
     if isinstance(get_active_backend()[0], LokyBackend):  # the workers of a cluster serve others too
         options |= {"initializer": end_with, "initargs": (os.getpid(),)}
-    return joblib.Parallel(n_jobs=jobs, **options)(calls)
+    return joblib.Parallel(n_jobs=min(joblib.effective_n_jobs(jobs), max(len(configs), 2)), **options)(calls)
 
 
 def attempt(name: str, config: Config, environment: dict[str, str], folder: Path, own: tuple) -> Outcome:
@@ -142,6 +145,11 @@ def attempt(name: str, config: Config, environment: dict[str, str], folder: Path
         register(*own)
         with contextlib.redirect_stdout(io.StringIO()):  # a corpus prints its remarks when the study loads it
             corpus = load_corpus(config.corpus, **config.corpus_options)
+        if (other := run_name(config, corpus)) != name:
+            raise TrainingError(
+                f"the worker would train run {other}, not {name}: its data, models or code differ from the study's; "
+                "give it the same SSB_HOME and SSB_DATA, and the same files there"
+            )
         with contextlib.redirect_stdout(output):
             result = fit(config, corpus)
     except OWN as error:

@@ -50,6 +50,8 @@ def model_content(name: str) -> str:
     installs, and for one that is not there."""
     if name == "scratch" or text.model_path(name) != name:
         return ""
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():  # which building the model will report
+        return ""
     if Path(name).is_dir():
         paths = (path for path in sorted(Path(name).rglob("*")) if path.is_file())
         inner = [path for path in paths if not any(x.startswith(".") for x in path.relative_to(name).parts)]

@@ -87,10 +87,16 @@ def fit(config: Config, corpus: TrainingCorpus | None = None, quiet: bool = Fals
                 with _explained(folder, config), threads(config.threads), torch.random.fork_rng():
                     torch.manual_seed(config.seed)
                     Training(config, corpus, folder, quiet or not first, parts).run()
-            if first:
-                shutil.rmtree(partial(folder), ignore_errors=True)
             processes.agreed(True)  # the first has written the run
-    return Run(folder)
+    return read_back(folder)
+
+
+def read_back(folder: Path) -> Run:
+    """A run that has ended; checkpoints that a power cut has left beside it are removed. TrainingError where it is
+    damaged."""
+    run = Run(folder)
+    shutil.rmtree(partial(folder), ignore_errors=True)
+    return run
 
 
 def ended(folder: Path) -> bool:
@@ -99,6 +105,7 @@ def ended(folder: Path) -> bool:
     kept = folder.with_name(folder.name + ".collapsed")
     if (kept / "why.txt").exists():
         check_sound(kept)
+        shutil.rmtree(partial(folder), ignore_errors=True)
         raise Collapsed((kept / "why.txt").read_text(), kept)
     return (folder / "metrics.json").exists()
 

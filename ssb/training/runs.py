@@ -24,10 +24,10 @@ from ssb.training.stories import StoryData
 from ssb.training.streamed import Streamed
 
 
-def configure(preset: str, corpus: str = "shapes", **changes) -> Config:
+def configure(preset: str, /, corpus: str = "shapes", **changes) -> Config:
     """A preset on a corpus: with the changes of the corpus's record, and then with `changes`. ConfigError where a
     setting is unknown, out of range or does not fit the others."""
-    own = CORPORA[corpus].settings.get(preset, {}) if corpus in CORPORA else {}
+    own = CORPORA[corpus].settings.get(str(preset), {}) if str(corpus) in CORPORA else {}
     return check(Config.preset(preset, **{"corpus": corpus, **own, **changes}))
 
 
@@ -136,7 +136,7 @@ class Collapsed(TrainingError):
 
 
 IDENTITY = "identity.json"  # of a run's folder: the `identity` that its name is the digest of
-_corpora: dict[tuple, Corpus] = {}  # the last that `Run.load` has read: fingerprint, name and options → corpus
+_corpora: dict[tuple, TrainingCorpus] = {}  # the last that `Run.load` has read: fingerprint, name and options → corpus
 NOTE = "note.txt"  # of a run's folder: what to know before its numbers are used; most runs have none
 
 

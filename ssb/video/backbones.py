@@ -63,7 +63,7 @@ def backbone(model: str, count: int | None = None, rate: float | None = None) ->
         raise ModelError(f"{model!r} takes windows of {wanted or 1} frames; leave --frames {count} out")
     encode = Pooled(pretrained(AutoModel, model), video=bool(wanted)).eval()
     try:  # with PIL: the default needs torchvision
-        processor = AutoImageProcessor.from_pretrained(model_path(model), backend="pil")
+        processor = AutoImageProcessor.from_pretrained(model_path(model), trust_remote_code=False, backend="pil")
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"{model!r}: does not say how to prepare frames ({first}); wanted a preprocessor_config.json")

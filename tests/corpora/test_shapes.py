@@ -241,10 +241,13 @@ def test_cache_is_read_and_the_share_does_not_remake_it(small, monkeypatch):
 @pytest.mark.parametrize(
     "option, message",
     [
-        (dict(clips=29), "clips=29.*at least 30"),
+        (dict(clips=29), "clips=29.*from 30 to 100000"),
         (dict(clips=40.0), "clips=40.0.*whole number"),
-        (dict(captions=0), "captions=0.*at least 1"),
-        (dict(seed=-1), "seed=-1.*at least 0"),
+        (dict(captions=0), "captions=0.*from 1 to 100"),
+        (dict(seed=-1), "seed=-1.*from 0 to 4294967295"),
+        (dict(clips=10**9), "clips=1000000000; give a whole number from 30 to 100000"),
+        (dict(captions=10**400), "captions=10{59}; give"),
+        (dict(seed=2**70), "seed=.*from 0 to"),
         (dict(seed=True), "seed=True"),
         (dict(false_negatives=2), "false_negatives=2.*0 to 1"),
         (dict(false_negatives=float("nan")), "false_negatives=nan"),

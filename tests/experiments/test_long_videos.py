@@ -12,7 +12,7 @@ import torch
 from helpers import DATA
 
 import ssb
-from ssb import losses, s2dtw
+from ssb import files, losses, s2dtw
 from ssb.config import Config, ConfigError
 from ssb.corpora import official
 from ssb.corpora.load import load_corpus
@@ -244,6 +244,9 @@ def test_values_of_other_code_are_measured_again(home, monkeypatch):
     assert long_videos.table(runs, study.corpus)["spread"].tolist() == [1.0] != first["spread"].tolist()
     long_videos.table(runs, study.corpus)
     assert len(calls) == 1
+    for path in (files.cache() / "alignment").glob("*/measures.csv"):
+        path.write_text("spread\n2.0\n")
+    assert long_videos.table(runs, study.corpus)["spread"].tolist() == [1.0] and len(calls) == 2
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 from ssb import Config, ConfigError, TrainingError, files, fit, load_corpus, losses
 from ssb import model as model_module
+from ssb.text import ModelError
 from ssb.training import identity
 from ssb.training.runs import run_name
 
@@ -207,6 +208,14 @@ def test_every_file_of_a_model_folder_counts(place, corpus):
     assert run_name(settings, corpus) == names[-1]
     (folder / "new.json").touch()
     assert run_name(settings, corpus) != names[-1]
+
+
+def test_a_folder_that_is_no_model_is_not_read(place, corpus, monkeypatch):
+    """Such as "/" by mistake: hashing it would take hours."""
+    write(place / "folder" / "large", "")
+    monkeypatch.setattr(identity, "_sum", None)
+    with pytest.raises(ModelError, match=f"cannot load '{place}/folder': .*Wanted: a folder with config.json"):
+        fit(config("info_nce", text_encoder=str(place / "folder")), corpus, quiet=True)
 
 
 def test_the_commit_of_a_hub_model_counts(corpus, monkeypatch):

@@ -69,6 +69,15 @@ def test_a_wrong_parameter_is_refused_in_one_message(shell, home, cell, given, w
         ({"changes": {"epoch": 3}}, "epoch = 3"),
         ({"changes": {"epohcs": 3}}, "did you mean 'epochs'"),
         ({"preset": "smoek"}, "no preset 'smoek'"),
+        ({"preset": ["smoke"]}, r"no preset \['smoke'\]"),
+        ({"seeds": None}, "seeds = None: wanted a list of whole numbers"),
+        ({"seeds": "012"}, "seeds = '012': wanted a list of whole numbers"),
+        ({"jobs": 0}, "jobs = 0: wanted 1 to 1024 runs at the same time, or -1"),
+        ({"jobs": 10**9}, "jobs = 1000000000: wanted 1 to 1024"),
+        ({"jobs": "2"}, "jobs = '2': wanted 1 to 1024"),
+        ({"changes": ["epochs"]}, r"changes = \['epochs'\]: wanted a dictionary"),
+        ({"changes": {1: 2}}, "changes = {1: 2}: wanted a dictionary of names"),
+        ({"corpus": 7}, "corpus = 7: input should be a valid string"),
     ],
 )
 def test_a_wrong_argument_of_a_study_is_refused_in_one_message(home, arguments, words):

@@ -115,3 +115,16 @@ def test_what_does_not_fit():
     x[4, 2] = np.nan
     with pytest.raises(ValueError, match="clip 4 "):
         actions.fit(x, np.unique(y, return_inverse=True)[1])
+
+
+def test_a_dimension_that_hardly_moves_in_training_decides_nothing():
+    """Constant, or constant but for the rounding of one number: a test clip may have anything there."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 40)
+    x = rng.normal(y[:, None] * 4.0, 1.0, (80, 2)).astype(np.float32)
+    dead = np.stack([np.full(80, 7), 7 + 1e-6 * rng.random(80)], axis=1).astype(np.float32)
+    recipe = actions.Recipe(epochs=30, milestones=(20,), lr=1e-2, batch=None, held_out=0)
+    alone, both = actions.fit(x, y, recipe=recipe), actions.fit(np.hstack([x, dead]), y, recipe=recipe)
+    elsewhere = np.hstack([x, dead + 1])
+    assert (alone(x).argmax(1) == y).mean() > 0.9
+    assert np.allclose(both(elsewhere), alone(x), atol=1e-5)

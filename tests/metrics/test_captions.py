@@ -215,6 +215,16 @@ def test_bleu_and_cider_worked_by_hand():
 
 
 @java
+def test_cider_of_one_clip_is_undefined(capsys):
+    """Every word is in every clip: idf log(1/1) = 0, and the cosine 0 / 0."""
+    scores, each = captions.evaluate(frame("two dogs play"), frame(["two dogs play", "some dogs"]), FAST)
+    assert math.isnan(scores["CIDEr"]) and each.isna().all() and scores["ROUGE-L"] == pytest.approx(100)
+    assert capsys.readouterr().out.startswith("CIDEr stays blank: it weights words by how few of the clips have them")
+    two = captions.evaluate(frame("two dogs play", "a cat"), frame("two dogs play", "a cat"), ("CIDEr",))
+    assert two[0]["CIDEr"] > 0 and capsys.readouterr().out == ""
+
+
+@java
 def test_line_ends_and_empty_captions_stay_with_their_clip():
     hypotheses = frame("a man\u2028runs\r\nfast", "", "two dogs play")
     _, each = captions.evaluate(hypotheses, frame("a man runs fast", "a boat", "two dogs play"), ())

@@ -1,5 +1,6 @@
 """Runs that fail, workers that are killed, studies that are killed: what is named, what is finished, what ends."""
 
+import json
 import os
 import re
 import signal
@@ -12,42 +13,41 @@ import psutil
 import pytest
 
 import ssb
-from ssb import Study, files
+from ssb import Config, Study, files, load_corpus
 from ssb.training import batch
-from ssb.training.runs import Run, TrainingError
+from ssb.training.runs import Run, TrainingError, run_name
 
+ROOT = Path(__file__).parents[2]
 SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
+# a loss is tried before anything is trained: these fail later, and kill workers alone
 LOSSES = """
 import os, signal, pathlib, sys
-from ssb.losses import *
-import torch
+from multiprocessing import parent_process
+CALLS = []
 
-seen = set()
-
-def first(name):  # a loss is called once before it is trained with
-    return name not in seen and not seen.add(name)
-
-def value(text, video):
+def value(text, video, name=""):
+    CALLS.append(name)
     return (text @ video.T).exp().mean()
 
 def key(text, video):
-    if first("key"):
-        return value(text, video)
-    raise KeyError("mine")
+    if "key" in CALLS: raise KeyError("mine")
+    return value(text, video, "key")
 
 def bare(text, video):
-    assert first("bare")
-    return value(text, video)
+    assert "bare" not in CALLS
+    return value(text, video, "bare")
 
 def leave(text, video):
-    return value(text, video) if first("leave") else sys.exit("bye")
+    if "leave" in CALLS: sys.exit("bye")
+    return value(text, video, "leave")
 
 def die(text, video):
-    return value(text, video) if first("die") else os.kill(os.getpid(), signal.SIGKILL)
+    if parent_process(): os.kill(os.getpid(), signal.SIGKILL)
+    return value(text, video)
 
 def once(text, video):
     mark = pathlib.Path(os.environ["SSB_HOME"]) / "killed"
-    if not first("once") and not mark.exists():
+    if parent_process() and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return value(text, video)
@@ -84,12 +84,24 @@ def test_an_error_of_the_readers_code_is_named_with_its_line_once(losses, capsys
     lines = re.sub(r"\(/\S*/", "(", str(caught.value)).splitlines()  # without the folders of the files
     assert lines == [
         "3 of 4 runs failed; the others are kept.",
-        "key, seed 0: KeyError: 'mine' (ownloss.py, line 17)",
-        "bare, seed 0: AssertionError (ownloss.py, line 20)",
-        "leave, seed 0: SystemExit: bye (ownloss.py, line 24)",
+        "key, seed 0: KeyError: 'mine' (ownloss.py, line 11)",
+        "bare, seed 0: AssertionError (ownloss.py, line 15)",
+        "leave, seed 0: SystemExit: bye (ownloss.py, line 19)",
     ]
     assert str(caught.value.__cause__).count("Traceback") == 1 and "raise KeyError" in str(caught.value.__cause__)
     assert "4 runs: 4 to train one at a time" in capsys.readouterr().out
+
+
+def test_a_worker_with_other_data_trains_nothing(home, small_folder):
+    """Another SSB_DATA, or other files at the same path."""
+    config = Config.preset("smoke", corpus=str(small_folder), epochs=1, batch=4).effective()
+    name = run_name(config, load_corpus(small_folder))
+    captions = small_folder / "captions.csv"
+    captions.write_text(captions.read_text().replace("number 03", "number three"))
+    outcome = batch.attempt(name, config, {"SSB_HOME": str(home)}, home, ({}, {}, {}))
+    other = run_name(config, load_corpus(small_folder))
+    assert isinstance(outcome.result, TrainingError) and not files.runs().exists()
+    assert f"would train run {other}, not {name}: its data, models or code differ" in str(outcome.result)
 
 
 def test_what_is_read_back_is_printed(home, capsys):
@@ -146,7 +158,35 @@ if __name__ == "__main__":
     assert parent.poll() is None and len(workers) == 2
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    assert wait_for(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers), 15)
+    assert wait_for(lambda: not any(map(lives, workers)), 10)
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "killed, by", [("papermill", signal.SIGTERM), ("papermill", signal.SIGKILL), ("ipykernel", signal.SIGKILL)]
+)
+def test_workers_end_with_their_notebook(killed, by, home, tmp_path):
+    """papermill, its kernel and the kernel's workers: whichever of the first two ends, all end within ten seconds."""
+    parameters = {"preset": "smoke", "seeds": [0, 1], "jobs": 2, "changes": SMALL | {"epochs": 100_000}}
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/01_table1_objectives.ipynb")]
+    command += [str(tmp_path / "out.ipynb"), "-y", json.dumps(parameters)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with open(tmp_path / "log", "w") as log:
+        parent = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+    assert wait_for(lambda: len([*tmp_path.glob("ssb-*/*")]) == 2, 120), (tmp_path / "log").read_text()[-2000:]
+    others = psutil.Process(parent.pid).children(recursive=True)
+    kernel, workers = (children(psutil.Process(parent.pid), name) for name in ("ipykernel_launcher", "popen_loky"))
+    assert parent.poll() is None and len(kernel) == 1 and len(workers) == 2
+    os.kill(parent.pid if killed == "papermill" else kernel[0].pid, by)
+    assert wait_for(lambda: not any(map(lives, others)), 10)
+    parent.wait(60)
 
 
 def test_the_time_left_follows_the_runs_that_have_ended(monkeypatch):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ssb import Config, TrainingError, files, fit, load_corpus, machine
+from ssb import Config, ConfigError, Study, TrainingError, files, fit, load_corpus, machine
 from ssb.training import loop
 from ssb.training.data import Data
 
@@ -69,6 +69,13 @@ def test_a_folder_that_may_not_be_written(tiny, home, monkeypatch):
         TrainingError, match=f"stopped: cannot write {home}/results: Permission denied .*; free some space or allow"
     ):
         fit(tiny, corpus, quiet=True)
+
+
+def test_a_study_in_several_processes_is_refused(home, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one of 2 processes: start it without `acc"):
+        Study("t", preset="smoke")
+    assert not any(home.iterdir())
 
 
 def test_how_many_captions_are_cut_is_printed(home, small_folder, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 
 from ssb import files
 from ssb.corpora.howto100m.index import one_file
-from ssb.corpora.howto100m.shards import Rows, Shard, listing
+from ssb.corpora.howto100m.shards import Rows, Shard, check_sound, listing
 from ssb.corpora.reading import CorpusError, chosen, entry, read_array, read_json, sizes
 
 SAMPLED = 256  # videos whose features are part of the fingerprint
@@ -57,6 +57,7 @@ class HowTo100M:
         usable = index / "found"
         if not (usable / "found.json").is_file():
             raise CorpusError(f"{index}: no index; run `ssb index {self.folder}`")
+        check_sound(index)
         self.name = self.folder.resolve().name
         self.facts = read_json(usable / "found.json")
         self.rows, self.steps = read_array(usable / "rows.npy"), read_array(usable / "steps.npy")

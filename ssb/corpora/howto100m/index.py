@@ -47,15 +47,16 @@ def index(folder: Path, held_out: int = HELD_OUT, log: Callable[[str], None] = p
     """
     folder = Path(folder)
     shards = folder / "index" / "shards"
-    try:
-        source = narrations.source(folder)
-    except CorpusError:
-        if not finished(shards):
-            raise
-        log(f"{folder}: the narrations have been indexed and deleted; the index is used")
-    else:
-        write_shards(source, shards, log, shard)
-    find(folder, held_out, log)
+    with files.lock(folder / "index", lambda holder: log(f"{folder} is being indexed by {holder}; waiting for it")):
+        try:
+            source = narrations.source(folder)
+        except CorpusError:
+            if not finished(shards) or any(map(files.damage, listing(shards))):
+                raise
+            log(f"{folder}: the narrations have been indexed and deleted; the index is used")
+        else:
+            write_shards(source, shards, log, shard)
+        find(folder, held_out, log)
 
 
 # Which videos have features
@@ -112,7 +113,7 @@ def find(folder: Path, held_out: int, log: Callable[[str], None]):
     arrays |= {f"{name}.place": position[usable] for name, position in positions.items()}
     with files.written(folder / "index" / "skipped.txt") as draft:
         draft.write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
-    with files.written(folder / "index" / "found") as draft:
+    with files.written(folder / "index" / "found", sealed=True) as draft:
         draft.mkdir()
         for name, values in arrays.items():
             np.save(draft / f"{name}.npy", values)

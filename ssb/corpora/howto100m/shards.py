@@ -17,6 +17,7 @@ from ssb.corpora.reading import CorpusError, read_array, read_json
 from ssb.progress import minutes
 
 SHARD = 10_000  # videos
+SMALL = 1 << 26  # bytes: a larger index is not read whole at every load
 
 
 def listing(shards: Path) -> list[Path]:
@@ -30,6 +31,24 @@ def finished(shards: Path) -> bool:
     return bool(done) and read_json(done[-1] / "shard.json")["last"]
 
 
+def check_sound(index: Path):
+    """CorpusError where a part of an index is not as it was written. A large one is read once, as long as size and time
+    of change of its files are the same."""
+    parts = [index / "found", *listing(index / "shards")]
+    states = [(file, file.stat()) for part in parts for file in sorted(part.iterdir())]
+    facts = repr([(str(file.resolve()), state.st_size, state.st_mtime_ns) for file, state in states])
+
+    def look(draft: Path | None = None):
+        for part in parts:
+            if damage := files.damage(part):
+                raise CorpusError(f"{part} is damaged ({damage}): run `ssb index` again")
+
+    if sum(state.st_size for _, state in states) < SMALL:
+        look()
+    else:
+        files.kept(files.cache() / "howto100m" / files.digest(facts), look)
+
+
 def write_shards(source: Path, shards: Path, log: Callable[[str], None], size: int):
     """Write the narrations `source` in shards of `size` videos, after the shards that are already there. Shards of
     other narrations, or of another size, are deleted first."""
@@ -37,6 +56,10 @@ def write_shards(source: Path, shards: Path, log: Callable[[str], None], size: i
     if (shards / "source.json").is_file() and read_json(shards / "source.json") != now:
         log(f"{source} has changed since it was indexed; it is indexed again")
         shutil.rmtree(shards.parent)
+    whole = list(itertools.takewhile(lambda shard: not files.damage(shard), listing(shards)))
+    for shard in listing(shards)[len(whole) :]:  # each begins where the one before it ends
+        log(f"{files.short(shard)} is damaged or follows one that is; it is indexed again")
+        shutil.rmtree(shard)
     shards.mkdir(parents=True, exist_ok=True)
     with files.written(shards / "source.json") as draft:
         draft.write_text(json.dumps(now))
@@ -76,7 +99,7 @@ def write_shard(path: Path, videos: list[tuple], skipped: list[str], facts: dict
         "offsets": np.cumsum([0, *(len(line) + 1 for line in lines)], dtype=np.int64),
         "digest": np.frombuffer(b"".join(digests), "<u8"),
     }
-    with files.written(path) as draft:
+    with files.written(path, sealed=True) as draft:
         draft.mkdir()
         for name, values in arrays.items():
             np.save(draft / f"{name}.npy", values, allow_pickle=False)

@@ -24,6 +24,7 @@ from ssb.corpora import labels, windows
 from ssb.corpora.howto100m import corpus as corpus_module
 from ssb.corpora.howto100m import index as index_module
 from ssb.corpora.howto100m import narrations
+from ssb.corpora.howto100m import shards as shards_module
 from ssb.metrics import meaning
 from ssb.training.runs import load
 from ssb.training.streamed import Streamed
@@ -748,6 +749,58 @@ def test_a_killed_index_goes_on(folder, content, tmp_path, form):
     assert all(path.stat().st_mtime_ns == age for path, age in ages.items()) and not list(shards.glob(".*"))
     index(whole)
     same_index(folder, whole, "shards", "found")
+
+
+def test_a_damaged_part_of_an_index_is_named_and_made_again(folder, tmp_path, capsys):
+    whole = shutil.copytree(folder, tmp_path / "whole")
+    for each in (folder, whole):
+        index_module.index(each, say=lambda line: None, shard=17)
+    parts = ["found", *(f"shards/0000{number}" for number in (0, 3, 6))]
+    for part in parts:
+        path = sorted(path for path in (folder / "index" / part).iterdir() if path.stat().st_size)[-2]
+        path.write_bytes(path.read_bytes()[:-1] + b"\1")
+        with pytest.raises(CorpusError, match=rf"{part} is damaged \({path.name} is not as it was written\): run `ssb"):
+            load_corpus(folder)
+        index_module.index(folder, say=lambda line: None, shard=17)
+        same_index(folder, whole, "shards", "found")
+        assert load_corpus(folder).fingerprint == load_corpus(whole).fingerprint
+    (folder / "caption.json").unlink()
+    (folder / "index" / "shards" / "00002" / "text.txt").write_text("")
+    with pytest.raises(CorpusError, match="neither caption.json nor captions/; put the narrations"):
+        index(folder)
+
+
+def test_a_large_index_is_looked_through_once(folder, monkeypatch):
+    index(folder)
+    monkeypatch.setattr(shards_module, "SMALL", 0)
+    first, looked = load_corpus(folder).fingerprint, []
+    monkeypatch.setattr(shards_module.files, "damage", counted(files.damage, looked, folder / "index"))
+    assert load_corpus(folder).fingerprint == first and not looked
+    path = folder / "index" / "found" / "rows.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    with pytest.raises(CorpusError, match="found is damaged"):
+        load_corpus(folder)
+
+
+def counted(damage, calls: list, within: Path):
+    """`damage` that notes folders within one."""
+
+    def call(path: Path):
+        calls.extend([path] * path.is_relative_to(within))
+        return damage(path)
+
+    return call
+
+
+def test_two_processes_index_one_after_the_other(folder):
+    """The second waits, and finds all done."""
+    code = KILLED.replace("time.sleep(600)", "time.sleep(3)")
+    with subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "three\n"
+        lines = []
+        index_module.index(folder, say=lines.append, shard=17)
+    assert child.returncode == 0 and lines[0].startswith(f"{folder} is being indexed by process {child.pid} on ")
+    assert not any(line.startswith("shard") for line in lines)
 
 
 def test_other_narrations_are_indexed_anew(folder, content):
