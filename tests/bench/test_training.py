@@ -80,7 +80,7 @@ def test_a_small_run_writes_its_rows(config, corpus, tmp_path, capsys):
     assert frame["what"].tolist() == [
         *steps,
         *decoders,
-        *(f"ranks: {x}" for x in ("torchmetrics", "sorted matrix", "ours")),
+        *(f"ranks: {x}" for x in ("torchmetrics", "argsort", "np.sort", "ours")),
     ]
     assert list(frame) == ["what", "median", "min", "max", "ratio", "unit", *MACHINE]
     assert all(0 < low <= middle <= high for low, middle, high in frame[["min", "median", "max"]].to_numpy())
