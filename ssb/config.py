@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ssb.files import digest
 
 # Part of every run's name. Raise it when a default of Config changes, or the numbers of an unchanged Config.
-VERSION = 2
+VERSION = 3
 Objective = Literal["none", "identity", "full", "hybrid", "cross"]
 OBJECTIVES: tuple[str, ...] = Objective.__args__
 
