@@ -136,8 +136,8 @@ class Collapsed(TrainingError):
 
 
 IDENTITY = "identity.json"  # of a run's folder: the `identity` that its name is the digest of
-_corpora: dict[tuple, TrainingCorpus] = {}  # the last that `Run.load` has read: fingerprint, name and options → corpus
 NOTE = "note.txt"  # of a run's folder: what to know before its numbers are used; most runs have none
+_corpora: dict[tuple, TrainingCorpus] = {}  # the last that `Run.load` has read: fingerprint, name and options → corpus
 
 
 def check_sound(folder: Path):
