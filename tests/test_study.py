@@ -153,7 +153,7 @@ def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeyp
         TrainingError, match="1 of 2 runs failed; the others are kept.\nown, seed 0: RuntimeError: mine"
     ) as caught:
         work.run({"own": {"contrast": "broken:loss"}, "good": {}})
-    assert str(caught.value).endswith("(broken.py, line 5)")
+    assert str(caught.value).endswith("broken.py, line 5)")
     assert str(caught.value.__cause__).count("RuntimeError: mine") == 1 and "in loss" in str(caught.value.__cause__)
 
 
