@@ -95,7 +95,14 @@ def _glyphs(families: tuple[str, ...], preferred: tuple[str, ...]) -> set[int]:
     return glyphs
 
 
-def save(figure: plt.Figure, folder: Path, name: str, alt: str) -> Image:
+class Picture(Image):
+    """A picture that a notebook shows, and a terminal as the sentence for those who cannot see it."""
+
+    def __repr__(self):
+        return self.alt
+
+
+def save(figure: plt.Figure, folder: Path, name: str, alt: str) -> Picture:
     """Write folder/name.png and .pdf, close the figure, and return the picture for the notebook to show.
 
     alt: one sentence for those who cannot see it; stored in the files too.
@@ -109,7 +116,7 @@ def save(figure: plt.Figure, folder: Path, name: str, alt: str) -> Image:
     plt.close(figure)
     path = folder / f"{name}.png"
     print(f"wrote {files.short(path)} and .pdf")
-    return Image(filename=str(path), alt=alt, width=round(96 * figure.get_figwidth()))
+    return Picture(filename=str(path), alt=alt, width=round(96 * figure.get_figwidth()))
 
 
 @styled

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import write_corpus
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from ssb import Config, figures, fit, load_corpus
@@ -178,3 +179,8 @@ def test_powers_of_ten_stay_mathematics(run):
 
 def test_what_the_font_lacks_is_replaced():
     assert figures.drawable("a🫠日é\n\tΔ → wᵢⱼ “…” −\ud83d") == "a□□é\n□Δ → wᵢⱼ “…” −□"
+
+
+def test_a_picture_is_its_sentence_in_a_terminal(tmp_path):
+    picture = figures.save(Figure(), tmp_path, "empty", alt="Nothing is drawn.")
+    assert repr(picture) == "Nothing is drawn." and picture.filename == str(tmp_path / "empty.png")
