@@ -52,5 +52,6 @@ class TrainingData(Protocol):
     def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
         """The pairs of these rows (B,); memory: past clips (P,) and their c_v (P, d)."""
 
-    def ranks(self, model, split: str) -> dict[str, np.ndarray]:
-        """The rank of each query of a split by protocol, and "clip", the item of each text query."""
+    def ranks(self, model, split: str, every: bool = True) -> dict[str, np.ndarray]:
+        """The rank of each query of a split by protocol, and "clip", the item of each text query; every: False: those
+        of "t2v" are enough."""
