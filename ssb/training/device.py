@@ -12,7 +12,9 @@ from torch import Tensor
 from ssb import machine
 from ssb.text import Ragged
 
-SHARE = 0.2  # of the free memory of a GPU, the most that the features, or the texts, or the labels of a run may take there
+SHARE = (
+    0.2  # of the free memory of a GPU, the most that the features, or the texts, or the labels of a run may take there
+)
 TOKENS = 8  # captions are padded to a multiple of so many on a GPU, so that its kernels and blocks of memory recur
 
 
@@ -23,14 +25,14 @@ def fits(size: int, device) -> bool:
 
 def sent(x: Tensor, device) -> Tensor:
     """A tensor on the device; one of the host goes to a GPU by way of pinned memory, without waiting."""
-    if machine.on_gpu(device) and x.device.type == "cpu":
+    if x.device.type == "cpu" and torch.device(device).type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
 
 
 def fetched(x: Tensor) -> Callable[[], list[float]]:
     """Begin to read numbers (n,); what is returned gives them, and waits only for what came before this call."""
-    if not machine.on_gpu(x.device):
+    if x.device.type != "cuda":
         return x.tolist
     host, done = torch.empty_like(x, device="cpu", pin_memory=True), torch.cuda.Event()
     host.copy_(x, non_blocking=True)
