@@ -33,7 +33,7 @@ def caption_loss(t5: T5ForConditionalGeneration, support: Tensor, mask: Tensor, 
 
 
 def _rows(labels: Tensor) -> Tensor | slice:
-    """Where the tokens to compute are in the flattened captions (B, L): up to the last label of each caption, or all."""
+    """Where in the flattened captions (B, L) the tokens to compute are: up to the last label of each, or all."""
     if machine.on_gpu(labels.device):
         return slice(None)
     inside = (labels != -100).flip(1).cumsum(1).flip(1) > 0

@@ -12,9 +12,8 @@ from torch import Tensor
 from ssb import machine
 from ssb.text import Ragged
 
-SHARE = (
-    0.2  # of the free memory of a GPU, the most that the features, or the texts, or the labels of a run may take there
-)
+SHARE = 0.2  # of the free memory of a GPU, what the features, the texts and the labels of a run may each take there
+
 TOKENS = 8  # captions are padded to a multiple of so many on a GPU, so that its kernels and blocks of memory recur
 
 

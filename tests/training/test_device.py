@@ -101,7 +101,7 @@ def test_a_step_on_a_cpu_waits_little_more(home, tmp_path):
 
 
 def test_loss_and_gradient_need_no_value_of_a_tensor(home, like_a_gpu, monkeypatch):
-    """On the meta device, whose tensors have shapes alone: whatever would read one, or mix it with the host's, fails."""
+    """On the meta device, whose tensors have shapes alone: what would read one, or mix it with the host's, fails."""
     like_a_gpu(True)
     monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *given, **options: False)
     monkeypatch.setattr(torch, "autocast", lambda *given, **options: contextlib.nullcontext())  # knows no meta
