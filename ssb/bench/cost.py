@@ -158,7 +158,8 @@ def note(name: str, device: str) -> str:
 def cost(name: str, size: Size, out: Path, steps: int | None = None) -> pd.DataFrame:
     """Measure on accelerate's device, print, and write the rows to `out`, where those of other devices and sizes are
     kept. Returns the new rows, as text. On a GPU training is measured in float32, whose matrix products round to TF32,
-    and in bfloat16; encoding is float32 in any run. CorpusError, before anything is measured, if `out` is not a table of this benchmark."""
+    and in bfloat16; encoding is float32 in any run. CorpusError, before anything is measured, if `out` is no table of
+    this benchmark."""
     earlier = read_table(out, *COLUMNS) if out.exists() else pd.DataFrame(columns=COLUMNS, dtype=str)
     corpus, rows = noise(size.clips), []
     device = Accelerator().device

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import NullFormatter
 
 from ssb import files
 from ssb.bench.cost import noise
@@ -148,7 +149,8 @@ def drawn(frame: pd.DataFrame) -> plt.Figure:
         axis.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds of CPU time")
         middle = np.exp(np.log(chosen["seconds"]).mean())
         low, high = axis.get_ylim()
-        axis.set_ylim(min(low, middle / 4), max(high, middle * 4))  # or noise would look like growth
+        axis.set_ylim(min(low, middle / 10), max(high, middle * 10))  # or noise would look like growth
+        axis.yaxis.set_minor_formatter(NullFormatter())
         ticks = sorted(set(chosen["size"]))
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.xaxis.minorticks_off()

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 
-from ssb.__main__ import main
 from ssb.bench import scale
 from ssb.training.loop import Training
 
@@ -81,10 +80,3 @@ def test_the_figure_names_its_axes_and_lines(small):
     assert bottom.get_ylim()[1] / bottom.get_ylim()[0] >= 15  # no growth looks like none
     assert figure.get_figwidth() <= 3.5
     plt.close(figure)
-
-
-def test_the_command_writes_to_results(monkeypatch, home, tmp_path):
-    asked = []
-    monkeypatch.setattr(scale, "bench", lambda *given: asked.append(given))
-    assert main(["bench", "scale"]) == 0 and main(["bench", "scale", "--out", str(tmp_path / "x.csv")]) == 0
-    assert asked == [(home / "results" / "scale.csv", home / "figures"), (tmp_path / "x.csv", home / "figures")]

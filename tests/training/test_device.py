@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
-from ssb import Config, TrainingError, fit, load_corpus, machine
+from ssb import Config, Study, TrainingError, fit, load_corpus, machine
 from ssb.text import Ragged
 from ssb.training import device, loop
 from ssb.training.data import Data
@@ -297,3 +298,40 @@ def test_checkpoints_cost_at_most_a_twentieth(home, tmp_path, monkeypatch, cost,
     pauses = np.diff(begun) - cost
     assert begun[0] == 31 and (pauses > least).all() and (pauses <= least + 1).all()
     assert len(begun) * cost <= 0.05 * now[0] + cost
+
+
+@pytest.mark.parametrize("jobs, at_once", [(-1, 1), (3, 3)])
+def test_a_gpu_trains_one_run_at_a_time_unless_told_otherwise(home, monkeypatch, jobs, at_once):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Study("t", preset="smoke", jobs=jobs).jobs == at_once
+
+
+@pytest.mark.gpu
+def test_runs_side_by_side_on_a_gpu_are_those_of_one_at_a_time(home, monkeypatch):
+    changes = SCRATCH | NARROW | dict(epochs=1, objective="none")
+    trained = {}
+    for jobs in (1, 2):
+        monkeypatch.setenv("SSB_HOME", str(home / str(jobs)))
+        work = Study("t", preset="smoke", seeds=[0, 1], jobs=jobs, changes=changes)
+        trained[jobs] = [run.metrics["t2v R@1"] for run in work.run({"none": {}})["none"]]
+    assert trained[1] == pytest.approx(trained[2], abs=5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_step_on_a_gpu_waits_for_the_text_encoder_alone(home, tmp_path, precision):
+    """By CUDA's own account, which also knows copies."""
+    work = training(PAPER.replace(support_set=20, precision=precision), tmp_path)
+    order = work.data.order(0)
+    for captions in order[:4]:
+        work.take_step(captions)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            work.take_step(order[4])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert sum("synchroniz" in str(warning.message) for warning in caught) <= 2
+    assert work.data.clips.resident and work.data.texts.resident
