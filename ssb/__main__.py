@@ -194,6 +194,14 @@ def bench_alignment(args: Namespace):
     alignment.bench(args.out or files.root() / "results" / "s2dtw_bench.csv")
 
 
+@argument("--out", type=Path, help="default: results/scale.csv")
+def bench_scale(args: Namespace):
+    """How the cost of each part grows with the corpus and with the support set."""
+    from ssb.bench import scale
+
+    scale.bench(args.out or files.root() / "results" / "scale.csv", files.root() / "figures")
+
+
 @argument("--videos", type=number(1, 1e7), default=1_200_000, help="to generate (default: 1200000)")
 @argument("--narrations", type=number(1, 1e4), default=40, help="of each video (default: 40)")
 @argument("--batches", type=number(1, 1e6), default=1000, help="to read (default: 1000)")
@@ -216,7 +224,8 @@ def report(args: Namespace):
 
 
 COMMANDS = {"data": data, "extract": extract, "index": index, "train": train, "cost": cost, "report": report}
-BENCHMARKS = {"training": bench_training, "alignment": bench_alignment, "howto100m": bench_howto100m}  # of `bench`
+BENCHMARKS = {"training": bench_training, "alignment": bench_alignment, "scale": bench_scale}  # of `bench`
+BENCHMARKS |= {"howto100m": bench_howto100m}
 
 
 # The parser

@@ -1,5 +1,8 @@
 """The captioning loss of a T5 decoder whose tokens are packed: all captions of a batch end to end, without padding.
 
+On a GPU the padding is computed too: to find out which tokens are real, the host would wait for it, and layers of equal
+shapes in every step are worth more there than the work on some tokens.
+
 The modules are those of transformers, which own the parameters, and every layer but attention works on single tokens.
 So these get the N real tokens of a batch, (N, W), in place of (B, L, W); only attention is computed on padded captions,
 where no token sees those after it, and so none sees padding.
@@ -11,14 +14,15 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from ssb import machine
+
 
 def caption_loss(t5: T5ForConditionalGeneration, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     """The loss of T5 itself, the mean of -log p over the labels that are not -100, a scalar.
 
     support (B, M, W): in place of the encoder's output, and its mask (B, M). labels (B, L) ids, -100 at padding.
     """
-    inside = (labels != -100).flip(1).cumsum(1).flip(1) > 0  # up to the last label of each caption
-    rows = inside.flatten().nonzero()[:, 0]
+    rows = _rows(labels)
     tokens = t5.prepare_decoder_input_ids_from_labels(labels).flatten()[rows]
     states = _states(t5.decoder, tokens, rows, labels.shape, support, mask)
     if t5.config.scale_decoder_outputs:
@@ -28,16 +32,27 @@ def caption_loss(t5: T5ForConditionalGeneration, support: Tensor, mask: Tensor, 
     return F.cross_entropy(scores, labels.flatten()[rows])
 
 
-def _states(decoder, tokens: Tensor, rows: Tensor, shape: torch.Size, support: Tensor, mask: Tensor) -> Tensor:
+def _rows(labels: Tensor) -> Tensor | slice:
+    """Where in the flattened captions (B, L) the tokens to compute are: up to the last label of each, or all."""
+    if machine.on_gpu(labels.device):
+        return slice(None)
+    inside = (labels != -100).flip(1).cumsum(1).flip(1) > 0
+    return inside.flatten().nonzero()[:, 0]
+
+
+def _states(decoder, tokens: Tensor, rows: Tensor | slice, shape: torch.Size, support: Tensor, mask: Tensor) -> Tensor:
     """The last hidden states (N, W) of N tokens, of which token i is at rows[i] of the flattened captions (B, L)."""
 
     def padded(x: Tensor) -> Tensor:
         """(N, W) → (B, L, W), 0 at padding."""
-        return x.new_zeros(shape.numel(), x.shape[1]).index_copy(0, rows, x).unflatten(0, shape)
+        if isinstance(rows, Tensor):
+            x = x.new_zeros(shape.numel(), x.shape[1]).index_copy(0, rows, x)
+        return x.unflatten(0, shape)
 
     def packed(x: Tensor) -> Tensor:
         """(B, L, W) → (N, W)."""
-        return x.flatten(0, 1).index_select(0, rows)
+        x = x.flatten(0, 1)
+        return x.index_select(0, rows) if isinstance(rows, Tensor) else x
 
     first = decoder.block[0].layer[0].SelfAttention  # whose position bias all layers share
     length = shape[1]

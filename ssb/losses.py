@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssb import s2dtw
+from ssb import machine, s2dtw
 from ssb.config import OBJECTIVES, Config, ConfigError, located
 
 CONSTANT = 1e-5  # share of its mean below which the deviation of a feature is no more than the rounding of one number
@@ -82,7 +82,7 @@ def support_set_weights(
         "hybrid" is always in.
     Returns (B, S), each row non-negative with sum 1. Gradient flows to both embeddings, except for "identity", which is
     constant: since Ψ' is frozen, this is the only way the captioning loss reaches the pooling heads.
-    ValueError for another objective and for an empty support set.
+    ValueError for another objective and, but for `candidates` on a GPU, for an empty support set.
     """
     if objective not in OBJECTIVES[1:]:
         raise ValueError(f"objective={objective!r}; wanted one of {', '.join(OBJECTIVES[1:])}")
@@ -92,7 +92,11 @@ def support_set_weights(
     out = torch.zeros_like(own) if candidates is None else ~candidates
     if objective == "cross":
         out = out | own
-    if out.all(dim=1).any():
+    if candidates is None:
+        empty = objective == "cross" and len(video) < 2
+    else:  # a GPU would be waited for; there the weights of an empty set are NaN
+        empty = not machine.on_gpu(out.device) and out.all(dim=1).any()
+    if empty:
         raise ValueError(f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs")
     w = (cosine(text, video) / temperature).masked_fill(out, -math.inf).softmax(dim=1)
     return (w + own) / 2 if objective == "hybrid" else w

@@ -24,6 +24,11 @@ def threads(count: int):
         torch.set_num_threads(before)
 
 
+def on_gpu(device) -> bool:
+    """Is it a device that computes while Python goes on, so that reading a number back waits for it?"""
+    return torch.device(device).type == "cuda"
+
+
 def machine() -> dict:
     """Where a measurement was made: `provenance` without the device, then processor, cores and threads."""
     info = Path("/proc/cpuinfo")

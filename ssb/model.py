@@ -20,23 +20,19 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, M, d), mask (B, M) → (B, M, d)."""
-        out = torch.zeros_like(x)
-        norm = self.over_all if self.training and processes.count() > 1 else super().forward
-        out[mask] = norm(x[mask]).to(x.dtype)
-        return out
-
-    def over_all(self, x: Tensor) -> Tensor:
-        """By mean and variance over the rows (n, d) of all processes."""
-        values = x.to(self.weight.dtype)
-        n = processes.total(values.new_tensor(len(x)))
-        mean = processes.total(values.sum(0)) / n
-        centred = values - mean
-        variance = processes.total(centred.square().sum(0)) / n
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
-        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+        padding, values = ~mask[..., None], x.to(self.weight.dtype)
+        if self.training:
+            n = processes.total(mask.sum().to(values.dtype))
+            mean = processes.total(values.masked_fill(padding, 0).sum((0, 1))) / n
+            variance = processes.total((values - mean).masked_fill(padding, 0).square().sum((0, 1))) / n
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return ((values - mean) * scale + self.bias).masked_fill(padding, 0).to(x.dtype)
 
 
 class Convolutions(nn.Module):
@@ -66,8 +62,23 @@ class Recurrence(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, D), mask (B, L) → (B, L, d)."""
-        packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        return nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        steps = torch.arange(x.shape[1], device=x.device)
+        turned = (mask.sum(1, keepdim=True) - 1 - steps) % x.shape[1]  # the real steps backwards, then the padding
+        forwards, backwards = self.gru.all_weights
+        ahead = self.one_way(x, forwards)
+        back = self.one_way(_rows(x, turned), backwards)
+        return torch.cat([ahead, _rows(back, turned)], dim=2).masked_fill(~mask[..., None], 0)
+
+    def one_way(self, x: Tensor, weights: list[Tensor]) -> Tensor:
+        """The states (B, L, d / 2) of one direction. No real step sees padding, which comes after it; so that, unlike
+        with packed sequences, no length is needed on the host."""
+        start = x.new_zeros(1, len(x), self.gru.hidden_size)
+        return torch.gru(x, start, weights, True, 1, 0.0, self.training, False, True)[0]
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """x (B, L, D) with the steps of each row in the order of index (B, L)."""
+    return x.gather(1, index[..., None].expand_as(x))
 
 
 class Linear(nn.Linear):

@@ -318,12 +318,13 @@ class Ragged:
         """(rows,)"""
         return np.diff(self.offsets)
 
-    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows padded with 0 to the longest of them, and the mask of what is real: (n, L) or (n, L, width), (n, L)."""
+    def padded(self, rows: np.ndarray, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows padded with 0, and the mask of what is real: (n, L) or (n, L, width), (n, L). length: L, by default that
+        of the longest of them."""
         lengths = self.lengths[rows]
-        mask = np.arange(lengths.max()) < lengths[:, None]
+        mask = np.arange(lengths.max() if length is None else length) < lengths[:, None]
         out = np.zeros((*mask.shape, *self.values.shape[1:]), self.values.dtype)
-        out[mask] = self.values[(self.offsets[rows][:, None] + np.arange(lengths.max()))[mask]]
+        out[mask] = self.values[(self.offsets[rows][:, None] + np.arange(mask.shape[1]))[mask]]
         return torch.from_numpy(out), torch.from_numpy(mask)
 
     def means(self, size: int = 512) -> "Ragged":

@@ -16,7 +16,7 @@ import pytest
 import ssb
 from ssb import ConfigError, CorpusError, ModelError, TrainingError, __main__
 from ssb.__main__ import BENCHMARKS, COMMANDS, build_parser, main
-from ssb.bench import alignment, cost, howto100m, training
+from ssb.bench import alignment, cost, howto100m, scale, training
 from ssb.bench.timing import ROUNDS, BenchmarkError
 from ssb.corpora import catalogue
 from ssb.corpora.download import FetchError
@@ -247,18 +247,20 @@ def test_settings_are_json_or_text(monkeypatch, capsys):
 
 def test_benchmarks_get_their_options(monkeypatch, tmp_path):
     calls = []
-    for module in (alignment, howto100m, training):
+    for module in (alignment, howto100m, scale, training):
         monkeypatch.setattr(module, "bench", lambda *given, module=module: calls.append((module, *given)))
     monkeypatch.setattr("ssb.corpora.load.load_corpus", lambda name: f"corpus {name}")
     home = tmp_path / "results"
     assert main(["bench", "alignment", "--out", str(home / "a.csv")]) == 0
     assert main(["bench", "howto100m", "--videos", "9", "--out", "b.csv"]) == 0
     assert main(["bench", "training", "--corpus", "events", "--out", "c.csv"]) == 0
+    assert main(["bench", "scale", "--out", "d.csv"]) == 0
     config = ssb.Config.preset("laptop", corpus="events")
     assert calls == [
         (alignment, home / "a.csv"),
         (howto100m, Path("b.csv"), 9, 40, 1000),
         (training, config, "corpus events", Path("c.csv"), 30),
+        (scale, Path("d.csv"), ssb.files.root() / "figures"),
     ]
 
 

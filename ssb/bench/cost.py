@@ -69,15 +69,16 @@ COLUMNS = (
 OWN = ["device", "size"]  # rows that agree in these are replaced by a new measurement
 
 
-def noise(clips: int) -> Corpus:
-    """Clips of the paper's shapes: two streams of 32 steps, 20 captions each."""
+def noise(clips: int, each: int = CAPTIONS, widths: dict[str, int] | None = None, steps: int | None = None) -> Corpus:
+    """Clips with this many captions each, streams of these widths, and steps; by default of the paper's shapes: two
+    streams of 32 steps, 20 captions."""
     rng = np.random.default_rng(0)
-    lengths = np.exp(rng.normal(*LENGTHS, clips * CAPTIONS)).round().astype(int).clip(min=1)
+    lengths = np.exp(rng.normal(*LENGTHS, clips * each)).round().astype(int).clip(min=1)
     words = np.split(rng.choice(WORDS, lengths.sum()), np.cumsum(lengths)[:-1])
-    captions = pd.DataFrame({"clip": np.arange(clips).repeat(CAPTIONS), "text": [" ".join(row) for row in words]})
+    captions = pd.DataFrame({"clip": np.arange(clips).repeat(each), "text": [" ".join(row) for row in words]})
     streams = {}
-    for name, width in WIDTHS.items():
-        values = rng.standard_normal((clips, Config().max_steps, width), np.float32)
+    for name, width in (widths or WIDTHS).items():
+        values = rng.standard_normal((clips, steps or Config().max_steps, width), np.float32)
         streams[name] = Stream(values.astype(np.float16), source=name)
     return Corpus("noise", [f"clip{i}" for i in range(clips)], captions, {"train": np.arange(clips)}, streams)
 
@@ -105,7 +106,8 @@ def measured(rows: Iterator[dict], device: torch.device, precision: str) -> list
 
 
 def training_rows(training: Training, steps: int) -> Iterator[dict]:
-    """Rows of training: pairs per second, and the hours that all epochs of MSR-VTT take at this rate."""
+    """Rows of training: pairs per second, milliseconds of a step, and the hours that all epochs of MSR-VTT take at this
+    rate."""
     batches = itertools.cycle(training.data.order(0))
     window = max(1, steps // ROUNDS)
 
@@ -113,19 +115,21 @@ def training_rows(training: Training, steps: int) -> Iterator[dict]:
         for captions in itertools.islice(batches, window):
             training.watch.stuck = 0  # noise may collapse, which costs as much as learning
             training.take_step(captions)
+        training.read()
         if training.data.device.type == "cuda":
             torch.cuda.synchronize()
 
     rates = window * training.config.batch / seconds([work])[:, 0]
     yield spread("train", rates, "pairs per second")
+    yield spread("train, one step", 1000 * training.config.batch / rates, "milliseconds")
     yield dict(what="train, all epochs", unit="hours", extrapolated=EPOCHS * PAIRS / np.median(rates) / HOUR)
 
 
 def retrieval_rows(training: Training, size: Size) -> Iterator[dict]:
-    """Rows of encoding from token ids and features, and of a search of all pairs on the CPU, as in an evaluation."""
+    """Rows of encoding from token ids and features, and of a search of all pairs, as in an evaluation."""
     data, model = training.data, training.raw.eval()
     clips = np.arange(size.encoded)
-    queries, gallery = torch.randn(2, size.searched, training.config.dim)
+    queries, gallery = torch.randn(2, size.searched, training.config.dim).to(data.device)
     calls = {
         "encode queries": lambda: data.embed_texts(model, clips * CAPTIONS),
         "encode videos": lambda: data.embed_videos(model, clips),
@@ -153,8 +157,9 @@ def note(name: str, device: str) -> str:
 
 def cost(name: str, size: Size, out: Path, steps: int | None = None) -> pd.DataFrame:
     """Measure on accelerate's device, print, and write the rows to `out`, where those of other devices and sizes are
-    kept. Returns the new rows, as text. On a GPU training is measured in float32 and in bfloat16; encoding is float32
-    in any run. CorpusError, before anything is measured, if `out` is not a table of this benchmark."""
+    kept. Returns the new rows, as text. On a GPU training is measured in float32, whose matrix products round to TF32,
+    and in bfloat16; encoding is float32 in any run. CorpusError, before anything is measured, if `out` is no table of
+    this benchmark."""
     earlier = read_table(out, *COLUMNS) if out.exists() else pd.DataFrame(columns=COLUMNS, dtype=str)
     corpus, rows = noise(size.clips), []
     device = Accelerator().device
@@ -162,12 +167,12 @@ def cost(name: str, size: Size, out: Path, steps: int | None = None) -> pd.DataF
         torch.manual_seed(0)
         save_t5(folder, size.t5)
         config = Config(text_encoder=folder, decoder=folder, batch=size.batch, threads=torch.get_num_threads())
-        precisions = {"fp32": "no"} | ({"bf16": "bf16"} if device.type == "cuda" else {})
+        precisions = {"tf32": "no", "bf16": "bf16"} if device.type == "cuda" else {"fp32": "no"}
         for label, precision in precisions.items():
             training = Training(config.replace(precision=precision), corpus, Path(folder) / "run", quiet=True)
             rows += measured(training_rows(training, steps or size.steps), device, label)
             if precision == "no":
-                rows += measured(retrieval_rows(training, size), device, label)
+                rows += measured(retrieval_rows(training, size), device, "fp32")
             del training
             gc.collect()  # or the next one would not fit into memory
     origin = machine()

@@ -5,18 +5,20 @@ encoder with what it gives. So none of it may be changed in place.
 """
 
 import functools
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ssb import emcl, losses, text
+from ssb import emcl, losses, machine, text
 from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError
 from ssb.machine import threads
 from ssb.metrics import retrieval
 from ssb.model import HEADS, Batch, MeanHead, Past
+from ssb.training.device import Clips, Texts, sent
 from ssb.training.identity import model_content
 
 _features: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}  # those of the last call of `features`
@@ -62,7 +64,11 @@ class Data:
 
     like: the data of the run whose weights the model starts from; its tokenizers are used. CorpusError for a corpus
     with fewer than two training clips.
+
+    On a GPU what fits is kept there; where something does not, the next batch is made in the background.
     """
+
+    background: ThreadPoolExecutor | None = None
 
     def __init__(self, config: Config, corpus: Corpus, device="cpu", like: "Data | None" = None):
         self.config, self.corpus, self.device = config, corpus, device
@@ -85,6 +91,13 @@ class Data:
             mean = HEADS[config.text_pooling] is MeanHead  # which needs no more of a caption
             with threads(config.threads):
                 self.text = states(config.text_encoder, self.encoder, self.text, str(device), mean)
+
+        self.clips, self.texts = Clips(self.video, self.video_mask, device), Texts(self.text, device)
+        self.targets = None if self.labels is None else Texts(self.labels, device)
+        self.ahead: dict[bytes, Future] = {}  # batches that are made in the background, by their rows
+        stores = [self.clips, self.texts, *([self.targets] if self.targets else [])]
+        if machine.on_gpu(device) and not all(store.resident for store in stores):
+            self.background = ThreadPoolExecutor(1)
 
         # captions grouped by clip: those of clip c are by_clip[first[c] : first[c] + count[c]]
         self.by_clip = np.argsort(self.clip_of, kind="stable")
@@ -167,23 +180,34 @@ class Data:
 
     def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
         """The pairs of these captions (B,), padded to the longest. memory: past clips (P,) and their c_v (P, d)."""
-        batch = self._batch(rows, self.clip_of[rows])
+        batch = self._batch(rows)
         if self.config.intra:
-            batch.other, batch.other_mask = (x.to(self.device) for x in self.text.padded(self.next[rows]))
+            batch.other, batch.other_mask = self.texts.padded(self.next[rows])
         if memory:
-            clips = memory[0].cpu()
-            parts = *memory, self.video[clips], self.video_mask[clips]
-            batch.past = Past(*(x.to(self.device) for x in parts))
+            batch.past = Past(*memory, *self.clips.of(memory[0]))
         return batch
 
-    def _batch(self, captions: np.ndarray, clips: np.ndarray) -> Batch:
-        clips = torch.from_numpy(clips)
-        parts = [*self.text.padded(captions), self.video[clips], self.video_mask[clips]]
-        batch = Batch(*(x.to(self.device) for x in parts), clips=clips.to(self.device))
-        if self.labels is not None:
-            labels, mask = self.labels.padded(captions)
-            batch.labels = labels.masked_fill(~mask, -100).to(self.device)
+    def prefetch(self, rows: np.ndarray):
+        """Begin to make this batch, where making it would hold up the step that needs it."""
+        if self.background is not None:
+            self.ahead[rows.tobytes()] = self.background.submit(self._made, rows)
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        made = self.ahead.pop(rows.tobytes(), None)
+        return self._made(rows) if made is None else made.result()
+
+    def _made(self, rows: np.ndarray) -> Batch:
+        captions, clips = self.items(rows)
+        batch = Batch(*self.texts.padded(captions), *self.clips.of(torch.from_numpy(clips)))
+        batch.clips = sent(torch.from_numpy(clips), self.device)
+        if self.targets is not None:
+            labels, mask = self.targets.padded(captions)
+            batch.labels = labels.masked_fill(~mask, -100)
         return batch
+
+    def items(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The captions and the clips of a batch."""
+        return rows, self.clip_of[rows]
 
     def check_cosine(self):
         """ConfigError for a run that does not rank by the cosine of c_t and c_v, which is all that figures show."""
@@ -203,16 +227,15 @@ class Data:
 
     def embed_videos(self, model, clips: np.ndarray, size: int = 512) -> torch.Tensor:
         """c_v (clips, d) of these clips, on the CPU; in inference mode."""
-        parts = torch.from_numpy(clips).split(size)
-        c_v = [model.embed_video(self.video[i].to(self.device), self.video_mask[i].to(self.device)) for i in parts]
+        c_v = [model.embed_video(*self.clips.of(i)) for i in torch.from_numpy(clips).split(size)]
         return torch.cat(c_v).float().cpu()
 
     def embed_texts(self, model, captions: np.ndarray, size: int = 512) -> torch.Tensor:
         """c_t (captions, d) of these captions, on the CPU; in inference mode."""
         order = np.argsort(self.text.lengths[captions], kind="stable")  # captions of a length together: little padding
         parts = np.array_split(captions[order], max(1, -(-len(order) // size)))
-        inputs = ([x.to(self.device) for x in self.text.padded(part)] for part in parts)
-        return torch.cat([model.embed_text(*x).float().cpu() for x in inputs])[np.argsort(order)]
+        c_t = [model.embed_text(*self.texts.padded(part)) for part in parts]
+        return torch.cat(c_t).float().cpu()[np.argsort(order)]
 
     def ranks(self, model, split: str, every: bool = True) -> dict[str, np.ndarray]:
         """Ranks of a split's queries: "t2v" (Q,), "v2t best-caption" (C,), "v2t max-per-video" (C,); and "clip" (Q,),

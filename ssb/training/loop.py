@@ -17,13 +17,14 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_model, save_model
 
-from ssb import files, processes
+from ssb import files, machine, processes
 from ssb.config import Config, ConfigError
 from ssb.corpora.load import load_corpus
 from ssb.machine import provenance, threads
 from ssb.metrics import retrieval
 from ssb.model import DECODER, SupportSetModel
 from ssb.training.collapse import Watch, at_chance
+from ssb.training.device import fetched, tf32
 from ssb.training.identity import identity
 from ssb.training.protocol import TrainingCorpus
 from ssb.training.runs import (
@@ -40,7 +41,8 @@ from ssb.training.runs import (
     measured,
 )
 
-CHECKPOINT_SECONDS = 30.0  # a killed run loses at most this much work
+CHECKPOINT_SECONDS = 30.0  # between two checkpoints, the work that a killed run loses; 0: one after every step
+SAVINGS = 20  # or so many times what the last checkpoint took, where that is longer: 5 % of the time of the run at most
 KEPT = ("sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
 LOST = re.compile("[Cc]onnection|peer|socket|Broken pipe")  # in the words of gloo and NCCL
 TRACE = ("contrast", "spread", "gradient")  # of each step: loss, deviation of similarities, norm clipped with the heads
@@ -178,6 +180,8 @@ class Training:
         self.memory: tuple[torch.Tensor, ...] = ()  # clips (P,) and c_v (P, d) of earlier batches
         self.best: dict = {"score": -math.inf, "epoch": -1, "weights": {}}
         self.seconds = 0.0
+        self.saving = 0.0  # seconds that the last checkpoint took
+        self.unread: list[tuple] = []  # the numbers of the last steps, where they are on their way from a GPU
 
     def run(self):
         """Train from the first step, or from the checkpoint, to the finished run; Collapsed or TrainingError where that
@@ -188,8 +192,10 @@ class Training:
             order = self.data.order(self.epoch)
             self.steps = len(order)
             for self.step in range(self.step, self.steps):
+                if self.step + 1 < self.steps:
+                    self.data.prefetch(order[self.step + 1])
                 self.take_step(order[self.step])
-                if self.first and time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
+                if self.first and time.perf_counter() - self.saved > self.interval:
                     self.save()
             self.step = 0
             if (self.epoch + 1) % self.config.validate_every == 0 or self.epoch + 1 == self.config.epochs:
@@ -206,6 +212,11 @@ class Training:
         """Seconds of training so far, those before a resumption included."""
         return self.seconds + time.perf_counter() - self.start
 
+    @property
+    def interval(self) -> float:
+        """Seconds from one checkpoint to the next."""
+        return CHECKPOINT_SECONDS and max(CHECKPOINT_SECONDS, SAVINGS * self.saving)
+
     def lr_factor(self, progress: float) -> float:
         """By which every learning rate is multiplied. progress: share of the steps done."""
         if self.config.lr_schedule == "decay":
@@ -213,18 +224,19 @@ class Training:
         return (1 + math.cos(math.pi * progress)) / 2 if self.config.lr_schedule == "cosine" else 1.0
 
     def take_step(self, captions: np.ndarray):
-        """One optimizer step on a batch, a row of `Data.order`; Collapsed after too many steps at the floor."""
+        """One optimizer step on a batch, a row of `Data.order`; Collapsed after too many steps at the floor,
+        TrainingError where the loss is not finite. A GPU is not waited for: there both are found a step later."""
         config = self.config
         progress = (self.epoch + self.step / self.steps) / config.epochs
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.lr_factor(progress)
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         batch = self.data.batch(captions, self.memory)
-        terms = self.model(batch, progress)
-        self.accelerator.backward(terms["loss"])
+        with tf32(self.accelerator.device):
+            terms = self.model(batch, progress)
+            self.accelerator.backward(terms["loss"])
         terms["loss"] = processes.total(terms["loss"].detach())
-        if not torch.isfinite(terms["loss"]):
-            raise TrainingError(f"loss is {terms['loss'].item()} in epoch {self.epoch + 1}; lower lr = {config.lr}")
         heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)
         processes.sum_gradients([*heads, *encoder, *decoder])
         self.accelerator.unscale_gradients()
@@ -232,14 +244,26 @@ class Training:
         norms = [torch.nn.utils.clip_grad_norm_(weights, config.clip) for weights in parts]
         self.optimizer.step()
         self.optimizer.zero_grad()
-        spread = terms.pop("similarity").std().item()
+        spread = terms.pop("similarity").std()
         self.remember(batch.clips, terms.pop("c_v"))
-        values = {name: value.item() for name, value in terms.items()} | {"steps": 1.0}
-        self.trace.append((values["contrast"], spread, norms[0].item()))
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        if why := self.watch.after_step(values["contrast"], spread):
-            self.collapse(f"in epoch {self.epoch + 1}: {why}")
+        numbers = fetched(torch.stack([spread, norms[0], *terms.values()]))
+        self.unread.append((self.epoch + 1, [*terms], numbers))
+        self.read(keep=1 if machine.on_gpu(self.accelerator.device) else 0)
+
+    def read(self, keep: int = 0):
+        """Log the numbers of the steps taken, and watch them. keep: how many of the last steps wait for a later call,
+        because a GPU may still be computing them."""
+        while len(self.unread) > keep:
+            epoch, names, numbers = self.unread.pop(0)
+            spread, norm, *values = numbers()
+            terms = dict(zip(names, values)) | {"steps": 1.0}
+            if not math.isfinite(terms["loss"]):
+                raise TrainingError(f"loss is {terms['loss']} in epoch {epoch}; lower lr = {self.config.lr}")
+            self.trace.append((terms["contrast"], spread, norm))
+            for name, value in terms.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            if why := self.watch.after_step(terms["contrast"], spread):
+                self.collapse(f"in epoch {epoch}: {why}")
 
     def remember(self, clips: torch.Tensor, c_v: torch.Tensor):
         """First in, first out: as many past clips as the support set is larger than the batch."""
@@ -270,6 +294,7 @@ class Training:
     def validate(self):
         """Log the epoch, and keep its weights if they are the best so far on the validation clips by R@1 + R@5 + R@10,
         text to video."""
+        self.read()
         metrics = retrieval.metrics(self.data.ranks(self.raw, "val", every=False)["t2v"])
         score = metrics["R@1"] + metrics["R@5"] + metrics["R@10"]
         steps = self.sums.pop("steps")
@@ -286,8 +311,9 @@ class Training:
 
     def save(self):
         """Write a checkpoint, from which a resumed run takes the same next step."""
-        self.seconds = self.elapsed
-        self.start = self.saved = time.perf_counter()
+        self.read()
+        self.seconds, begun = self.elapsed, time.perf_counter()
+        self.start = begun
         state = {
             "model": self.raw.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -305,6 +331,8 @@ class Training:
         os.replace(written, written.with_stem(f"checkpoint-{files.sha256(written)[:12]}"))
         for path in earlier[1:]:  # the last one stays, in case that this one is damaged
             path.unlink(missing_ok=True)
+        self.saved = time.perf_counter()
+        self.saving = self.saved - begun
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, named by their content, the newest first."""

@@ -52,6 +52,9 @@ class TrainingData(Protocol):
     def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
         """The pairs of these rows (B,); memory: past clips (P,) and their c_v (P, d)."""
 
+    def prefetch(self, rows: np.ndarray):
+        """Begin to make the batch of these rows, which is the next but one to be asked for."""
+
     def ranks(self, model, split: str, every: bool = True) -> dict[str, np.ndarray]:
         """The rank of each query of a split by protocol, and "clip", the item of each text query; every: False: those
         of "t2v" are enough."""

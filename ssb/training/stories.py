@@ -42,9 +42,13 @@ class StoryData(Data):
         size = min(self.config.batch, len(videos))
         return videos[: len(videos) // size * size].reshape(-1, size)
 
+    def items(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All captions and all clips of these videos (B,), one video after the other."""
+        return self.stories.captions[rows].ravel(), self.stories.clips[rows].ravel()
+
     def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
         """All clips and captions of these videos (B,), one video after the other."""
-        batch = self._batch(self.stories.captions[rows].ravel(), self.stories.clips[rows].ravel())
+        batch = self._batch(rows)
         batch.stories = len(rows)
         if not self.paired:
             captioned, filmed = (torch.arange(len(x)) * len(rows) // len(x) for x in (batch.text, batch.video))

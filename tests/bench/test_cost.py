@@ -17,7 +17,8 @@ from ssb.training.data import Data
 from ssb.training.loop import Training
 
 TINY = cost.Size(dict(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1), 8, 4, 5, 6, searched=30)
-SHOWN = ["train", "train, all epochs", "encode queries", "encode videos", "search", "search, encoding included"]
+SHOWN = ["train", "train, one step", "train, all epochs"]
+SHOWN += ["encode queries", "encode videos", "search", "search, encoding included"]
 
 
 @pytest.fixture
@@ -116,11 +117,12 @@ def test_rates_and_extrapolations(small_shapes, cpu, tmp_path, monkeypatch, caps
     assert frame["what"].tolist() == SHOWN
     train = frame.set_index("what").loc["train", ["value", "low", "high"]].astype(float).tolist()
     assert train == pytest.approx([4 / 3, 4 / 5, 4], abs=0.006)
+    assert [number(frame, "train, one step", x) for x in ("value", "low", "high")] == [3000, 1000, 5000]
     assert number(frame, "train, all epochs", "extrapolated") == pytest.approx(20 * 180_000 / (4 / 3) / 3600, abs=0.01)
     assert number(frame, "encode queries") == 2 and number(frame, "encode videos") == 1 and number(frame, "search") == 9
     assert number(frame, "search, encoding included", "extrapolated") == 3 * 5 + 6 * 5 + 9
     assert frame.set_index("what")["paper"].to_dict() == dict(
-        zip(SHOWN, ("", "12.00", "200.00", "250.00", "", "30.00"), strict=True)
+        zip(SHOWN, ("", "", "12.00", "200.00", "250.00", "", "30.00"), strict=True)
     )
     whole = cost.cost("tiny", TINY._replace(encoded=8, searched=8), out)
     assert number(whole, "search, encoding included") == 3 + 6 + 9  # measured, as all of it was
@@ -166,7 +168,7 @@ def test_table_is_kept_and_replaced(small_shapes, cpu, tmp_path, monkeypatch):
     cost.cost("other", TINY, out)
     cost.cost("tiny", TINY, out)
     both = pd.read_csv(out, dtype=str, keep_default_na=False)
-    assert len(both) == 18 and both["size"].value_counts().to_dict() == {"tiny": 12, "other": 6}
+    assert len(both) == 21 and both["size"].value_counts().to_dict() == {"tiny": 14, "other": 7}
     stayed = both[both["device"] == "NVIDIA V100"].reset_index(drop=True)
     assert stayed.equals(lines.sort_values(["precision", "what"]).reset_index(drop=True))
     keys = both[["device", "size", "precision", "what"]]
@@ -246,9 +248,9 @@ def test_note_names_what_is_not_the_paper():
 def test_gpu_rows_have_both_precisions_and_the_memory_of_the_card(small_shapes, tmp_path):
     frame = cost.cost("tiny", TINY, tmp_path / "cost.csv")
     assert frame["device"].unique().tolist() == [torch.cuda.get_device_name()]
-    assert sorted(frame.loc[frame["what"] == "train", "precision"]) == ["bf16", "fp32"]
+    assert sorted(frame.loc[frame["what"] == "train", "precision"]) == ["bf16", "tf32"]
     assert frame.loc[frame["what"].str.startswith("encode"), "precision"].unique().tolist() == ["fp32"]
-    assert len(frame) == len(SHOWN) + 2 and frame["gpu_gib"].astype(float).ge(0).all()
+    assert len(frame) == len(SHOWN) + 3 and frame["gpu_gib"].astype(float).ge(0).all()
 
 
 @pytest.mark.gpu
@@ -258,5 +260,5 @@ def test_gpu_memory_of_the_small_size_is_that_of_its_weights_at_least(tmp_path):
     memory = frame[frame["what"] == "train"].set_index("precision")["gpu_gib"].astype(float)
     assert (memory > 16 * 60_506_624 / 2**30).all() and (memory < 20).all()
     encoding = frame.set_index("what").loc["encode queries", "gpu_gib"]
-    assert float(encoding) < memory["fp32"]  # counted anew
-    assert all(number(frame.query("precision == @p"), "train") > 0 for p in ("fp32", "bf16"))
+    assert float(encoding) < memory["tf32"]  # counted anew
+    assert all(number(frame.query("precision == @p"), "train") > 0 for p in ("tf32", "bf16"))
