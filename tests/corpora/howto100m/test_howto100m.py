@@ -754,14 +754,14 @@ def test_a_killed_index_goes_on(folder, content, tmp_path, form):
 def test_a_damaged_part_of_an_index_is_named_and_made_again(folder, tmp_path, capsys):
     whole = shutil.copytree(folder, tmp_path / "whole")
     for each in (folder, whole):
-        index_module.index(each, say=lambda line: None, shard=17)
+        index_module.index(each, log=lambda line: None, shard=17)
     parts = ["found", *(f"shards/0000{number}" for number in (0, 3, 6))]
     for part in parts:
         path = sorted(path for path in (folder / "index" / part).iterdir() if path.stat().st_size)[-2]
         path.write_bytes(path.read_bytes()[:-1] + b"\1")
         with pytest.raises(CorpusError, match=rf"{part} is damaged \({path.name} is not as it was written\): run `ssb"):
             load_corpus(folder)
-        index_module.index(folder, say=lambda line: None, shard=17)
+        index_module.index(folder, log=lambda line: None, shard=17)
         same_index(folder, whole, "shards", "found")
         assert load_corpus(folder).fingerprint == load_corpus(whole).fingerprint
     (folder / "caption.json").unlink()
@@ -798,7 +798,7 @@ def test_two_processes_index_one_after_the_other(folder):
     with subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "three\n"
         lines = []
-        index_module.index(folder, say=lines.append, shard=17)
+        index_module.index(folder, log=lines.append, shard=17)
     assert child.returncode == 0 and lines[0].startswith(f"{folder} is being indexed by process {child.pid} on ")
     assert not any(line.startswith("shard") for line in lines)
 
@@ -900,10 +900,13 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 
 def test_a_small_benchmark_writes_its_rows(tmp_path, capsys):
     out = tmp_path / "bench.csv"
-    benchmark.bench(out, 200, 5, 5)
+    benchmark.bench(out, 2000, 5, 20)
     frame = pd.read_csv(out)
     assert list(frame)[:6] == ["what", "median", "min", "max", "ratio", "unit"]
-    assert frame["what"].tolist()[-3:] == ["peak: alone", "peak: indexing", "peak: reading"]
-    assert (frame["narrations"] == 1000).all() and frame["cpu"].notna().all() and (frame["median"] >= 0).all()
+    assert frame["what"].tolist()[-6:] == [
+        "batches, one reader", "batches, two readers", "memory of a reader",
+        "peak: alone", "peak: indexing", "peak: reading",
+    ]  # fmt: skip
+    assert (frame["narrations"] == 10_000).all() and frame["cpu"].notna().all() and (frame["median"] >= 0).all()
     assert frame["ratio"].iloc[-3] == 1 and (frame["ratio"].iloc[-2:] > 0.9).all()
     assert [path.name for path in tmp_path.iterdir()] == ["bench.csv"]
