@@ -872,9 +872,10 @@ from ssb.machine import peak_memory
 folder = Path(sys.argv[2])
 if sys.argv[1] == "index":
     index(folder, shard=500)
+    reader = 0
 else:
-    bench.reading(folder, 10**9)
-print(json.dumps(peak_memory() / 2**20))
+    reader = bench.reading(folder, 10**9)["reader"]
+print(json.dumps(peak_memory() / 2**20 + reader))
 """
 
 
