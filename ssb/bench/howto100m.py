@@ -64,9 +64,8 @@ def indexing(folder: Path, batches: int) -> dict:
 
 
 def reading(folder: Path, batches: int) -> dict:
-    """Seconds to draw the order of an epoch, and pairs per second of its batches with one reader and with two,
-    (ROUNDS, 2): in turn, each time the next batches, after one that waits for the readers to start. Also the memory
-    of the largest reader at the end, in MB."""
+    """Seconds to draw the order of an epoch, pairs per second of its first batches in at most ROUNDS rounds, each read by
+    one reader and by two (rounds, 2), and the memory of the largest reader at the end, in MB."""
     config = Config.preset("smoke", max_steps=32)
     with threads(1):
         data = Streamed(config, load_corpus(folder))
@@ -74,16 +73,20 @@ def reading(folder: Path, batches: int) -> dict:
         order = data.order(0)
         seconds = time.perf_counter() - start_time
         assert len(np.unique(order)) == order.size and order.shape[1] == config.batch
-        rates, readers = np.empty((ROUNDS, len(READERS))), [Readers(data.source, count) for count in READERS]
-        for i, part in zip(np.ndindex(rates.shape), np.array_split(order[:batches], rates.size)):
-            data.readers = readers[i[1]]
-            data.batch(part[0])
-            start_time = time.perf_counter()
-            for numbers in part[1:]:
-                batch = data.batch(numbers)
-                assert batch.video.shape == (config.batch, config.max_steps, DIM) and batch.text_mask.any(1).all()
-            rates[i] = part[1:].size / (time.perf_counter() - start_time)
-    memory = max(psutil.Process(process.pid).memory_info().rss for each in readers for process in each.processes)
+        order = order[:batches]
+        rounds = min(ROUNDS, len(order))
+        rates, readers = np.empty((rounds, len(READERS))), [Readers(data.source, count) for count in READERS]
+        for each in readers:
+            each.read(order[-1])  # starts them
+        for i, part in enumerate(np.array_split(order, rounds)):
+            for j in (0, 1) if i % 2 else (1, 0):  # what one has read, the other finds in memory
+                data.readers = readers[j]
+                start_time = time.perf_counter()
+                for numbers in part:
+                    batch = data.batch(numbers)
+                    assert batch.video.shape == (config.batch, config.max_steps, DIM) and batch.text_mask.any(1).all()
+                rates[i, j] = part.size / (time.perf_counter() - start_time)
+    memory = max(psutil.Process(process.pid).memory_info().rss for x in readers for process in x.processes)
     return {"order": seconds, "rates": rates, "reader": memory / 2**20}
 
 
