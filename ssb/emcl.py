@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TINY = 1e-6  # ε of the paper's code
-TOGETHER = 128  # blocks of captions that `similarity` computes at once: the same numbers as one by one, but faster
+TILE = 1 << 17  # responsibilities that `similarity` computes at once for each thread: they stay in a cache
+GPU_TILE = 1 << 26  # on a GPU
 
 
 class EMCL(nn.Module):
@@ -123,27 +124,65 @@ def similarity(
         t, v = (torch.randperm(len(x), generator=generator).to(x.device) for x in (text, video))
         shuffled = similarity(text[t], video[v], module, block, unit, score)
         return torch.empty_like(shuffled).index_put_((t[:, None], v), shuffled)
-    if unit:
-        text, video = F.normalize(text, dim=1), F.normalize(video, dim=1)
-    block = block or max(len(text), len(video), 1)
-    parts = [text.new_empty(0, len(video))]
-    for t in _blocks(text, block):  # (blocks, rows, n)
-        columns = []
-        for v in video.split(block):
-            rows = torch.cat([v.expand(len(t), -1, -1), t], dim=1)
-            rows = module.beta * module.reconstruct(rows)[0] + rows
-            if score == "cosine":
-                rows = F.normalize(rows, dim=-1)
-            columns.append((rows[:, len(v) :] @ rows[:, : len(v)].mT).flatten(0, 1))
-        parts.append(torch.cat(columns, dim=1))
-    return torch.cat(parts)
+    sizes = [max(1, min(block or len(x), len(x))) for x in (text, video)]  # of a block
+    device, n = text.device, text.shape[1]
+    numbers = GPU_TILE if device.type == "cuda" else TILE * torch.get_num_threads()
+    each = max(module.start.numel() * n, math.prod(sizes))
+    side = max(1, math.isqrt(numbers // each))  # blocks of captions and of clips in a tile
+    dtype = torch.float64 if text.dtype == torch.float64 else torch.float32
+    scores = text.new_empty(len(text), len(video))
+    with torch.autocast(device.type, enabled=False):
+        texts, videos = (_blocks(F.normalize(x, dim=1) if unit else x, k, dtype) for x, k in zip((text, video), sizes))
+        for i in range(0, len(texts), side):
+            for j in range(0, len(videos), side):
+                tile = _scores(texts[i : i + side], videos[j : j + side], module, score)
+                part = scores[i * sizes[0] :, j * sizes[1] :][: len(tile), : tile.shape[1]]
+                part.copy_(tile[: len(part), : part.shape[1]])
+    return scores
 
 
-def _blocks(text: Tensor, block: int) -> list[Tensor]:
-    """Rows (Q, n) as stacks (at most TOGETHER, block, n) of whole blocks, and the rest as a stack of one."""
-    whole = len(text) // block * block
-    stacks = [*text[:whole].reshape(-1, block, text.shape[1]).split(TOGETHER), text[None, whole:]]
-    return [stack for stack in stacks if stack.numel()]
+def _blocks(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Rows (R, n) as blocks (R / size, size, n), the last one filled up with rows of zeros, which change no result."""
+    return F.pad(x.to(dtype), (0, 0, 0, -len(x) % size)).reshape(-1, size, x.shape[1])
+
+
+def _scores(text: Tensor, video: Tensor, module: EMCL, score: str) -> Tensor:
+    """Scores of T blocks of captions (T, a, n) and V blocks of clips (V, b, n), each pair of blocks a call of its own →
+    (T a, V b). The same as `EMCL.reconstruct` on each pair, in an order of sums that makes few large products of it.
+
+    With P = x zᵀ for the last responsibilities z (K, n), the bases are P c, where c is one number for each basis, and
+    β Ê + E is β P c z + x. The dot products of its rows are thus P M Pᵀ + x xᵀ, where M = β² c z zᵀ c + 2 β c is only
+    (K, K).
+    """
+    (t, a, n), (v, b, _), k = text.shape, video.shape, module.start.numel()
+    start = module.start.to(text).mT
+    logits = start / module.temperature * (text.sum(1)[:, None, None] + video.sum(1)[:, None])  # (T, V, K, n)
+    for stage in range(module.stages):
+        z = logits.softmax(dim=2)
+        p_text = (z.reshape(t, v * k, n) @ text.mT).reshape(t, v, k, a)
+        p_video = (z.transpose(0, 1).reshape(v, t * k, n) @ video.mT).reshape(v, t, k, b)
+        length = (p_text.square().sum(-1) + p_video.square().sum(-1).transpose(0, 1)).sqrt()  # (T, V, K)
+        if module.released:
+            total = TINY + z.sum(-1)
+            c = 1 / (TINY * total + length)
+        else:
+            c = 1 / length.clamp(min=TINY * TINY)
+        if stage + 1 < module.stages:
+            of_text = (p_text * c[..., None] / module.temperature).reshape(t, v * k, a)
+            of_video = (p_video * c.transpose(0, 1)[..., None] / module.temperature).reshape(v, t * k, b)
+            logits = (of_text @ text).reshape(t, v, k, n)
+            logits += (of_video @ video).reshape(v, t, k, n).transpose(0, 1)
+    weight = module.beta / total if module.released else torch.full_like(c, module.beta)
+    inner = (z @ z.mT) * (weight * c)[..., None] * (weight * c)[..., None, :] + torch.diag_embed(2 * weight * c)
+    p_video = p_video.transpose(0, 1)  # (T, V, K, b)
+    left = p_text.mT @ inner  # (T, V, a, K)
+    products = left @ p_video + (text.reshape(-1, n) @ video.reshape(-1, n).T).reshape(t, a, v, b).transpose(1, 2)
+    if score == "cosine":
+        of_text = (left * p_text.mT).sum(-1) + text.square().sum(-1)[:, None]  # (T, V, a), squared lengths
+        of_video = ((inner @ p_video) * p_video).sum(-2) + video.square().sum(-1)  # (T, V, b)
+        lengths = of_text.clamp(min=0).sqrt()[..., None] * of_video.clamp(min=0).sqrt()[..., None, :]
+        products = products / lengths.clamp(min=TINY * TINY)
+    return products.transpose(1, 2).reshape(t * a, v * b)
 
 
 def effective_rank(x: Tensor) -> float:

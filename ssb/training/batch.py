@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from ssb.training.runs import Run, TrainingError, register, registered, run_name
 OWN = (ConfigError, CorpusError, ModelError, TrainingError, files.StorageError)  # their messages say everything
 KILLED = "its process was killed, probably for memory: take fewer jobs, or a smaller batch"
 EPOCH = re.compile(r"epoch +(\d+/\d+)")  # at the beginning of a line that `fit` prints
+ALONE = threading.Lock()
 
 
 class RunError(TrainingError):
@@ -127,14 +128,43 @@ def train(
 
 
 def parallel(configs: Mapping[str, Config], jobs: int, folder: Path) -> Iterator[Outcome]:
-    """Train in parallel; outcomes as the runs end. BrokenExecutor where a worker is killed."""
+    """Train in parallel; outcomes as the runs end. BrokenExecutor where a worker is killed; on a dask cluster, which
+    gives its run to another worker, where that has happened to a run again and again, after the others have ended."""
     environment = {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}  # workers may run elsewhere
-    own = registered()
-    calls = (joblib.delayed(attempt)(name, config, environment, folder, own) for name, config in configs.items())
+    own, backend = registered(), get_active_backend()[0]
+    arguments = [(name, config, environment, folder, own) for name, config in configs.items()]
+    if hasattr(backend, "client"):
+        yield from on_dask(backend.client, arguments)
+        return
     options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "n_jobs"}
-    if isinstance(get_active_backend()[0], LokyBackend):  # the workers of a cluster serve others too
+    if isinstance(backend, LokyBackend):  # the workers of a cluster serve others too
         options |= {"initializer": end_with, "initargs": (os.getpid(),)}
-    return joblib.Parallel(n_jobs=min(joblib.effective_n_jobs(jobs), max(len(configs), 2)), **options)(calls)
+    workers = min(joblib.effective_n_jobs(jobs), max(len(configs), 2))
+    environment["LOKY_MAX_CPU_COUNT"] = str(max(1, joblib.cpu_count() // workers))  # cores that a run may use
+    yield from joblib.Parallel(n_jobs=workers, **options)(joblib.delayed(attempt)(*each) for each in arguments)
+
+
+def on_dask(client, arguments: Iterable[tuple]) -> Iterator[Outcome]:
+    """`alone` with each of these arguments on the cluster of a `distributed.Client`; joblib would wait for ever for a
+    run that has killed its workers."""
+    executor = client.get_executor(pure=False)
+    try:
+        lost = None
+        for future in as_completed([executor.submit(alone, *each) for each in arguments]):
+            if error := future.exception():
+                lost = error
+            else:
+                yield future.result()
+        if lost:
+            raise BrokenExecutor(str(lost)) from lost
+    finally:
+        executor.shutdown(wait=False)  # a study that is stopped begins no further run
+
+
+def alone(*arguments) -> Outcome:
+    """`attempt`, one at a time in a process: the threads of a dask worker would share torch's random numbers."""
+    with ALONE:
+        return attempt(*arguments)
 
 
 def attempt(name: str, config: Config, environment: dict[str, str], folder: Path, own: tuple) -> Outcome:

@@ -1,4 +1,4 @@
-"""HowTo100M prepared for one Config: batches are read from disk, the next one during the training step on the last.
+"""HowTo100M prepared for one Config: batches are read from disk, the next ones during the training step on the last.
 
 An epoch has one pair of every training video: a window of at most max_steps seconds and the narrations within it, see
 `HowTo100M.window`. A pair is identified by a number, which replaces the caption of `Data`: N × (epoch + 1) + video, for
@@ -6,21 +6,22 @@ N videos; numbers below N are the fixed windows that represent the videos in eva
 numbers and Config.seed alone.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
-
+import joblib
 import numpy as np
 import torch
 
-from ssb import losses, text
+from ssb import losses, processes, text
 from ssb.config import Config, ConfigError
 from ssb.corpora.howto100m.corpus import HowTo100M, spaced
 from ssb.machine import threads
 from ssb.model import Batch, Past
 from ssb.training.data import Data
+from ssb.training.readers import Readers, Source, padded
 
 NARRATIONS = 20_000  # of the training videos, to fit a tokenizer on
 LENGTHS = 500  # training videos, whose fixed windows say how many captions are cut
 MEASURED = 1_000  # training videos, for the mean and deviation of the features
+MOST_READERS = 8
 
 
 class Streamed(Data):
@@ -45,9 +46,12 @@ class Streamed(Data):
         videos = self.train[spaced(len(self.train), LENGTHS)].tolist()
         self.count_cut([self.corpus.window(video, config.max_steps)[2] for video in videos])
         self.past: dict[int, np.ndarray] = {}  # windows of as many pairs as the support set may reach back to
-        self.reader = ThreadPoolExecutor(1)  # a single thread, because tokenizers are not thread-safe
+        tokenizers = [self.tokenizer]
+        if self.label_tokenizer is not None and self.label_tokenizer is not self.tokenizer:
+            tokenizers.append(self.label_tokenizer)
+        self.source = Source(corpus, config.streams, config.max_steps, config.max_tokens, config.seed, tokenizers)
+        self.readers = Readers(self.source, free_cores(config.threads))
         self.batches = np.empty((0, 1), int)  # of the epoch
-        self.ahead: tuple[np.ndarray, Future] | None = None  # the batch that is read in the background
 
     video = video_mask = clip_of = property(lambda self: self.corpus.features)  # CorpusError: not in memory
 
@@ -91,54 +95,34 @@ class Streamed(Data):
 
     def window(self, number: int) -> tuple[np.ndarray, str]:
         """Features (steps, D) and caption of a pair."""
-        epochs, video = divmod(number, len(self.corpus))
-        seed = (self.config.seed, epochs) if epochs else ()
-        begin, end, caption = self.corpus.window(video, self.config.max_steps, *seed)
-        return self.corpus.window_features(video, self.streams, begin, end), caption
+        return self.source.window(number)
 
-    def padded(self, windows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windows (steps, D) as one tensor (B, max_steps, D), and the mask of their steps (B, max_steps)."""
-        values = np.zeros((len(windows), self.config.max_steps, self.video_width), np.float32)
-        mask = np.arange(self.config.max_steps) < np.array([[len(window)] for window in windows])
-        values[mask] = np.concatenate(windows)
-        return torch.from_numpy(values), torch.from_numpy(mask)
+    def videos(self, values: np.ndarray, steps: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Padded windows (B, max_steps, D) of so many steps (B,) as tensors: they, and the mask of their steps."""
+        return torch.from_numpy(values), torch.from_numpy(np.arange(self.config.max_steps) < steps[:, None])
 
-    def _read(self, numbers: np.ndarray) -> tuple[list[np.ndarray], tuple, tuple | None]:
-        """Windows of the pairs; token ids (B, L) of their captions for the encoder and for the decoder, None without a
-        decoder, each with its mask."""
-        windows, captions = zip(*(self.window(number) for number in numbers.tolist()))
-
-        def ids(tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
-            rows = text.Ragged.of(text.token_ids(tokenizer, list(captions), self.config.max_tokens))
-            return rows.padded(np.arange(len(captions)))
-
-        return list(windows), ids(self.tokenizer), ids(self.label_tokenizer) if self.label_tokenizer else None
-
-    def read(self, numbers: np.ndarray) -> tuple[list[np.ndarray], tuple, tuple | None]:
-        """`_read`, if possible from the background; then begins to read the epoch's next batch there."""
-        if self.ahead is None or not np.array_equal(self.ahead[0], numbers):
-            self.ahead = numbers, self.reader.submit(self._read, numbers)
-        parts = self.ahead[1].result()
-        self.ahead = None
-        if len(step := np.flatnonzero(self.batches[:-1, 0] == numbers[0])):
-            following = self.batches[step[0] + 1]
-            self.ahead = following, self.reader.submit(self._read, following)
-        return parts
+    def ids(self, values: np.ndarray, lengths: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids of captions end to end, of these lengths (B,), as (B, L) and the mask of what is real."""
+        return text.Ragged(values, np.cumsum([0, *lengths])).padded(np.arange(len(lengths)))
 
     def batch(self, captions: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
         """As `Data.batch`, of the pairs with these numbers (B,). `clips` are numbers too. A past pair has the number of
         the pair of this batch that is of the same video: no window of a video is in the support set of the video."""
-        windows, tokens, labels = self.read(captions)
-        parts = [*self.states(*tokens), *self.padded(windows)]
+        step = np.flatnonzero(self.batches[:, 0] == captions[0])[:1]
+        pairs = self.readers.read(captions, self.batches[step[0] + 1 :] if len(step) else ())
+        parts = [*self.states(*self.ids(*pairs.tokens[0])), *self.videos(pairs.video, pairs.steps)]
         batch = Batch(*(x.to(self.device) for x in parts), clips=torch.from_numpy(captions).to(self.device))
-        if labels is not None:
-            batch.labels = labels[0].masked_fill(~labels[1], -100).to(self.device)
+        if self.label_tokenizer is not None:
+            labels, mask = self.ids(*pairs.tokens[-1])
+            batch.labels = labels.masked_fill(~mask, -100).to(self.device)
         if memory:
+            most = self.config.max_steps
             numbers, own = memory[0].tolist(), {number % len(self.corpus): number for number in captions.tolist()}
             clips = torch.tensor([own.get(number % len(self.corpus), number) for number in numbers])
             past = [self.past[x] if x in self.past else self.window(x)[0] for x in numbers]  # read after a resumption
-            batch.past = Past(*(x.to(self.device) for x in (clips, memory[1], *self.padded(past))))
+            batch.past = Past(*(x.to(self.device) for x in (clips, memory[1], *self.videos(*padded(past, most)))))
         if (self.config.support_set or 0) > len(captions):
+            windows = (window[:steps] for window, steps in zip(pairs.video, pairs.steps))
             past = self.past | dict(zip(captions.tolist(), windows))
             self.past = dict(list(past.items())[-self.config.support_set :])
         return batch
@@ -157,8 +141,17 @@ class Streamed(Data):
         c_t, c_v = [], []
         model.eval()
         with torch.inference_mode(), threads(self.config.threads):
-            for part in np.array_split(videos, -(-len(videos) // size)):
-                windows, tokens, _ = self.read(np.asarray(part))
-                c_t.append(model.embed_text(*(x.to(self.device) for x in self.states(*tokens))).float().cpu())
-                c_v.append(model.embed_video(*(x.to(self.device) for x in self.padded(windows))).float().cpu())
+            parts = [np.asarray(part) for part in np.array_split(videos, -(-len(videos) // size))]
+            for i, part in enumerate(parts):
+                pairs = self.readers.read(part, parts[i + 1 :])
+                tokens = self.states(*self.ids(*pairs.tokens[0]))
+                c_t.append(model.embed_text(*(x.to(self.device) for x in tokens)).float().cpu())
+                values = self.videos(pairs.video, pairs.steps)
+                c_v.append(model.embed_video(*(x.to(self.device) for x in values)).float().cpu())
         return torch.cat(c_t), torch.cat(c_v), np.arange(len(videos))
+
+
+def free_cores(used: int) -> int:
+    """How many readers a run has whose torch uses so many cores: the other cores that it may use, from 1 to
+    MOST_READERS. Their number changes no batch."""
+    return max(1, min(MOST_READERS, joblib.cpu_count() // processes.count() - used))

@@ -72,6 +72,9 @@ class HowTo100M:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __reduce__(self):  # another process opens the folder again
+        return reopened, (self.folder.absolute(), self.facts["sha"])
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits of the SHA-256 of all ids, narrations, lengths and splits, and of the first step of the
@@ -142,6 +145,14 @@ class HowTo100M:
         """(end - begin, ΣD) float32: early fusion (section 4.1) of a window."""
         name = self.id(video)
         return np.concatenate([stream.read(video, name, begin, end) for stream in streams], axis=1)
+
+
+def reopened(folder: Path, sha: str) -> HowTo100M:
+    """The corpus of a folder, if its index is still the same; else CorpusError."""
+    corpus = HowTo100M(folder)
+    if corpus.facts["sha"] != sha:
+        raise CorpusError(f"{folder}: was indexed again while it was being read; start again")
+    return corpus
 
 
 def spaced(count: int, most: int) -> np.ndarray:

@@ -872,9 +872,10 @@ from ssb.machine import peak_memory
 folder = Path(sys.argv[2])
 if sys.argv[1] == "index":
     index(folder, shard=500)
+    reader = 0
 else:
-    bench.reading(folder, 10**9)
-print(json.dumps(peak_memory() / 2**20))
+    reader = bench.reading(folder, 10**9)["reader"]
+print(json.dumps(peak_memory() / 2**20 + reader))
 """
 
 
@@ -903,7 +904,10 @@ def test_a_small_benchmark_writes_its_rows(tmp_path, capsys):
     benchmark.bench(out, 200, 5, 5)
     frame = pd.read_csv(out)
     assert list(frame)[:6] == ["what", "median", "min", "max", "ratio", "unit"]
-    assert frame["what"].tolist()[-3:] == ["peak: alone", "peak: indexing", "peak: reading"]
+    assert frame["what"].tolist()[-6:] == [
+        "batches, one reader", "batches, two readers", "memory of a reader",
+        "peak: alone", "peak: indexing", "peak: reading",
+    ]  # fmt: skip
     assert (frame["narrations"] == 1000).all() and frame["cpu"].notna().all() and (frame["median"] >= 0).all()
     assert frame["ratio"].iloc[-3] == 1 and (frame["ratio"].iloc[-2:] > 0.9).all()
     assert [path.name for path in tmp_path.iterdir()] == ["bench.csv"]
