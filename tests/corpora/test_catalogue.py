@@ -20,7 +20,7 @@ from helpers import DATA
 
 from ssb import CorpusError, load_corpus
 from ssb.__main__ import main
-from ssb.corpora import catalogue, download
+from ssb.corpora import catalogue, download, official
 from ssb.corpora.howto100m import index
 from ssb.corpora.load import CORPORA
 from ssb.corpora.official import MSRVTT_WHOLE
@@ -282,7 +282,8 @@ def test_a_family(tmp_path, monkeypatch, capsys):
         }
         (home / f"{part}_videodatainfo.json").write_text(json.dumps(content))
     split = {"train": clips[:2], "val": clips[2:4], "test": clips[4:6]}
-    (home / "clips1000_split.json").write_text(json.dumps(split))
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    monkeypatch.setattr(official, "MSRVTT1K", tmp_path / "split.json")
     for part, held in (("train", clips[:4]), ("val", clips[4:6]), ("test", clips[6:])):
         (home / f"{part}_list_full.txt").write_text("\n".join(held))
     (home / "MSRVTT_JSFUSION_test.csv").write_text("video_id,sentence\nvideo7,words\n")
