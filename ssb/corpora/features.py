@@ -147,9 +147,9 @@ def unpacked(path: Path, names: Arrays) -> tuple[dict[str, int], dict[str, Strea
 
 
 def lacking(home: Path, clips: list[str], arrays: Arrays | None = None) -> Lacking:
-    """Stream → those of the clips without usable features in it and why, in the features of `home` (see
-    `place`), or with `arrays` of `home`/features.npz. The features are read once; what was found in more than SMALL bytes is kept in results/cache,
-    as long as size and time of change of the files are the same."""
+    """Stream → those of the clips without usable features in it and why, in the features of `home` (see `place`), or
+    with `arrays` of `home`/features.npz. The features are read once; what was found in more than SMALL bytes is kept in
+    results/cache, as long as size and time of change of the files are the same."""
     if arrays:
         row, streams = unpacked(home / ARCHIVE, arrays)
         return {ARCHIVE: dict(merged(clips, *(of_rows(stream, row, clips) for stream in streams.values())))}

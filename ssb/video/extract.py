@@ -80,9 +80,9 @@ def extract(
     device: str | None = None,
 ) -> dict[str, str]:
     """Write a stream of these files, and of the videos in these folders, or of the images in one without videos; a
-    clip's id is its file's name without the ending. Clips that already have complete features of the same file are skipped. Returns clip → error, for the clips
-    that cannot be read or have no usable name. VideoError where the arguments do not fit the folder or each other, or
-    memory is short.
+    clip's id is its file's name without the ending. Clips that already have complete features of the same file are
+    skipped. Returns clip → error, for the clips that cannot be read or have no usable name. VideoError where the
+    arguments do not fit the folder or each other, or memory is short.
 
     batch: windows in a batch of the backbone. workers: processes that decode; 0: this one."""
     out, paths, broken = Path(out), files_of(clips), {}

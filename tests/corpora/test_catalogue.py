@@ -307,6 +307,16 @@ def test_a_family(tmp_path, monkeypatch, capsys):
     assert "msrvtt_1ka_7k: not complete\n  missing: MSRVTT_train.7k.csv\n" in printed
 
 
+def test_what_anyone_needs_for_msrvtt1k(msrvtt, capsys):
+    """Nothing but the official captions and the features, whose source, licence and sum are said."""
+    assert [file.names[-2] for file in download.sources() if "msrvtt1k" in file.corpora] == ["train_val_annotation.zip"]
+    assert asked("msrvtt1k") == 0
+    printed = capsys.readouterr().out
+    assert "github.com/Hassaan-Elahi/Dense-Captioning" in printed and "Licence: none is stated there" in printed
+    (sum_,) = re.findall("SHA-256 ([0-9a-f]{64})", printed)
+    assert sum_ == sha256((msrvtt / "features" / "vgg_ae128.npy").read_bytes())
+
+
 def test_the_list_says_how_much_is_there(msvd, monkeypatch, capsys):
     """Of each corpus a line, and no file is opened for it."""
     (msvd.parent / "vatex").mkdir()

@@ -1,4 +1,4 @@
-"""Still images: clips of one second, cut by a grid; the backbones that need no download, against other implementations."""
+"""Still images: clips of one second, cut by a grid; the backbones that need no download against independent ones."""
 
 import json
 from fractions import Fraction
