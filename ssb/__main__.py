@@ -13,7 +13,6 @@ import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from ssb import files
@@ -111,7 +110,7 @@ def extract(args: Namespace) -> int:
     from ssb.video.backbones import backbone
     from ssb.video.extract import extract
 
-    model = replace(backbone(args.model, args.frames, args.rate), grid=args.grid)
+    model = backbone(args.model, args.frames, args.rate, args.grid)
     broken = extract(args.clips, args.out, args.stream, model, args.batch, args.workers, args.device)
     if broken:
         print(f"error: {len(broken)} clips could not be read and have no features; copy them again:", file=sys.stderr)

@@ -53,10 +53,10 @@ class Backbone:
         return made | {"turned": "as shown", "grid": self.grid if self.grid > 1 else None}
 
 
-def backbone(model: str, count: int | None = None, rate: float | None = None) -> Backbone:
+def backbone(model: str, count: int | None = None, rate: float | None = None, grid: int = 1) -> Backbone:
     """`model`: a name of IMAGES or of `r2plus1d.PUBLISHED`; a .pth, .pt or .safetensors file of R(2+1)D weights; or the
-    hub name or folder of any image or video backbone of transformers. count, rate: as in `Backbone`, to replace the
-    defaults.
+    hub name or folder of any image or video backbone of transformers. count, rate, grid: as in `Backbone`, to replace
+    the defaults.
 
     R(2+1)D gets as many frames as it was trained on, 30 per second whatever the clip's own rate (the paper does not
     say; it was trained on consecutive frames). Other video backbones get as many as their config says, spread over the
@@ -64,13 +64,13 @@ def backbone(model: str, count: int | None = None, rate: float | None = None) ->
     if model in IMAGES:
         check_count(model, count, 1)
         load, prepare, input = IMAGES[model]
-        return Backbone(load(), prepare, 1, Fraction(rate or 1), input)
+        return Backbone(load(), prepare, 1, Fraction(rate or 1), input, grid)
     if model in r2plus1d.PUBLISHED or Path(model).suffix in (".pth", ".pt", ".safetensors"):
         encode, trained = r2plus1d.load(model)
         if not (count or trained):
             raise ModelError(f"{model}: trained on clips of 8 or of 32 frames? Set the number with --frames")
         input = f"shorter side {r2plus1d.SHORT}, middle {r2plus1d.SIDE} × {r2plus1d.SIDE}"
-        return Backbone(encode, middle, count or trained, Fraction(rate or 30), input)
+        return Backbone(encode, middle, count or trained, Fraction(rate or 30), input, grid)
     config = pretrained(AutoConfig, model)
     wanted = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
     check_count(model, count, wanted or 1)
@@ -82,7 +82,7 @@ def backbone(model: str, count: int | None = None, rate: float | None = None) ->
         raise ModelError(f"{model!r}: does not say how to prepare frames ({first}); wanted a preprocessor_config.json")
     prepare = functools.partial(processed, processor=processor)
     input = files.digest(json.dumps(processor.to_dict(), sort_keys=True, default=str))
-    return Backbone(encode, prepare, wanted or 1, Fraction(rate or wanted or 1), input)
+    return Backbone(encode, prepare, wanted or 1, Fraction(rate or wanted or 1), input, grid)
 
 
 def check_count(model: str, given: int | None, wanted: int):

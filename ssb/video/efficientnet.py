@@ -39,15 +39,17 @@ class Convolution(nn.Module):
 
     def __init__(self, inside: int, outside: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__()
-        self.convolution = nn.Conv2d(inside, outside, kernel, stride, groups=groups, bias=False)
+        even = kernel // 2 if stride == 1 else 0  # padding that is the same on all sides costs no copy
+        self.convolution = nn.Conv2d(inside, outside, kernel, stride, even, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(outside, eps=1e-3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Without the activation, which the last convolution of a block lacks."""
         (kernel, _), (stride, _) = self.convolution.kernel_size, self.convolution.stride
-        height, width = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:])
-        padding = (width // 2, width - width // 2, height // 2, height - height // 2)
-        return self.norm(self.convolution(functional.pad(x, padding)))
+        if stride > 1:
+            height, width = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:])
+            x = functional.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return self.norm(self.convolution(x))
 
 
 class Block(nn.Module):
@@ -64,8 +66,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The activation is ReLU6 after the first two."""
-        wide = x if self.widen is None else functional.relu6(self.widen(x))
-        narrow = self.narrow(functional.relu6(self.each(wide)))
+        wide = x if self.widen is None else functional.relu6(self.widen(x), inplace=True)
+        narrow = self.narrow(functional.relu6(self.each(wide), inplace=True))
         return x + narrow if self.residual else narrow
 
 
@@ -88,8 +90,8 @@ class Lite0(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """A feature vector for each image, float32."""
         x = (frames[:, 0].permute(0, 3, 1, 2).float() - MEAN) / STD
-        x = self.blocks(functional.relu6(self.stem(x)))
-        return functional.relu6(self.head(x)).mean((2, 3))
+        x = self.blocks(functional.relu6(self.stem(x), inplace=True))
+        return functional.relu6(self.head(x), inplace=True).mean((2, 3))
 
 
 def prepare(frame: av.VideoFrame) -> np.ndarray:
