@@ -89,17 +89,18 @@ def data(args: Namespace) -> int:
     return 0 if complete and not failures else 1
 
 
-@argument("clips", nargs="+", metavar="CLIPS", help="video files, or folders of them")
+@argument("clips", nargs="+", metavar="CLIPS", help="videos or images, or folders of them")
 @argument("--stream", required=True, metavar="NAME", help="what the feature stream is called")
-@argument("--model", required=True, help="backbone: hub name, folder, R(2+1)D-34 weights or their name")
+@argument("--model", required=True, help="efficientnet_lite0, colour_edges, hub name, folder, R(2+1)D weights")
 @argument("--out", required=True, metavar="FOLDER", help="the features/ folder of a corpus")
 @argument("--frames", type=number(1, 1024), help="in a window (R(2+1)D; default: as it was trained)")
 @argument("--rate", type=number(1e-3, 1e6, float), help="frames per second (default: 30 for R(2+1)D)")
+@argument("--grid", type=number(1, 16), default=1, help="2: also the quadrants of still images, as further steps")
 @argument("--batch", type=number(1, 4096), default=16, help="windows in a batch (default: 16)")
 @argument("--workers", type=number(0, 256), help="decoding processes (default: one per core, at most 8)")
 @argument("--device", help="default: cuda where there is one")
 def extract(args: Namespace) -> int:
-    """Turn video into a feature stream; the exit code is 1 where a clip could not be read."""
+    """Turn videos or images into a feature stream; the exit code is 1 where a clip could not be read."""
     import torch
 
     try:
@@ -109,7 +110,7 @@ def extract(args: Namespace) -> int:
     from ssb.video.backbones import backbone
     from ssb.video.extract import extract
 
-    model = backbone(args.model, args.frames, args.rate)
+    model = backbone(args.model, args.frames, args.rate, args.grid)
     broken = extract(args.clips, args.out, args.stream, model, args.batch, args.workers, args.device)
     if broken:
         print(f"error: {len(broken)} clips could not be read and have no features; copy them again:", file=sys.stderr)

@@ -50,7 +50,7 @@ def home(shared_home, tmp_path_factory, monkeypatch) -> Path:
 @pytest.fixture
 def msrvtt(monkeypatch) -> Path:
     """The folder of the real MSR-VTT files, $SSB_DATA pointing at its parent; skips where they are not."""
-    if not (DATA / "msrvtt" / "clips1000_split.json").is_file():
+    if not (DATA / "msrvtt" / "train_val_annotation.zip").is_file():
         pytest.skip(f"no MSR-VTT files in {DATA}; set SSB_DATA to the folder that holds msrvtt/")
     monkeypatch.setenv("SSB_DATA", str(DATA))
     return DATA / "msrvtt"

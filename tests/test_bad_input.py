@@ -16,6 +16,7 @@ import torch
 import ssb
 from ssb import Config, ConfigError, CorpusError, ModelError, files, fit, load_corpus
 from ssb.__main__ import main
+from ssb.corpora import official
 
 LOOK = "features/look.npy"
 
@@ -203,7 +204,7 @@ def test_a_folder(small_folder, damage, words):
 def annotated(small_folder, monkeypatch) -> Path:
     """The files of msrvtt1k as the official ones are, of 12 clips."""
     home = small_folder.rename(small_folder.with_name("msrvtt"))
-    (home / "split.json").rename(home / "clips1000_split.json")
+    monkeypatch.setattr(official, "MSRVTT1K", home / "split.json")
     rows = (line.split(",") for line in (home / "captions.csv").read_text().splitlines()[1:])
     annotation = {"sentences": [{"video_id": clip, "caption": words} for clip, words in rows]}
     with zipfile.ZipFile(home / "train_val_annotation.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -234,7 +235,6 @@ def flip(home: Path):
 AGAIN = r"train_val_annotation.zip: not readable as JSON \(.*\); download it again"
 ANNOTATION = {
     "no zip": (gone("train_val_annotation.zip"), "train_val_annotation.zip: no such file; `ssb data msrvtt` lists"),
-    "no split": (gone("clips1000_split.json"), "clips1000_split.json: no such file; `ssb data msrvtt` lists"),
     "a cut zip": (cut("train_val_annotation.zip", 0.7), AGAIN),
     "a damaged zip": (flip, AGAIN),
     "broken JSON": (inside(a='{"sentences": ['), AGAIN),

@@ -22,7 +22,9 @@ def requirement(text: str) -> tuple[str, str]:
 
 def test_both_lists_of_packages_are_equal():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pip = dict(requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["test"])
+    extras = project["optional-dependencies"]
+    assert {*extras["images"]} < {*extras["test"]}
+    pip = dict(requirement(line) for line in project["dependencies"] + extras["test"])
     lines = (ROOT / "environment.yml").read_text().splitlines()
     conda = dict(requirement(re.sub(r"#.*", "", line).strip()[2:]) for line in lines if re.match(r"      - [\w]", line))
     assert conda == pip
@@ -92,11 +94,11 @@ def test_committed_tables_are_whole():
 
 
 def test_the_package_has_all_its_folders_and_tables():
-    """What an installed copy holds: every folder with a module in it, and every CSV that the library reads."""
+    """What an installed copy holds: every folder with a module in it, and every table that the library reads."""
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = find_packages(ROOT, include=setup["packages"]["find"]["include"])
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "ssb").rglob("*.py")}
     assert {Path(*package.split(".")) for package in packages} == folders and len(folders) == 8
-    for path in (ROOT / "ssb").rglob("*.csv"):
+    for path in [*(ROOT / "ssb").rglob("*.csv"), *(ROOT / "ssb").rglob("*.json")]:
         patterns = setup["package-data"][".".join(path.parent.relative_to(ROOT).parts)]
         assert any(path.match(pattern) for pattern in patterns), path

@@ -59,7 +59,7 @@ def presence(record: Record, needed: list[Needed], data: Path) -> str:
     names = [file.present(home) for file in needed if record.name in file.corpora]
     if None in names:
         return f"{names.count(None)} of {len(names)} files missing" if any(names) else "not there"
-    featured = features.ARCHIVE in names or any(home.glob("features/[!.]*"))
+    featured = features.ARCHIVE in names or any(features.place(home).glob("[!.]*"))
     return "files complete" if featured else "files complete, no features"
 
 
@@ -74,7 +74,9 @@ def report(name: str) -> bool:
     if rows:
         print(f"wanted in {data} (SSB_DATA, or data/ of the study):", *aligned(rows), sep="\n  ")
     for corpus in names:
-        summary, lines = check(CORPORA[corpus], [file for file in wanted if corpus in file.corpora], data)
+        record = CORPORA[corpus]
+        summary, lines = check(record, [file for file in wanted if corpus in file.corpora], data)
+        lines += [f"features: {source(record, data / record.dataset)}"] if record.features else []
         print(f"{corpus}: {summary}", *lines, sep="\n  ")
         incomplete |= {corpus} if summary == INCOMPLETE else set()
     missing = [file for file in wanted if incomplete & set(file.corpora) and not file.present(data / file.dataset)]
@@ -104,7 +106,10 @@ def check(record: Record, wanted: list[Needed], data: Path) -> tuple[str, list[s
         clips = annotated(record, home)
         streams = features.lacking(home, clips, record.arrays)
         lines = [covered(record.name, stream, lacking, clips) for stream, lacking in streams.items()]
-        lines = lines or [f"no features, which are yours: {extraction(record, home, clips)}"]
+        if not streams:
+            lines = [
+                "no features" + ("" if record.features else f", which are yours: {extraction(record, home, clips)}")
+            ]
         if record.labels:
             total = len(clips)
             counts = (f"{name} {proportion(total - len(missing), total)}" for name, missing in streams.items())
@@ -128,6 +133,11 @@ def check_indexed(record: Record, home: Path, missing: list[str]) -> tuple[str, 
         if not any(home.glob("features/[!.]*/")):
             lines.append(f"no features, which are yours: {extraction(record, home, [])}")
         return INCOMPLETE, [*lines, f"when all is there, index it: `ssb index {home}`"]
+
+
+def source(record: Record, home: Path) -> str:
+    """Where the features of a record that says so can be had, or how they are made."""
+    return record.features.format(home=home, out=files.root() / "features" / record.dataset)
 
 
 def extraction(record: Record, home: Path, clips: list[str]) -> str:

@@ -30,6 +30,13 @@ ADVICE = 'extract them or leave these clips out of the split, as corpus_options=
 # Streams
 
 
+def place(home: Path) -> Path:
+    """The folder of the features of a dataset, or of a folder of your own: features/ in `home`, the folder of its
+    files; where there is none, features/<name of that folder>/ of the study ($SSB_HOME), if that exists."""
+    beside, apart = home / "features", files.root() / "features" / home.resolve().name
+    return apart if apart.is_dir() and not beside.is_dir() else beside
+
+
 def sources(folder: Path) -> dict[str, Path]:
     """Stream → its file or folder, of a features folder.
 
@@ -140,13 +147,13 @@ def unpacked(path: Path, names: Arrays) -> tuple[dict[str, int], dict[str, Strea
 
 
 def lacking(home: Path, clips: list[str], arrays: Arrays | None = None) -> Lacking:
-    """Stream → those of the clips without usable features in it and why, of `home`/features/, or with `arrays` of
-    `home`/features.npz. The features are read once; what was found in more than SMALL bytes is kept in results/cache,
-    as long as size and time of change of the files are the same."""
+    """Stream → those of the clips without usable features in it and why, in the features of `home` (see `place`), or
+    with `arrays` of `home`/features.npz. The features are read once; what was found in more than SMALL bytes is kept in
+    results/cache, as long as size and time of change of the files are the same."""
     if arrays:
         row, streams = unpacked(home / ARCHIVE, arrays)
         return {ARCHIVE: dict(merged(clips, *(of_rows(stream, row, clips) for stream in streams.values())))}
-    return {name: unusable(path, clips) for name, path in sources(home / "features").items()}
+    return {name: unusable(path, clips) for name, path in sources(place(home)).items()}
 
 
 def unusable(path: Path, clips: list[str]) -> dict[str, str]:
@@ -217,7 +224,7 @@ def usable(name: str, splits: Splits, missing: str, home: Path, arrays: Arrays |
     streams = lacking(home, clips := clips_of(splits), arrays)
     if missing == "refuse":
         if wrong := {stream: reasons for stream, reasons in streams.items() if reasons}:
-            paths = {ARCHIVE: home / ARCHIVE} if arrays else sources(home / "features")
+            paths = {ARCHIVE: home / ARCHIVE} if arrays else sources(place(home))
             stored = {stream: () if arrays else available(paths[stream]) for stream in wrong}
             each = (f"{paths[stream]}: {lacks(clips, why, stored[stream])}" for stream, why in wrong.items())
             raise CorpusError(f"{'; '.join(each)}; {ADVICE}{list_missing(name, wrong)}")
@@ -259,7 +266,7 @@ def build(
     """As `assemble`, with the streams of `home`; arrays: as in `lacking`. missing: see `usable`."""
     splits = usable(name, splits, missing, home, arrays)
     clips = clips_of(splits)
-    streams = read_archive(home / ARCHIVE, clips, arrays) if arrays else read_streams(home / "features", clips)
+    streams = read_archive(home / ARCHIVE, clips, arrays) if arrays else read_streams(place(home), clips)
     return assemble(name, captions, splits, streams, classes)
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ssb import files
-from ssb.corpora import events, features, labels, official, shapes, windows
+from ssb.corpora import events, features, flickr8k, labels, official, shapes, windows
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.howto100m import index
 from ssb.corpora.howto100m.corpus import HowTo100M
@@ -33,6 +33,7 @@ CORPORA: dict[str, Record] = {
         Record("shapes", "moving shapes, drawn by the library: 800 / 100 / 300", shapes.corpus),
         Record("events", "long videos of moving shapes, drawn by the library", events.corpus),
         *official.RECORDS,
+        *flickr8k.RECORDS,
         *labels.RECORDS,
         Record("howto100m", "HowTo100M, narration with times", read_howto100m, "howto100m"),
     )

@@ -44,6 +44,7 @@ def split_lists(home: Path, ending: str = "_list.txt") -> Splits:
 
 MSRVTT = {"train_val": "train_val_annotation.zip", "test": "test_videodatainfo.json.zip"}  # part → its archive
 MSRVTT_WHOLE = "MSRVTT_data.json"  # both parts in one file, as some mirrors have it
+MSRVTT1K = Path(__file__).with_name("msrvtt1k.json")  # the split of msrvtt1k, which is this study's own
 YOUTUBE = re.compile(r"[?&]v=([\w-]{11})")
 
 
@@ -98,11 +99,12 @@ def msrvtt_classes(home: Path, clips: list[str], parts: Iterable[str]) -> list[s
 
 
 def msrvtt1k(home: Path) -> Annotation:
-    """The first 1,000 clips, 20 captions each, split 700 / 100 / 200 by clips1000_split.json.
+    """The first 1,000 clips, 20 captions each, split 700 / 100 / 200 by msrvtt1k.json of this package: clips that are
+    cut from one YouTube video are in one split.
 
     All of these clips are in the official training set: results are not comparable with published 1k-A numbers.
     """
-    return msrvtt_captions(home, "train_val"), features.read_splits(home / "clips1000_split.json")
+    return msrvtt_captions(home, "train_val"), features.read_splits(MSRVTT1K)
 
 
 def msrvtt1k_half(home: Path, odd: bool) -> Annotation:
@@ -285,10 +287,17 @@ CUTTING = (
     "a clip is one step, so first cut the videos at the annotated times (`official.youcook2` lists video, start and "
     "end) into CLIPS/<video>_<step>.mp4, such as {first}.mp4, which make <video>_<step>.npy"
 )
+OF_MSRVTT1K = (
+    "those of the study are features/vgg_ae128.npy, (1000, 50, 128) float16, SHA-256 29b8e0b88c1d1d140e1e9800d7f0d30a"
+    "a89e673b22d616e00fd2509d7ccacfbe, its rows video0 to video999, named a line each in vgg_ae128.ids.txt; from "
+    "https://github.com/Hassaan-Elahi/Dense-Captioning, where at commit add2b1e the folder featuresBig/ has a file for "
+    "each clip. Licence: none is stated there. Its README says VGG16, 100 equally spaced frames and a linear "
+    "auto-encoder; the array has 50, and how it was computed cannot be checked"
+)
 ARRAYS = {"resnet152": "resnet152_pool8", "conv3d": "conv3d"}  # as in the paper: 8 steps of 2048, one vector of 512
 
 RECORDS = [
-    msrvtt("msrvtt1k", "MSR-VTT, its first 1,000 clips: 700 / 100 / 200", msrvtt1k, FIRST),
+    msrvtt("msrvtt1k", "MSR-VTT, its first 1,000 clips: 700 / 100 / 200", msrvtt1k, FIRST, features=OF_MSRVTT1K),
     msrvtt("msrvtt1k_even", "those of even category numbers: 346 / 44 / 95", EVEN, FIRST),
     msrvtt("msrvtt1k_odd", "those of odd category numbers: 354 / 56 / 105", ODD, FIRST),
     msrvtt("msrvtt_full", "MSR-VTT, official split: 6,513 / 497 / 2,990", msrvtt_full),

@@ -34,6 +34,8 @@ class Record:
     classes:  folder, clip ids → the class of each clip, where the official files give one.
     settings: preset → what this corpus changes in it (`ssb.configure`).
     cutting:  how clips are cut from the videos, where they are annotated parts; {first} is the id of a clip.
+    features: where features can be had or how they are made, if not as those of any corpus; {home} is the folder of its
+              files, {out} that of its features.
     retrieval_table, caption_table: the number of the paper's table for it; "" if the paper has no such table.
     published: its name in paper.csv if its test clips are those of the paper; "" for other splits of the videos.
     """
@@ -49,6 +51,7 @@ class Record:
     classes: Callable[[Path, list[str]], list[str]] | None = None
     settings: Mapping[str, Mapping] = field(default_factory=dict)
     cutting: str = ""
+    features: str = ""
     retrieval_table: str = "3"
     caption_table: str = ""
     published: str = ""

@@ -12,7 +12,7 @@ import torch
 from ssb import figures, files, paper
 from ssb.config import ConfigError
 from ssb.corpora.corpus import Corpus
-from ssb.corpora.features import assemble, read_streams
+from ssb.corpora.features import assemble, place, read_streams
 from ssb.corpora.labels import labels
 from ssb.corpora.load import CORPORA
 from ssb.corpora.reading import CorpusError, listed
@@ -74,7 +74,7 @@ def official_task(dataset: str, run: Run, corpus: Corpus, data: Path | None = No
         raise CorpusError(f"no action dataset {dataset!r}; there are {listed(records)}, and '' for the corpus's own")
     home = (data or files.data()) / records[dataset].dataset
     table = records[dataset].labels(home)
-    streams = read_streams(home / "features", table["clip"].tolist())
+    streams = read_streams(place(home), table["clip"].tolist())
     names = run.config.streams or tuple(corpus.streams)
     for name in names:
         if name not in streams:

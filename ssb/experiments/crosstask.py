@@ -38,7 +38,7 @@ def of_run(run: Run, home: Path, corpus: Corpus | None = None) -> Localised:
     table, official = labels.crosstask(home), (home / TASKS).is_file()
     tasks = read_tasks(home / TASKS) if official else task_order(table)
     model, data = run.load(corpus)
-    names, source = run.config.streams or list(data.corpus.streams), home / "features"
+    names, source = run.config.streams or list(data.corpus.streams), features.place(home)
     paths = [entry(features.sources(source), name, str(source), "stream") for name in names]
     available = [features.available(path) for path in paths]
     ids = [video for video in table["video"].unique() if all(video in stream for stream in available)]
@@ -77,7 +77,7 @@ def crosstask(runs: Mapping[str, list[Run]], corpus: Corpus, home: Path | None =
     home = files.data() / "crosstask" if home is None else home
     names = next(iter(runs.values()))[0].config.streams or list(corpus.streams)
     missing = [] if (home / "crosstask.csv").is_file() else [home / "crosstask.csv"]
-    missing += [home / "features" / name for name in names if name not in features.sources(home / "features")]
+    missing += [features.place(home) / name for name in names if name not in features.sources(features.place(home))]
     if missing:
         return (
             f"CrossTask: left out, because {listed(map(files.short, missing))} are missing. Needed: crosstask.csv "

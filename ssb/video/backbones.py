@@ -14,7 +14,13 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from ssb import files
 from ssb.text import ModelError, model_path, pretrained
-from ssb.video import r2plus1d
+from ssb.video import colours, efficientnet, r2plus1d
+
+# image backbones that need no download: name → what loads it, what prepares a frame, and that in words
+IMAGES = {
+    "efficientnet_lite0": (efficientnet.load, efficientnet.prepare, "all of it, 224 × 224, bicubic, (x − 127) / 128"),
+    "colour_edges": (colours.First, colours.prepare, "72 colours and 9 directions in 3 × 3 cells, of 96 × 96 pixels"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Backbone:
     count:   frames in a window; 1 for an image backbone
     rate:    frames per second in a window
     input:   what `prepare` does, in words or as a hash
+    grid:    2: of a still image the whole and its 2 × 2 parts, see `ssb.video.decode.parts`; 1: the whole alone
     """
 
     encode: torch.nn.Module
@@ -33,34 +40,40 @@ class Backbone:
     count: int
     rate: Fraction
     input: str
+    grid: int = 1
 
     def settings(self) -> dict:
-        """All that the features depend on: a hash of the weights, the input, the number and the rate of the frames, and
-        that turned videos are turned upright, which was not so in streams without this entry."""
+        """All that the features depend on: a hash of the weights, the input, the number and the rate of the frames, the
+        grid (none in streams without this entry), and that turned videos are turned upright, which was not so in
+        streams without this entry."""
         state = self.encode.state_dict()
         weights = (part for key in sorted(state) for part in (key, state[key].cpu().contiguous().numpy().tobytes()))
         rate = str(self.rate) if self.count > 1 else None
         made = {"weights": files.digest(*weights), "input": self.input, "frames": self.count, "rate": rate}
-        return made | {"turned": "as shown"}
+        return made | {"turned": "as shown", "grid": self.grid if self.grid > 1 else None}
 
 
-def backbone(model: str, count: int | None = None, rate: float | None = None) -> Backbone:
-    """`model`: a name of `r2plus1d.PUBLISHED`; a .pth, .pt or .safetensors file of such weights; or the hub name or
-    folder of any image or video backbone of transformers. count, rate: as in `Backbone`, to replace the defaults.
+def backbone(model: str, count: int | None = None, rate: float | None = None, grid: int = 1) -> Backbone:
+    """`model`: a name of IMAGES or of `r2plus1d.PUBLISHED`; a .pth, .pt or .safetensors file of R(2+1)D weights; or the
+    hub name or folder of any image or video backbone of transformers. count, rate, grid: as in `Backbone`, to replace
+    the defaults.
 
     R(2+1)D gets as many frames as it was trained on, 30 per second whatever the clip's own rate (the paper does not
     say; it was trained on consecutive frames). Other video backbones get as many as their config says, spread over the
     second; image backbones the frame in its middle. ModelError where the model cannot be loaded or used so."""
+    if model in IMAGES:
+        check_count(model, count, 1)
+        load, prepare, input = IMAGES[model]
+        return Backbone(load(), prepare, 1, Fraction(rate or 1), input, grid)
     if model in r2plus1d.PUBLISHED or Path(model).suffix in (".pth", ".pt", ".safetensors"):
         encode, trained = r2plus1d.load(model)
         if not (count or trained):
             raise ModelError(f"{model}: trained on clips of 8 or of 32 frames? Set the number with --frames")
         input = f"shorter side {r2plus1d.SHORT}, middle {r2plus1d.SIDE} × {r2plus1d.SIDE}"
-        return Backbone(encode, middle, count or trained, Fraction(rate or 30), input)
+        return Backbone(encode, middle, count or trained, Fraction(rate or 30), input, grid)
     config = pretrained(AutoConfig, model)
     wanted = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
-    if count and count != (wanted or 1):
-        raise ModelError(f"{model!r} takes windows of {wanted or 1} frames; leave --frames {count} out")
+    check_count(model, count, wanted or 1)
     encode = Pooled(pretrained(AutoModel, model), video=bool(wanted)).eval()
     try:  # with PIL: the default needs torchvision
         processor = AutoImageProcessor.from_pretrained(model_path(model), trust_remote_code=False, backend="pil")
@@ -69,7 +82,13 @@ def backbone(model: str, count: int | None = None, rate: float | None = None) ->
         raise ModelError(f"{model!r}: does not say how to prepare frames ({first}); wanted a preprocessor_config.json")
     prepare = functools.partial(processed, processor=processor)
     input = files.digest(json.dumps(processor.to_dict(), sort_keys=True, default=str))
-    return Backbone(encode, prepare, wanted or 1, Fraction(rate or wanted or 1), input)
+    return Backbone(encode, prepare, wanted or 1, Fraction(rate or wanted or 1), input, grid)
+
+
+def check_count(model: str, given: int | None, wanted: int):
+    """ModelError for another number of frames than a model takes."""
+    if given and given != wanted:
+        raise ModelError(f"{model!r} takes windows of {wanted} frames; leave --frames {given} out")
 
 
 class Pooled(torch.nn.Module):

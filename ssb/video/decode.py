@@ -1,6 +1,7 @@
 """Decoding: the frames of a clip with their times, and the window of frames that represents each second."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -169,3 +170,19 @@ def windows(path: str | Path, count: int, rate: Fraction, prepare: Callable) -> 
     for step, window in unfinished.items():
         if step == 0 or step + HALF < until:
             yield np.stack(window + [prepare(upright(path, last))] * (count - len(window)))
+
+
+def parts(path: str | Path, grid: int, count: int, prepare: Callable) -> Iterator[np.ndarray]:
+    """A still image as 1 + `grid`² windows, (count, …) each: the whole, then its grid × grid parts row by row, each
+    repeated `count` times. VideoError for a video, and for an image that has fewer pixels than parts."""
+    (_, whole), (_, second) = itertools.islice(frames(path), 2)
+    if second is not None:
+        raise VideoError("is a video; --grid is for still images, extract videos without it")
+    image = upright(path, whole).to_ndarray(format="rgb24")
+    if min(image.shape[:2]) < grid:
+        raise VideoError(f"has {image.shape[1]} × {image.shape[0]} pixels, too few for --grid {grid}")
+    height, width = image.shape[:2]
+    rows, columns = ([slice(n * i // grid, n * (i + 1) // grid) for i in range(grid)] for n in (height, width))
+    for part in (image, *(image[row, column] for row in rows for column in columns)):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(part), format="rgb24")
+        yield np.stack([prepare(frame)] * count)

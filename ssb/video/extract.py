@@ -2,8 +2,9 @@
 
     ssb extract clips/ --stream resnet --model microsoft/resnet-152 --out data/mine/features
     ssb extract clips/ --stream r2plus1d --model r2plus1d_34_32_ig65m --out data/mine/features
+    ssb extract images/ --stream lite0 --model efficientnet_lite0 --grid 2 --out data/mine/features
 
-These are the two streams of the paper (section 4.1): ResNet-152 after its last pooling, 2048-d, and R(2+1)D-34, its
+The first two are the streams of the paper (section 4.1): ResNet-152 after its last pooling, 2048-d, and R(2+1)D-34, its
 last convolutional layer averaged over space and time, 512-d. OUT becomes a folder that
 `ssb.corpora.features.read_streams` reads: OUT/<stream>/<clip>.npy of (steps, dim) float16. OUT/<stream>.json records
 the settings of the stream, and `sha256sum -c <stream>.sha256` in OUT checks its files. OUT/<stream>.sources.tsv records
@@ -14,8 +15,7 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
-from fractions import Fraction
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -27,10 +27,11 @@ from ssb import files
 from ssb.files import sha256
 from ssb.progress import minutes
 from ssb.video.backbones import Backbone
-from ssb.video.decode import VideoError, windows
+from ssb.video.decode import VideoError, parts, windows
 from ssb.video.ledger import add_source, check_settings, complete, read_sums, remove_outdated, write_sums
 
 ENDINGS = "3gp avi flv gif m4v mkv mov mp4 mpeg mpg ogv ts webm wmv".split()  # the files of a folder that are clips
+STILLS = "bmp jpeg jpg png tif tiff webp".split()  # and those of one without such files: clips of one second
 
 LONGEST_NAME = 220  # bytes of the name of a clip or a stream: 255 less what a draft of its file adds
 
@@ -39,8 +40,9 @@ class Windows(IterableDataset):
     """The steps of many clips, for the workers of a DataLoader: (number of the clip, window, None), and after the last
     step of a clip (number, None, error), where error is "" or says why the clip cannot be read."""
 
-    def __init__(self, paths: list[Path], count: int, rate: Fraction, prepare: Callable):
-        self.paths, self.options = paths, (count, rate, prepare)
+    def __init__(self, paths: list[Path], backbone: Backbone):
+        self.paths, self.grid = paths, backbone.grid
+        self.count, self.rate, self.prepare = backbone.count, backbone.rate, backbone.prepare
 
     def __iter__(self):
         """Items of the clips of this worker: every num_workers-th clip."""
@@ -49,11 +51,17 @@ class Windows(IterableDataset):
         for i in range(first, len(self.paths), stride):
             message = ""
             try:
-                for window in windows(self.paths[i], *self.options):
+                for window in self.steps(self.paths[i]):
                     yield i, window, None
             except (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
                 message = " ".join(str(error).split()) or type(error).__name__
             yield i, None, message
+
+    def steps(self, path: Path) -> Iterator[np.ndarray]:
+        """The windows of one clip, (count, …)."""
+        if self.grid > 1:
+            return parts(path, self.grid, self.count, self.prepare)
+        return windows(path, self.count, self.rate, self.prepare)
 
 
 def collate(items: list[tuple]) -> tuple[list[tuple[int, str | None]], torch.Tensor | None]:
@@ -71,10 +79,10 @@ def extract(
     workers: int | None = None,
     device: str | None = None,
 ) -> dict[str, str]:
-    """Write a stream of these files, and of the videos in these folders; a clip's id is its file's name without the
-    ending. Clips that already have complete features of the same file are skipped. Returns clip → error, for the clips
-    that cannot be read or have no usable name. VideoError where the arguments do not fit the folder or each other, or
-    memory is short.
+    """Write a stream of these files, and of the videos in these folders, or of the images in one without videos; a
+    clip's id is its file's name without the ending. Clips that already have complete features of the same file are
+    skipped. Returns clip → error, for the clips that cannot be read or have no usable name. VideoError where the
+    arguments do not fit the folder or each other, or memory is short.
 
     batch: windows in a batch of the backbone. workers: processes that decode; 0: this one."""
     out, paths, broken = Path(out), files_of(clips), {}
@@ -101,7 +109,7 @@ def extract(
     print(f"{len(paths)} clips, {len(paths) - len(todo)} of them done before", flush=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     encode = backbone.encode.eval().to(device)
-    dataset = Windows([paths[clip] for clip in todo], backbone.count, backbone.rate, backbone.prepare)
+    dataset = Windows([paths[clip] for clip in todo], backbone)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     loader = DataLoader(dataset, batch, collate_fn=collate, num_workers=min(workers, len(todo)))
     rows, done, start, printed = {}, 0, time.perf_counter(), 0.0
@@ -159,13 +167,17 @@ def name_fault(name: str) -> str | None:
 
 
 def files_of(clips: Iterable[str | Path]) -> dict[str, Path]:
-    """Clip id → file, of these files and of the videos in these folders. VideoError where two files have one id, or a
-    folder has no video."""
+    """Clip id → file, of these files and of the videos in these folders, or of the images in one that has no videos.
+    VideoError where two files have one id, or a folder has neither."""
     paths: dict[str, Path] = {}
     for given in map(Path, clips):
-        inside = [path for path in sorted(given.glob("[!.]*")) if path.suffix.lower()[1:] in ENDINGS]
+        listing = sorted(given.glob("[!.]*"))
+        videos, stills = (
+            [path for path in listing if path.suffix.lower()[1:] in endings] for endings in (ENDINGS, STILLS)
+        )
+        inside = videos or stills
         if given.is_dir() and not inside:
-            raise VideoError(f"{given}: no video; wanted files that end in {', '.join(ENDINGS)}")
+            raise VideoError(f"{given}: no video and no image; wanted files that end in {', '.join(ENDINGS + STILLS)}")
         for path in inside or [given]:
             if (other := paths.setdefault(path.stem, path)) != path:
                 raise VideoError(f"{path} and {other} are both clip {path.stem!r}; rename or leave out one")

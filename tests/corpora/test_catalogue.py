@@ -20,7 +20,7 @@ from helpers import DATA
 
 from ssb import CorpusError, load_corpus
 from ssb.__main__ import main
-from ssb.corpora import catalogue, download
+from ssb.corpora import catalogue, download, official
 from ssb.corpora.howto100m import index
 from ssb.corpora.load import CORPORA
 from ssb.corpora.official import MSRVTT_WHOLE
@@ -282,7 +282,8 @@ def test_a_family(tmp_path, monkeypatch, capsys):
         }
         (home / f"{part}_videodatainfo.json").write_text(json.dumps(content))
     split = {"train": clips[:2], "val": clips[2:4], "test": clips[4:6]}
-    (home / "clips1000_split.json").write_text(json.dumps(split))
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    monkeypatch.setattr(official, "MSRVTT1K", tmp_path / "split.json")
     for part, held in (("train", clips[:4]), ("val", clips[4:6]), ("test", clips[6:])):
         (home / f"{part}_list_full.txt").write_text("\n".join(held))
     (home / "MSRVTT_JSFUSION_test.csv").write_text("video_id,sentence\nvideo7,words\n")
@@ -304,6 +305,16 @@ def test_a_family(tmp_path, monkeypatch, capsys):
     )
     assert "msrvtt_1ka: not complete\n  features look: 6 of 8 clips" in printed
     assert "msrvtt_1ka_7k: not complete\n  missing: MSRVTT_train.7k.csv\n" in printed
+
+
+def test_what_anyone_needs_for_msrvtt1k(msrvtt, capsys):
+    """Nothing but the official captions and the features, whose source, licence and sum are said."""
+    assert [file.names[-2] for file in download.sources() if "msrvtt1k" in file.corpora] == ["train_val_annotation.zip"]
+    assert asked("msrvtt1k") == 0
+    printed = capsys.readouterr().out
+    assert "github.com/Hassaan-Elahi/Dense-Captioning" in printed and "Licence: none is stated there" in printed
+    (sum_,) = re.findall("SHA-256 ([0-9a-f]{64})", printed)
+    assert sum_ == sha256((msrvtt / "features" / "vgg_ae128.npy").read_bytes())
 
 
 def test_the_list_says_how_much_is_there(msvd, monkeypatch, capsys):

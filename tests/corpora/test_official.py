@@ -28,7 +28,7 @@ def test_msrvtt1k(msrvtt):
     assert len(corpus.captions) == 20000 and (corpus.captions["clip"].value_counts() == 20).all()
     assert {name: len(members) for name, members in corpus.splits.items()} == {"train": 700, "val": 100, "test": 200}
     assert sorted(np.concatenate(list(corpus.splits.values()))) == list(range(1000))
-    official = json.loads((msrvtt / "clips1000_split.json").read_text())
+    official = json.loads(official_module.MSRVTT1K.read_text())
     for name, members in corpus.splits.items():
         assert [corpus.clips[i] for i in members] == official[name]
     (name,) = corpus.streams
@@ -58,8 +58,7 @@ def test_the_zip_and_the_json_out_of_it_agree(msrvtt, tmp_path, monkeypatch):
     packed = load_corpus("msrvtt1k")
     home = tmp_path / "msrvtt"
     home.mkdir()
-    for name in ("clips1000_split.json", "features"):
-        (home / name).symlink_to(msrvtt / name)
+    (home / "features").symlink_to(msrvtt / "features")
     with zipfile.ZipFile(msrvtt / "train_val_annotation.zip") as archive:
         (inner,) = (name for name in archive.namelist() if name.endswith(".json"))
         (home / "train_val_videodatainfo.json").write_bytes(archive.read(inner))
@@ -440,7 +439,7 @@ def test_halves_of_msrvtt1k_by_subject(msrvtt):
         text = archive.read("train_val_videodatainfo.json").decode()
     category = {clip: int(n) for n, clip in re.findall(r'"category": (\d+),.*?"video_id": "(video\d+)"', text)}
     assert len(category) == 7010 and set(category.values()) == set(range(20))
-    official = json.loads((msrvtt / "clips1000_split.json").read_text())
+    official = json.loads(official_module.MSRVTT1K.read_text())
     for half, rest, name, wanted in ((even, 0, "even", (346, 44, 95)), (odd, 1, "odd", (354, 56, 105))):
         assert half.name == f"msrvtt1k_{name}"
         for (split, members), n in zip(half.splits.items(), wanted):
@@ -454,7 +453,6 @@ def test_halves_of_msrvtt1k_by_subject(msrvtt):
 
 def test_a_half_needs_the_category_of_every_clip(msrvtt, tmp_path):
     content = json.loads(zipfile.ZipFile(msrvtt / "train_val_annotation.zip").read("train_val_videodatainfo.json"))
-    shutil.copy(msrvtt / "clips1000_split.json", tmp_path)
     path = tmp_path / "train_val_videodatainfo.json"
     damaged = "videodatainfo.json: not the MSR-VTT annotation: wanted videos with video_id and category"
     for videos, message in (

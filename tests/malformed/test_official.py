@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssb import CorpusError
-from ssb.corpora import official
+from ssb.corpora import flickr8k, official
 from ssb.corpora.labels import crosstask, hmdb51, ucf101
 from ssb.metrics.steps import read_tasks
 
@@ -33,9 +33,14 @@ PARAGRAPHS = {name: json.dumps({f"{name}{clip}": {"sentences": ["some words"]} f
 STEP = {"id": 0, "sentence": "stir", "segment": [0, 5]}
 VIDEOS = {clip: {"subset": "training", "annotations": [STEP]} for clip in IDS}
 VATEX = [{"videoID": clip, "enCap": ["some words"]} for clip in IDS]
+FLICKR8K = {"Flickr8k.token.txt": "".join(f"{clip}.jpg#{i}\tsome wörds .\n" for clip in IDS for i in range(5))}
+FLICKR8K |= {
+    f"Flickr_8k.{part}Images.txt": "".join(f"{clip}.jpg\n" for clip in clips)
+    for part, clips in {"train": IDS[:4], "dev": IDS[4:5], "test": IDS[5:]}.items()
+}
 ACTIONS = "video_id,label,split1,split2,split3\nclip00.avi,1,1,2,0\n"
 READERS = {  # name → the reader, and sound files
-    "msrvtt1k": (official.msrvtt1k, {TRAIN: sentences(IDS), "clips1000_split.json": json.dumps(LISTS)}),
+    "msrvtt1k": (official.msrvtt1k, {TRAIN: sentences(IDS)}),
     "msrvtt_full": (official.msrvtt_full, PARTS | lists("_list_full.txt")),
     "msrvtt_1ka": (
         official.msrvtt_1ka,
@@ -64,6 +69,8 @@ READERS = {  # name → the reader, and sound files
         official.vidvrd,
         {"train_val_label.json": json.dumps({clip: {"captions": ["dog_run"]} for clip in IDS})},
     ),
+    "flickr8k": (flickr8k.flickr8k, FLICKR8K),
+    "flickr8k_confirm": (flickr8k.confirm, FLICKR8K),
     "crosstask": (crosstask, {"crosstask.csv": "video_id,task_id,start,end,text\nclip00,1,0,3,stir\n"}),
     "crosstask tasks": (
         lambda home: read_tasks(home / "tasks_primary.txt"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 import ssb
 from ssb import Config, Study, files, load_corpus
@@ -66,6 +67,7 @@ def losses(home, monkeypatch):
     (home / "mine" / "ownloss.py").write_text(LOSSES)
     monkeypatch.syspath_prepend(home / "mine")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(home / "mine"), str(Path(ssb.__file__).parents[1])]))
+    get_reusable_executor().shutdown(wait=True)  # workers that have imported such a module of another test
     yield home
     sys.modules.pop("ownloss", None)
 
