@@ -5,6 +5,7 @@ import io
 import os
 import re
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -131,7 +132,7 @@ def parallel(configs: Mapping[str, Config], jobs: int, folder: Path) -> Iterator
     """Train in parallel; outcomes as the runs end. BrokenExecutor where a worker is killed; on a dask cluster, which
     gives its run to another worker, where that has happened to a run again and again, after the others have ended."""
     environment = {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}  # workers may run elsewhere
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # a worker may be older than what has been added to it
+    environment["SSB_MODULES"] = os.pathsep.join(sys.path)  # a worker may be older than what has been added to it
     own, backend = registered(), get_active_backend()[0]
     arguments = [(name, config, environment, folder, own) for name, config in configs.items()]
     if hasattr(backend, "client"):
@@ -173,7 +174,8 @@ def attempt(name: str, config: Config, environment: dict[str, str], folder: Path
     start, output = time.perf_counter(), Output(folder / name)
     try:
         os.environ.update(environment)
-        sys.path[:] = dict.fromkeys([*environment.get("PYTHONPATH", "").split(os.pathsep), *sys.path])
+        if "SSB_MODULES" in environment:
+            sys.path[:] = dict.fromkeys([*environment["SSB_MODULES"].split(os.pathsep), *sys.path])
         register(*own)
         with contextlib.redirect_stdout(io.StringIO()):  # a corpus prints its remarks when the study loads it
             corpus = load_corpus(config.corpus, **config.corpus_options)
