@@ -137,12 +137,14 @@ class Contrast:
     paired: row i of text and video is a pair, so captioning knows each caption's own clip. False: only the video of a
         caption is known, so captioning takes clips of other videos.
     intra: accepts the embeddings of another caption of each clip (Config.intra).
+    named: its module and its name are in the Config, so that it can be imported again.
     floor: its value when all embeddings are one point, where it has no gradient; None where it has no such value.
     floor_name: the floor in words.
     """
 
     paired = True
     intra = False
+    named = False
     floor: float | None = None
 
     def __init__(self, config: Config):
@@ -236,6 +238,8 @@ class S2DTW(Contrast):
 class Custom(Contrast):
     """A loss of your own, a function of (text, video) named "package.module:function". ConfigError where it cannot be
     imported, is no such function, or does not give one number."""
+
+    named = True
 
     def __init__(self, config: Config):
         if ":" not in config.contrast:

@@ -126,7 +126,10 @@ class MeanHead(nn.Module):
     """The mean over time of a linear layer. A head Ψ'' or Φ'': a sequence e (B, M, D) and its mask (B, M) → (B, d).
 
     pre_encoder: f of the modality, for heads that use it. width: D.
+    mean_suffices: e may be the mean of its steps, as one step, since the head gives the same for both.
     """
+
+    mean_suffices = True
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
@@ -140,6 +143,8 @@ class MeanHead(nn.Module):
 
 class MaxHead(MeanHead):
     """The maximum over time of a linear layer. (B, M, D), (B, M) → (B, d)."""
+
+    mean_suffices = False
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
         """e (B, M, D), mask (B, M) → (B, d)."""

@@ -120,11 +120,11 @@ def test_each_benchmark_after_howto100m(corpus, table, data, tmp_path):
     done = papermill("13_tables3to6_pretraining", data, tmp_path, "-p", "corpus", corpus, *changes)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = tmp_path / "results" / f"{corpus}-smoke"
-    beside = pd.read_csv(folder / "pretraining_beside.csv")
+    compared = pd.read_csv(folder / "pretraining_with_paper.csv")
     paper = pd.read_csv(ROOT / "ssb" / "paper.csv", dtype={"table": str})
     paper = paper[paper["table"] == table]
-    assert set(beside.loc[beside["from"] == "paper", "method"]) == set(paper["row"])
-    assert beside.loc[beside["from"] == "ours", "method"].tolist() == [
+    assert set(compared.loc[compared["from"] == "paper", "method"]) == set(paper["row"])
+    assert compared.loc[compared["from"] == "ours", "method"].tolist() == [
         "cross",
         "cross, a quarter",
         "cross, pre-trained",

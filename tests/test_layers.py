@@ -84,8 +84,28 @@ def wrong_imports(sources: dict[str, str]) -> list[str]:
 
 
 def test_imports_go_downwards_at_module_level_and_not_in_a_circle():
-    allowed = [line for line in wrong_imports(SOURCES) if not line.startswith("experiments.overview:")]
-    assert not allowed, "\n".join(allowed)
+    wrong = [line for line in wrong_imports(SOURCES) if not line.startswith("experiments.overview:")]
+    walks = [line for line in wrong_imports(SOURCES) if line.startswith("experiments.overview:")]
+    assert not wrong, "\n".join(wrong)
+    assert walks and all(line.endswith(" imports by name") for line in walks), "it collects all experiments"
+    others = [source for name, source in SOURCES.items() if name.startswith("experiments.")]
+    assert not any(
+        "experiments import overview" in source or "experiments.overview import" in source for source in others
+    )
+
+
+@pytest.mark.parametrize("name", OWN_CODE)
+def test_what_imports_the_readers_modules_names_none_of_the_library(name):
+    calls = [node for node in ast.walk(ast.parse(SOURCES[name])) if isinstance(node, ast.Call)]
+    strings = [x.value for node in calls for x in node.args if isinstance(x, ast.Constant) and isinstance(x.value, str)]
+    assert not any(value.startswith("ssb.") for value in strings)
+
+
+def test_no_module_gives_the_importing_function_another_name():
+    for source in SOURCES.values():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module in ("importlib", "pkgutil", "runpy"):
+                assert not any(alias.asname for alias in node.names)
 
 
 @pytest.mark.parametrize(

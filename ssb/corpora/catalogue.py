@@ -19,7 +19,6 @@ from ssb.corpora.load import CORPORA, load_corpus
 from ssb.corpora.reading import CorpusError, proportion, sizes
 from ssb.corpora.record import Record
 
-INDEX = Path("index", "found", "found.json")  # in the folder of HowTo100M
 INCOMPLETE = "not complete"
 
 
@@ -54,7 +53,7 @@ def presence(record: Record, needed: list[Needed], data: Path) -> str:
         return "drawn by the library"
     if features.own_folder(record.name):
         return "a folder of your own"
-    if (home / INDEX).is_file():
+    if record.index and (home / record.index).is_file():
         return "indexed"
     names = [file.present(home) for file in needed if record.name in file.corpora]
     if None in names:
@@ -99,8 +98,10 @@ def check(record: Record, wanted: list[Needed], data: Path) -> tuple[str, list[s
         if own := features.own_folder(record.name):
             source = f"{own} is a folder of your own, read instead of the official files"
             return "complete", [source, loads(record)]
-        if record.read:
+        if record.index:
             return check_indexed(record, home, missing)
+        if record.read:
+            return "complete", [loads(record)]
         if missing:
             return INCOMPLETE, [f"missing: {', '.join(missing)}"]
         clips = annotated(record, home)
@@ -128,7 +129,7 @@ def check_indexed(record: Record, home: Path, missing: list[str]) -> tuple[str, 
         record.read().fingerprint  # reads some of the features
         return "complete", [loads(record)]
     except CorpusError as error:
-        lines = [str(error)] if (home / INDEX).is_file() else []
+        lines = [str(error)] if (home / record.index).is_file() else []
         lines += [f"missing: {', '.join(missing)}"] if missing else []
         if not any(home.glob("features/[!.]*/")):
             lines.append(f"no features, which are yours: {extraction(record, home, [])}")

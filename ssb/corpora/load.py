@@ -35,7 +35,9 @@ CORPORA: dict[str, Record] = {
         *official.RECORDS,
         *flickr8k.RECORDS,
         *labels.RECORDS,
-        Record("howto100m", "HowTo100M, narration with times", read_howto100m, "howto100m"),
+        Record(
+            "howto100m", "HowTo100M, narration with times", read_howto100m, "howto100m", index="index/found/found.json"
+        ),
     )
 }
 
@@ -65,7 +67,7 @@ def load_corpus(name: str | Path = "shapes", /, **options) -> Corpus | HowTo100M
     """
     check_name(name)
     record = CORPORA.get(str(name))
-    if record and not record.dataset:
+    if record and record.read:  # which knows its options
         return record.read(**options)
     if "events" in options:
         own = {key: options.pop(key) for key in windows.OPTIONS if not isinstance(options.get(key, ""), str)}
@@ -78,8 +80,6 @@ def load_corpus(name: str | Path = "shapes", /, **options) -> Corpus | HowTo100M
         )
     if record and record.annotation:
         return official.read(record, **options)
-    if record and record.read:
-        return record.read(**options)
     if record:
         raise CorpusError(f"{name}: has labels and no captions, see `ssb data {name}`; take a corpus of captions")
     path = existing(name)

@@ -28,6 +28,7 @@ class Record:
     read:     options of `load_corpus` → the corpus; None where it is made of official files.
     dataset:  the folder of its files under $SSB_DATA; "" where the library generates it.
     annotation: folder → captions and splits of the official files (see `ssb.corpora.official`).
+    index:    the file in its folder that `ssb index` writes, and without which it cannot be read; "": it needs none.
     arrays:   stream → its array, where the features are in one features.npz.
     labels:   folder → a table of labelled clips or steps, of a dataset without captions.
     recipe:   of the paper's linear layer, where the labels are actions to be recognised.
@@ -45,6 +46,7 @@ class Record:
     read: Callable | None = None
     dataset: str = ""
     annotation: Callable[[Path], tuple[pd.DataFrame, dict[str, list[str]]]] | None = None
+    index: str = ""
     arrays: Mapping[str, str] | None = None
     labels: Callable[[Path], pd.DataFrame] | None = None
     recipe: Recipe | None = None

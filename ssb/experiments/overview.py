@@ -163,20 +163,24 @@ def links(results: Path) -> pd.DataFrame:
 
 
 def readme(results: Path) -> str:
-    """The README's results with the laptop preset, in Markdown: the claims, Table 1, and links to the other tables."""
-    parts = [f"### The paper's claims\n\n{markdown(claims_table(claims(results)))}", cost(results), "### Table 1"]
-    parts += [_table(path) for _, table, path in files_of("summary", results) if table == "table1"]
+    """The README's results with the laptop preset, in Markdown: the claims, tables in full, and links to all."""
+    claimed = markdown(claims_table(claims(results)))
+    parts = [f"### The paper's claims\n\n{claimed}", cost(results), "### In full"]
+    parts += [
+        _table(path) for _, table, path in files_of("summary", results) if table in TABLES and TABLES[table].in_full
+    ]
     return "\n\n".join([*parts, "### Every table", markdown(links(results))])
 
 
 def _table(path: Path) -> str:
-    """A summary of Table 1 in Markdown, with the cost of its runs and the last line of its reading."""
-    summary, rows = pd.read_csv(path, index_col="setting"), pd.read_csv(path.with_name("table1.csv"))
+    """A summary in Markdown, with the cost of its runs and the last line of its reading."""
+    table = path.stem.removesuffix("_summary")
+    summary, rows = pd.read_csv(path, index_col="setting"), pd.read_csv(path.with_name(f"{table}.csv"))
     cells = printed(summary)
     cells = cells.where(~best(summary[[*METRICS]], cells), "**" + cells + "**").reset_index()
     words = reading(summary, summary.index[summary["delta"].isna()][0]).splitlines()[-1]
     return (
-        f"**{path.parent.name}, table1**: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
+        f"**{path.parent.name}, {table}**: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
         f"{rows['seconds'].sum() / 60:.0f} core minutes\n\n{markdown(cells)}\n\n{words}"
     )
 

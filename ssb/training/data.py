@@ -17,7 +17,7 @@ from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError
 from ssb.machine import threads
 from ssb.metrics import retrieval
-from ssb.model import HEADS, Batch, MeanHead, Past
+from ssb.model import HEADS, Batch, Past
 from ssb.training.device import Clips, Texts, sent
 from ssb.training.identity import model_content
 
@@ -88,7 +88,7 @@ class Data:
             long = np.union1d(long, np.flatnonzero(self.labels.lengths >= config.max_tokens))
         self.count_cut([captions[i] for i in long], of=len(captions))
         if config.freeze_text:
-            mean = HEADS[config.text_pooling] is MeanHead  # which needs no more of a caption
+            mean = getattr(HEADS[config.text_pooling], "mean_suffices", False)
             with threads(config.threads):
                 self.text = states(config.text_encoder, self.encoder, self.text, str(device), mean)
 

@@ -37,7 +37,7 @@ def identity(config: Config, corpus: TrainingCorpus) -> list[str]:
     contrast = losses.contrast(config)
     modules = dict.fromkeys([contrast.module, *map(inspect.getmodule, heads)])
     own = [module for module in modules if module.__name__.partition(".")[0] != "ssb"]
-    code = [_code(module, [type(contrast), *heads], isinstance(contrast, losses.Custom)) for module in own]
+    code = [_code(module, [type(contrast), *heads], contrast.named) for module in own]
     models = [config.text_encoder, *([config.decoder] if config.objective != "none" else [])]
     return [config.key, corpus.fingerprint, str(VERSION), *code, *filter(None, map(model_content, models))]
 

@@ -220,9 +220,9 @@ def test_a_dot_stands_at_each_known_number(uneven):
 def test_the_file_tells_the_papers_rows_from_ours(uneven, home):
     table = study.Study("pretraining", preset="smoke", seeds=[0], changes={"corpus_options": {"clips": 60}})
     frame = transfer.with_paper_rows(uneven, "6", "shapes")
-    table.write(frame.round(2), f"{table.table}_beside.csv")
-    path = home / "results" / "shapes-smoke" / "pretraining_beside.csv"
-    assert "results/shapes-smoke/pretraining_beside.csv" in table.written()
+    table.write(frame.round(2), f"{table.table}_with_paper.csv")
+    path = home / "results" / "shapes-smoke" / "pretraining_with_paper.csv"
+    assert "results/shapes-smoke/pretraining_with_paper.csv" in table.written()
     back = pd.read_csv(path, keep_default_na=False, dtype=str)
     assert back["from"].tolist() == ["paper"] * 6 + ["ours"] * 2 and "seconds" not in back
     rows = back.set_index(["method", "pretrain"])
