@@ -64,8 +64,8 @@ def indexing(folder: Path, batches: int) -> dict:
 
 
 def reading(folder: Path, batches: int) -> dict:
-    """Seconds to draw the order of an epoch, pairs per second of its first batches in at most ROUNDS rounds, each by
-    one reader and by two (rounds, 2), and the memory of the largest reader at the end, in MB."""
+    """Seconds to draw the order of an epoch, pairs per second of its first batches in at most ROUNDS rounds, each read
+    by one reader and by two (rounds, 2), and the memory of the largest reader at the end, in MB."""
     config = Config.preset("smoke", max_steps=32)
     with threads(1):
         data = Streamed(config, load_corpus(folder))

@@ -55,7 +55,7 @@ def test_every_corpus_and_all_batches_have_it():
         named = set(dir(kind)) | set(getattr(kind, "__dataclass_fields__", ())) | {"name"}  # set by __init__
         assert members(TrainingCorpus) <= named
     methods = {name for name in members(TrainingData) if callable(getattr(TrainingData, name, None))}
-    assert methods == {"statistics", "order", "pairs", "batch", "ranks"}
+    assert methods == {"statistics", "order", "pairs", "batch", "prefetch", "ranks"}
     for kind in (Data, StoryData, Streamed):
         assert methods <= set(dir(kind))
     corpus = shapes.corpus(clips=60, false_negatives=0.05)
