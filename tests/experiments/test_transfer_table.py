@@ -79,7 +79,8 @@ def test_baselines_of_the_tables_by_hand():
 
 def test_every_corpus_has_a_table():
     wanted = {name: "3" for name in (*CORPORA, "my/folder")}
-    wanted |= {"vatex": "4", "activitynet": "5", "activitynet_val2": "5", "msvd": "6", "flickr8k": "", "flickr8k_confirm": ""}
+    wanted |= {"vatex": "4", "activitynet": "5", "activitynet_val2": "5", "msvd": "6"}
+    wanted |= {"flickr8k": "", "flickr8k_confirm": ""}
     assert {name: paper_module.record(name).retrieval_table for name in wanted} == wanted
     tested = [record for record in CORPORA.values() if record.published]
     assert [record.name for record in tested] == ["msrvtt_1ka", "msvd", "activitynet", "vatex"]
