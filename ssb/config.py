@@ -129,6 +129,8 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _together(self):
         for name, value in ((name, value) for name, value in self if isinstance(value, str)):
+            if any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise ValueError(f"{name} = {_shown(ascii(value), 40)} holds half a character; write it in full")
             if len(value) > 2000 or max(len(part.encode(errors="replace")) for part in value.split("/")) > 255:
                 raise ValueError(f"{name} = {_shown(value, 40)}: too long for a name or a path")
         if self.dim % self.pool_heads or self.dim % 4:

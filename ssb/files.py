@@ -246,7 +246,11 @@ def lock(path: Path, waiting: Callable[[str], object] = lambda holder: None):
     waiting: called once with "process N on host H" where another process holds it, before waiting for it.
     """
     folder = cache() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = f"cannot write {folder}: {error.strerror}"
+        raise StorageError(f"{where}; set SSB_HOME to a folder that can be written") from error
     name = f"{path.name}-{digest(short(path))}"
     holder, file_lock = folder / f"{name}.holder", FileLock(folder / f"{name}.lock")
     try:

@@ -163,13 +163,19 @@ class Study:
         self.protect([*others, *plan])
         self.plan = [*others, *plan]
         folders, todo = {}, {}  # setting → folders of its runs; run that is not trained yet → its title and Config
+        damaged: dict[str, None] = {}
         for one in plan:
             folder = files.runs() / run_name(one.config, self.corpus)
             folders.setdefault(one.setting, []).append(folder)
             if (folder / "metrics.json").exists():
-                read_back(folder)  # a damaged one is refused before anything is trained
+                try:
+                    read_back(folder)
+                except TrainingError as error:
+                    damaged[str(error)] = None
             else:
                 todo.setdefault(folder.name, (f"{one.setting}, seed {one.seed}", one.config))
+        if damaged:  # all of them, before anything is trained
+            raise TrainingError("\n".join(damaged))
         try:
             failed = self._train(todo, len({folder for paths in folders.values() for folder in paths}))
         except KeyboardInterrupt:  # without the lines of the libraries that were at work
@@ -363,6 +369,8 @@ class Study:
         """To results/<corpus>/<name>, whole or not at all. ConfigError where that would replace a published table that
         `run` has not compared, or take rows from it."""
         published.plain_name(name, "the file name")
+        if name != f"{self.table}.csv" and not name.startswith(f"{self.table}_"):
+            raise ConfigError(f"the file name {name!r}: one of the table {self.table} begins with {self.table}_")
         self._may_write()
         if name == f"{self.table}.csv" and self.preset != "smoke":
             published.check_rows(self.results / name, frame)

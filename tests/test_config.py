@@ -321,6 +321,7 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("scratch_text_width", 66, "scratch_text_width 66 must be divisible by scratch_heads"),
         ("scratch_heads", 3, "scratch_width 128 must be divisible by scratch_heads"),
         *((name, "x" * 300, "too long for a name or a path") for name in ("corpus", "text_encoder", "decoder")),
+        ("text_encoder", "\ud83d", "holds half a character; write it in full"),
         ("pretrained", "ab/" * 1000, "too long for a name or a path"),
         ("contrast", "é" * 200, "too long for a name or a path"),
         *((name, value, name) for name in NUMBERS for value in (math.inf, math.nan)),

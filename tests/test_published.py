@@ -236,3 +236,10 @@ def test_drafts_and_smoke_results_are_ignored(path):
     if done.returncode == 128:
         pytest.skip("no git repository")
     assert done.returncode == 0
+
+
+def test_a_study_writes_no_file_of_another_table(home):
+    study = Study("mine", preset="smoke")
+    with pytest.raises(ConfigError, match="the file name 'table1.csv': one of the table mine begins with mine_"):
+        study.write(pd.DataFrame({"a": [1]}), "table1.csv")
+    assert not list(home.glob("results/**/table1.csv"))

@@ -10,6 +10,7 @@ from ssb.corpora import reading
 from ssb.corpora.corpus import Stream
 from ssb.corpora.reading import CorpusError, listed, proportion
 
+LARGEST = 1e15  # of a number in the features: its square must be one in float32
 ABSENT = "absent"  # why there are no features, where it needs no explanation
 
 
@@ -47,6 +48,8 @@ def fault(values: np.ndarray) -> str:
     """What makes the features (steps, dim) of a clip unusable; "" if nothing does."""
     if not np.isfinite(values).all():
         return "NaN or infinity"
+    if values.dtype != np.float16 and max(values.max(initial=0), -values.min(initial=0)) > LARGEST:
+        return f"numbers beyond {LARGEST:g}"
     return "" if values.any() else "all zero"
 
 

@@ -27,7 +27,7 @@ def read_table(source: Path, *columns: str) -> pd.DataFrame:
     if not rows:
         raise CorpusError(f"{source}: no rows; write one for each {columns[0]}, or copy it again")
     table = pd.DataFrame(rows, columns=header, dtype=str)
-    return table.assign(**{name: [tidy(x) for x in table[name]] for name in ("clip", "video_id") if name in table})
+    return table.assign(**{name: [tidy(x) for x in table[name]] for name in IDS if name in table})
 
 
 def parsed(source: Path, text: str) -> list[list[str]]:
@@ -48,7 +48,8 @@ def parsed(source: Path, text: str) -> list[list[str]]:
                     "commas, and write neither more nor fewer cells"
                 )
             if any(rest.count(",") + 1 >= width > 1 for cell in row for rest in cell.splitlines()[1:]):
-                raise CorpusError(f"{source}, line {line}: a quoted text goes on over further rows; {quotes}")
+                broken = "a quoted text goes on over further lines"
+                raise CorpusError(f"{source}, line {line}: {broken}; put it on one line, or {quotes}")
             rows += [row] if row else []
             line = reader.line_num + 1
     except csv.Error as error:

@@ -38,6 +38,14 @@ def change(name: str, old: str, new: str, count: int = 1):
     return damage
 
 
+def beyond(home: Path):
+    """A number that float32 holds and whose square it does not."""
+    path = home / "features/look.npy"
+    values = np.load(path).astype(np.float32)
+    values[3, 0, 0] = -1e20
+    np.save(path, values)
+
+
 def encoded(name: str, encoding: str):
     return lambda home: (home / name).write_bytes((home / name).read_text().replace("clip00", "café").encode(encoding))
 
@@ -103,7 +111,7 @@ FOLDER = {
             change("captions.csv", ",a red thing number 02", ',"a red')(home),
             change("captions.csv", "blue thing number 04", 'blue"')(home),
         ],
-        r"captions\.csv, line 6: a quoted text goes on over further rows; close the quote",
+        r"captions\.csv, line 6: a quoted text goes on over further lines; put it on one line, or close",
     ),
     "semicolons": (
         change("captions.csv", ",", ";", 99),
@@ -157,6 +165,7 @@ FOLDER = {
         change("split.json", '"clip03"', '["clip03"]'),
         r"split\.json: train holds \['clip03'\]; w",
     ),
+    "numbers beyond float32": (beyond, r"look\.npy: .*'clip03' \(numbers beyond 1e\+15\)"),
     "half an id": (
         change("split.json", "clip03", "\\ud83d"),
         r"split\.json: train\[3\] is '\\ud83d', with half a char",
@@ -361,7 +370,7 @@ NARRATIONS = {
     ),
     "a short row": (HEADER + "0,5,hello\n5,9\n", "line 3: 2 cells, the header has 3"),
     "an open quote": (HEADER + '0,5,"open\n5,9,mix\n', "line 2: unexpected end of data; close the quote"),
-    "a quote over rows": (HEADER + '0,5,"open\n5,9,mix"\n', "line 2: a quoted text goes on over further rows"),
+    "a quote over rows": (HEADER + '0,5,"open\n5,9,mix"\n', "line 2: a quoted text goes on over further lines"),
     "semicolons": (
         HEADER.replace(",", ";") + "0;5;hello\n",
         "columns are 'start;end;text'; wanted start, end, text, sep",

@@ -242,6 +242,8 @@ UNUSABLE = {
     "no module before the colon": (":loss", "contrast = ':loss'"),
     "one number for each pair": ("own:rows", "contrast = 'own:rows' gives shape"),
     "a matrix": ("own:square", "contrast = 'own:square' gives shape"),
+    "no gradient": ("own:detached", "contrast = 'own:detached' has no gradient"),
+    "no number": ("own:undefined", "contrast = 'own:undefined' is NaN on random embeddings"),
 }
 SOURCE = """
 T = 1
@@ -253,6 +255,14 @@ def rows(text, video):
 
 def square(text, video):
     return text @ video.T
+
+
+def detached(text, video):
+    return (text - video).mean().detach()
+
+
+def undefined(text, video):
+    return (text - video).mean() * float("nan")
 """
 
 
