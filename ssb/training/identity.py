@@ -1,7 +1,7 @@
 """What the numbers of a run depend on besides its settings and its corpus: code of your own, and pretrained models.
 
 A run's name is a digest of all of it. So that what is hashed is also what runs, code that was edited after its import
-is refused, or imported again where the process is a worker.
+is refused, or imported again: in a worker, and where it is a loss that this process has not trained with yet.
 """
 
 import ast
@@ -17,6 +17,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
+import psutil
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig
 
@@ -94,9 +95,11 @@ def _code(module: ModuleType, classes: list[type], named: bool) -> str:
             name = own[0].__name__ if own else module.__name__
             raise ConfigError(f"{name} has no source file; define it in a module, a .py file") from None
     paths = own_modules(module)
-    if (edited := _edited(paths)) and named and multiprocessing.parent_process():  # a worker, which keeps modules
-        for name in paths:
+    unsure = named and _unsure(paths)
+    if (edited := _edited(paths)) and named and multiprocessing.parent_process() or unsure:
+        for name, path in paths.items():
             sys.modules.pop(name, None)
+            Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)  # of the same second and size
         importlib.invalidate_caches()
         importlib.import_module(module.__name__)
         edited = _edited(paths)
@@ -156,6 +159,14 @@ def _file(name: str) -> Path | None:
         return None
     path = Path(getattr(spec, "origin", None) or "")
     return path.resolve() if path.suffix == ".py" and path.is_file() else None
+
+
+def _unsure(paths: dict[str, Path]) -> bool:
+    """Has one of these modules been imported, but not looked at by `_edited`, and a file that was written after this
+    process began? It may have been imported from an earlier text, which values such as TAUS = [0.07] do not show."""
+    began = psutil.Process().create_time()
+    new = (name for name in paths.keys() & sys.modules.keys() if not hasattr(sys.modules[name].__spec__, "ssb_source"))
+    return any(paths[name].stat().st_mtime > began for name in new)
 
 
 def _edited(paths: dict[str, Path]) -> str | None:

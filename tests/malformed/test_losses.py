@@ -302,3 +302,34 @@ def test_memory_that_does_not_suffice(name, place, corpus, monkeypatch):
     ) as full:
         fit(config(f"own:{name}"), corpus, quiet=True)
     assert "batch = 64" in str(full.value) and "\n" not in str(full.value)
+
+
+VALUES = {
+    "a default": "def loss(text, video, scale=VALUE):\n    return (text - video).square().mean() * scale\n",
+    "a list": "SCALES = [VALUE]\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * SCALES[0]\n",
+    "a class": "class P:\n    a = VALUE\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * P.a\n",
+    "an expression": "A = VALUE * 1.5\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * A\n",
+    "two": "A, B = VALUE, 1\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * A\n",
+    "a closure": "def make(a):\n    def loss(text, video):\n        return (text - video).square().mean() * a\n\n"
+    "    return loss\n\n\nloss = make(VALUE)\n",
+}
+
+
+@pytest.mark.parametrize("source", VALUES.values(), ids=VALUES)
+def test_a_value_that_was_edited_after_the_import_is_the_one_that_is_trained_with(source, place, corpus):
+    """Which code does not show, and the file is as large as before and of the same second."""
+    path = place / "own.py"
+    path.write_text(source.replace("VALUE", "2.0"))
+    importlib.invalidate_caches()
+    importlib.import_module("own")
+    path.write_text(source.replace("VALUE", "8.0"))
+    eight = fit(config("own:loss"), corpus, quiet=True)
+    path.write_text(source.replace("VALUE", "2.0"))
+    with pytest.raises(ConfigError, match="is not what this process has imported as own: restart the kernel"):
+        fit(config("own:loss", seed=1), corpus, quiet=True)
+    del sys.modules["own"]
+    os.utime(path, (10**9, 10**9))
+    importlib.invalidate_caches()
+    two = fit(config("own:loss"), corpus, quiet=True)
+    first = [run.trace["contrast"].iloc[0] for run in (eight, two)]
+    assert two.name != eight.name and first[0] == pytest.approx(4 * first[1], rel=1e-4)
