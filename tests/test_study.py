@@ -145,15 +145,15 @@ def test_a_table_is_of_one_corpus(home):
 def test_any_error_of_a_run_is_reported_after_the_others(home, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     source = "CALLS = []\ndef loss(text, video):\n    CALLS.append(1)\n    if len(CALLS) > 1:  # once it is tried\n"
-    (tmp_path / "broken.py").write_text(
+    (tmp_path / "broken_later.py").write_text(
         f"{source}        raise RuntimeError('mine')\n    return (text - video).mean()\n"
     )
     work = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"objective": "none"})
     with pytest.raises(
         TrainingError, match="1 of 2 runs failed; the others are kept.\nown, seed 0: RuntimeError: mine"
     ) as caught:
-        work.run({"own": {"contrast": "broken:loss"}, "good": {}})
-    assert str(caught.value).endswith("broken.py, line 5)")
+        work.run({"own": {"contrast": "broken_later:loss"}, "good": {}})
+    assert str(caught.value).endswith("broken_later.py, line 5)")
     assert str(caught.value.__cause__).count("RuntimeError: mine") == 1 and "in loss" in str(caught.value.__cause__)
 
 

@@ -29,6 +29,7 @@ from ssb.training.loop import fit
 from ssb.training.runs import Run, TrainingError, register, registered, run_name
 
 OWN = (ConfigError, CorpusError, ModelError, TrainingError, files.StorageError)  # their messages say everything
+LEAST = 0.05  # seconds of a run; tables give one digit, and so 0.0 for less
 KILLED = "its process was killed, probably for memory: take fewer jobs, or a smaller batch"
 EPOCH = re.compile(r"epoch +(\d+/\d+)")  # at the beginning of a line that `fit` prints
 ALONE = threading.Lock()
@@ -238,7 +239,8 @@ class Clock:
     def __init__(self, estimates: Mapping[str, float], workers: int):
         known = [seconds for seconds in estimates.values() if seconds == seconds]
         usual = statistics.median(known) if known else 1.0
-        self.expected = {name: seconds if seconds == seconds else usual for name, seconds in estimates.items()}
+        times = {name: seconds if seconds == seconds else usual for name, seconds in estimates.items()}
+        self.expected = {name: max(seconds, LEAST) for name, seconds in times.items()}
         self.scale, self.spent, self.done = 1.0 if known else float("nan"), 0.0, 0.0
         self.workers, self.start = workers, time.perf_counter()
 

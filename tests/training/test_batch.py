@@ -203,3 +203,9 @@ def test_the_time_left_follows_the_runs_that_have_ended(monkeypatch):
     assert unknown.seconds() != unknown.seconds() and "unknown" in unknown.left()
     unknown.ended(batch.Outcome("a", done, 7.0, []))
     assert unknown.seconds() == pytest.approx(14 - 0)
+
+
+def test_a_run_of_no_time_by_the_tables_ends_too():
+    clock = batch.Clock({"a": 0.0, "b": 0.0}, 1)
+    clock.ended(batch.Outcome("a", Run.__new__(Run), 0.2, []))
+    assert 0 < clock.scale < float("inf")
