@@ -667,9 +667,9 @@ def test_every_link_of_the_list(site, tmp_path, monkeypatch, capsys):
     for file in (file for file in download.sources() if file.link):
         last = file.link.rpartition("/")[2]
         real = DATA / file.dataset / file.target
-        content[file.dataset, file.target] = held = (
-            real.read_bytes() if real.is_file() else json.dumps(file.target).encode()
-        )
+        made = json.dumps(file.target).encode()
+        made = zipped([("made.json", made)]) if last.endswith(".zip") and last in file.names else made
+        content[file.dataset, file.target] = held = real.read_bytes() if real.is_file() else made
         if last.endswith((".zip", ".tar.gz")) and last not in file.names:
             packs.setdefault(f"/{file.dataset}/{last}", []).append((f"in/{file.target}", held))
         else:
