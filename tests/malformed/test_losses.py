@@ -242,7 +242,6 @@ UNUSABLE = {
     "no module before the colon": (":loss", "contrast = ':loss'"),
     "one number for each pair": ("own:rows", "contrast = 'own:rows' gives shape"),
     "a matrix": ("own:square", "contrast = 'own:square' gives shape"),
-    "no gradient": ("own:detached", "contrast = 'own:detached' has no gradient"),
     "no number": ("own:undefined", "contrast = 'own:undefined' is NaN on random embeddings"),
 }
 SOURCE = """
@@ -255,10 +254,6 @@ def rows(text, video):
 
 def square(text, video):
     return text @ video.T
-
-
-def detached(text, video):
-    return (text - video).mean().detach()
 
 
 def undefined(text, video):
