@@ -52,6 +52,7 @@ def of_run(run: Run, home: Path, corpus: Corpus | None = None) -> Localised:
         )
     words = list(dict.fromkeys(step for steps in tasks.values() for step in steps))
     rows, c_v = text.Ragged.of(text.token_ids(data.tokenizer, words, run.config.max_tokens)), {}
+    text.check_length(run.config, data.encoder, int(rows.lengths.max()))
     with torch.inference_mode(), threads(run.config.threads):
         for i, video in enumerate(ids):
             seconds = torch.from_numpy(fuse(streams, i, f"{source}: video {video!r}"))[:, None]  # (T, 1, D)

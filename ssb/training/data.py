@@ -81,6 +81,7 @@ class Data:
 
         self.read_text(corpus.captions_of(self.train)["text"].tolist(), like)
         self.text = token_ids(self.tokenizer, captions, config.max_tokens)
+        text.check_length(config, self.encoder, int(self.text.lengths.max()))
         long = np.flatnonzero(self.text.lengths >= config.max_tokens)
         self.labels = None
         if self.label_tokenizer is not None:

@@ -43,6 +43,7 @@ class Streamed(Data):
         self.streams = corpus.chosen(config.streams)
         captions = self.sample() if "scratch" in (config.text_encoder, config.decoder) else []
         self.read_text(captions, like)
+        text.check_length(config, self.encoder, config.max_tokens)
         videos = self.train[spaced(len(self.train), LENGTHS)].tolist()
         self.count_cut([self.corpus.window(video, config.max_steps)[2] for video in videos])
         self.past: dict[int, np.ndarray] = {}  # windows of as many pairs as the support set may reach back to
