@@ -143,6 +143,7 @@ class Study:
         may_collapse: bool = False,
         begin: Runs = EMPTY,
         further: Runs = EMPTY,
+        complete: bool = True,
     ) -> dict[str, list[Run]]:
         """Train what is not trained yet; returns setting → its runs, one for each seed.
 
@@ -152,6 +153,7 @@ class Study:
         them; each is printed and counted in `self.collapsed`.
         begin: settings that begin with the weights of other runs, setting → a run for each seed (`Config.pretrained`).
         further: finished runs of settings that belong to the table too; returned before the others.
+        complete: False: the table will have further settings, which depend on these.
         ConfigError, before anything is trained: for a setting that changes the corpus or the seed, for `begin` that
         does not fit the grid and the seeds, and where the published table would lose or change rows (see `protect`).
         TrainingError, before as well, where a finished run is damaged.
@@ -160,7 +162,7 @@ class Study:
         if unknown := sorted(begin.keys() - grid.keys()):
             raise ConfigError(f"begin names {listed(unknown)}; there are the settings {listed(grid)}")
         others = [published.finished(setting, run) for setting, members in further.items() for run in members]
-        self.protect([*others, *plan])
+        self.protect([*others, *plan], complete)
         self.plan = [*others, *plan]
         folders, todo = {}, {}  # setting → folders of its runs; run that is not trained yet → its title and Config
         damaged: dict[str, None] = {}

@@ -375,12 +375,13 @@ class Training:
             print(f"continues from its checkpoint, epoch {self.epoch + 1}", flush=True)
 
     def finish(self):
-        """Measure the best epoch's weights on the test clips, write the run's folder, delete the checkpoint."""
+        """Rank the clips of `Config.evaluate` by the best epoch's weights, write the run's folder, delete the
+        checkpoint."""
         config, note = self.config, at_chance(self.best["score"], len(self.data.pairs("val")))
         if why := self.watch.at_the_end(self.raw, self.data, note):
             self.collapse(why)
         self.raw.load_state_dict(self.best["weights"])
-        ranks = self.data.ranks(self.raw, "test")
+        ranks = self.data.ranks(self.raw, config.evaluate)
         metrics = measured(ranks) | {"best_epoch": self.best["epoch"]}
         if not self.first:
             return

@@ -192,8 +192,8 @@ class Run:
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
-        """Test metrics of the epoch that was best on the validation clips, "<protocol> <metric>" → value; recalls in
-        percent."""
+        """Metrics of the epoch that was best on the validation clips, on the clips of `Config.evaluate`: "<protocol>
+        <metric>" → value; recalls in percent."""
         return self._json("metrics.json")
 
     @functools.cached_property
@@ -209,7 +209,7 @@ class Run:
 
     @functools.cached_property
     def ranks(self) -> dict[str, np.ndarray]:
-        """Ranks of the test clips, as `Data.ranks` gives them."""
+        """Ranks of the clips of `Config.evaluate`, as `Data.ranks` gives them."""
         with np.load(self.folder / "ranks.npz", allow_pickle=False) as arrays:
             return dict(arrays)
 
