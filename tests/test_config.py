@@ -229,7 +229,7 @@ def test_an_unknown_setting_like_no_other_gets_the_list():
 
 
 def test_an_unknown_preset_gets_the_list():
-    with pytest.raises(ConfigError, match="no preset 'labtop'; there are paper, laptop, smoke"):
+    with pytest.raises(ConfigError, match="no preset 'labtop'; there are paper, laptop, tuned, paper_small, smoke"):
         Config.preset("labtop")
 
 

@@ -7,19 +7,28 @@ is coordinate descent: it is cheap and can miss settings that are better only to
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from itertools import cycle, product
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ssb import figures
+from ssb.config import ConfigError
+from ssb.corpora.load import CORPORA
+from ssb.figures import COLOURS, MARKS, PAGE, styled
 from ssb.report import Experiment
 from ssb.study import Study
-from ssb.training.runs import Run
+from ssb.training.runs import Run, configure, load
 
 RECALLS = ("t2v R@1", "t2v R@5", "t2v R@10")
 MOST_EPOCHS, MOST_STEPS = 160, 8000  # of a look: a run of `none` of 8,000 steps takes a minute or two on one core
-TABLES = {"looks": Experiment("Looks at the validation clips")}
+LOOKS = Experiment(
+    "Looks at the validation clips",
+    alt="Recall of every setting tried on the validation clips, in the order of the search, and the best so far.",
+)
+TABLES = {"looks": LOOKS}
 
 
 class Step(NamedTuple):
@@ -41,24 +50,18 @@ def times(name: str, *factors: float) -> Step:
 
 def heads(found: Mapping) -> list[dict]:
     """Both small heads with each contrastive loss."""
-    losses = [{"contrast": "triplet", "negatives": negatives} for negatives in ("hardest", "scheduled", "mean")]
-    return [
-        {"video_pooling": head, **loss} for head, loss in product(("conv", "mean"), [*losses, {"contrast": "info_nce"}])
-    ]
-
-
-def epochs(batches: int) -> Step:
-    """More and fewer epochs, up to MOST_EPOCHS and MOST_STEPS. batches: of an epoch."""
-    most = min(MOST_EPOCHS, MOST_STEPS // batches)
-    return Step("epochs", lambda found: [{"epochs": n} for n in (20, 40, 80, 160) if n <= most])
+    triplets = [{"contrast": "triplet", "negatives": negatives} for negatives in ("hardest", "scheduled", "mean")]
+    pairs = product(("conv", "mean"), [*triplets, {"contrast": "info_nce"}])
+    return [{"video_pooling": head, **loss} for head, loss in pairs]
 
 
 def baseline_steps(batches: int) -> list[Step]:
     """The search of `none`. batches: of an epoch."""
+    epochs = [n for n in (20, 40, 80, 160) if n <= min(MOST_EPOCHS, MOST_STEPS // batches)]
     return [
-        Step("head and contrastive loss", heads),
+        Step("head and loss", heads),
         values("lr", 5e-4, 2e-3),
-        epochs(batches),
+        values("epochs", *epochs),
         values("dim", 512, 1024),
         values("dropout", 0.0, 0.1, 0.5),
         values("weight_decay", 0.01, 0.1),
@@ -67,14 +70,14 @@ def baseline_steps(batches: int) -> list[Step]:
     ]
 
 
-CAPTIONING_STEPS = [
+CAPTIONING_STEPS = (
     values("captioning", 0.03, 0.1, 0.3, 1.0, 3.0),
     values("temperature", 0.03, 0.3, 1.0),
     values("decoder_lr", 1e-3, 2e-3, 1e-2),
     values("decoder_warmup", 0.2),
     times("captioning", 0.5, 2.0),
     times("temperature", 0.5, 2.0),
-]
+)
 
 
 def named(changes: Mapping) -> str:
@@ -87,41 +90,103 @@ def score(runs: Sequence[Run]) -> float:
     return float(np.mean([sum(run.metrics[name] for name in RECALLS) for run in runs]))
 
 
+def recorded(corpus: str, preset: str = "tuned") -> dict:
+    """What a preset changes in `laptop` on a corpus of the library, such as the settings that a search has found; {}
+    where its record does not have the preset."""
+    if preset not in CORPORA[corpus].settings:
+        return {}
+    laptop, other = (configure(name, corpus).model_dump() for name in ("laptop", preset))
+    return {name: value for name, value in other.items() if value != laptop[name]}
+
+
 class Search:
     """Looks at a corpus, and the settings found so far. study: ranks validation clips, `Config.evaluate` = "val"."""
 
     def __init__(self, study: Study):
         if study.base.evaluate != "val":
-            raise ValueError('a search needs a study with changes {"evaluate": "val"}: it must not see test clips')
+            raise ConfigError('a search needs a study with changes {"evaluate": "val"}: it must not see test clips')
         self.study = study
-        self.runs: dict[str, list[Run]] = {}  # setting → its runs
+        self.runs: dict[str, list[Run]] = {}  # setting → its runs; without those of which one collapsed
         self.steps: dict[str, str] = {}  # setting → the step that tried it first
         self.found: dict[str, object] = {}  # what is changed in the preset
 
+    def baseline(self) -> dict:
+        """Search the settings of `none`; what was found."""
+        return self.take(baseline_steps(len(load(self.study.base, self.study.corpus).order(0))))
+
+    def captioning(self) -> dict:
+        """Search those of `cross` around what was found; what was found."""
+        self.found = self.found | {"objective": "cross"}
+        return self.take(CAPTIONING_STEPS)
+
     def take(self, steps: Sequence[Step]) -> dict:
-        """Take the steps, one after the other; returns what was found so far."""
+        """Take the steps, one after the other; returns what was found."""
         base = self.study.base.model_dump()
         for step in steps:
-            tried = [self.found] + [self.found | changes for changes in step.tried(base | self.found)]
-            kept = [{name: value for name, value in changes.items() if value != base[name]} for changes in tried]
-            grid = {named(changes): changes for changes in kept}
-            new = {name: changes for name, changes in grid.items() if name not in self.runs}
-            if new:
-                print(f"{step.name}: {len(new)} new settings")
-                self.runs |= self.study.run(new, further=self.runs, complete=False)
+            tried = [self.found, *(self.found | changes for changes in step.tried(base | self.found))]
+            tried = [{name: value for name, value in changes.items() if value != base[name]} for changes in tried]
+            grid = {named(changes): changes for changes in tried}
+            if new := {name: changes for name, changes in grid.items() if name not in self.steps}:
+                self.runs = self.study.run(new, may_collapse=True, further=self.runs, complete=False)
                 self.steps |= dict.fromkeys(new, step.name)
-            best = max(grid, key=lambda name: score(self.runs[name]))  # of equal ones the first, which is simpler
+            scores = {name: score(self.runs[name]) for name in grid if name in self.runs}
+            best = max(scores, key=scores.get)  # of equal ones the first
             self.found = grid[best]
-            print(f"{step.name}: {best}, {score(self.runs[best]):.1f}")
+            print(f"{step.name}: {best}, R@1 + R@5 + R@10 = {scores[best]:.1f}")
         return self.found
 
     def looks(self) -> pd.DataFrame:
-        """All settings tried, a row each in the order of the search: the step that tried it first, its recalls on the
-        validation clips, mean over seeds, their sum with its deviation over seeds, and the seconds of a run."""
+        """Write results/<corpus>/looks.csv, a row for each run, and looks_summary.csv, which is returned: all settings
+        in the order of the search with the step that tried it first, the recalls on the validation clips, means over
+        seeds, their sum with its deviation over seeds, and the seconds of a run."""
         rows = {}
         for setting, runs in self.runs.items():
             recalls = pd.DataFrame([[run.metrics[name] for name in RECALLS] for run in runs], columns=RECALLS)
-            row = {"step": self.steps[setting], **recalls.mean(), "sum": recalls.sum(axis=1).mean()}
-            seconds = np.mean([run.provenance["seconds"] for run in runs])
-            rows[setting] = row | {"sum sd": recalls.sum(axis=1).std(ddof=1), "seconds": seconds}
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting").round(2)
+            row = {"step": self.steps[setting], "objective": runs[0].config.objective, **recalls.mean()}
+            row |= {"sum": recalls.sum(axis=1).mean(), "sum sd": recalls.sum(axis=1).std(ddof=1)}
+            rows[setting] = row | {"seconds": np.mean([run.provenance["seconds"] for run in runs])}
+        self.study.rows(self.runs)
+        summary = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting").round(2)
+        self.study.write(summary.reset_index(), f"{self.study.table}_summary.csv")
+        return summary
+
+    def figure(self):
+        """The looks in their order; written to figures/<corpus>/<table>.png and .pdf."""
+        figure = drawn(self.looks(), f"{LOOKS.title}, {self.study.subtitle}")
+        return figures.save(figure, self.study.figures, self.study.table, LOOKS.alt)
+
+    def reading(self):
+        """Print what was found, how much it gains, whether the corpus's record holds it, and the files."""
+        looks = {
+            name: [setting for setting in self.runs if self.objective(setting) == name] for name in ("none", "cross")
+        }
+        for objective, settings in looks.items():
+            if settings:
+                best = max(settings, key=lambda setting: score(self.runs[setting]))
+                first, last = (score(self.runs[setting]) for setting in (settings[0], best))
+                print(f"{objective}: {len(settings)} looks; {settings[0]} {first:.1f}, best: {best}, {last:.1f}")
+        if (name := self.study.base.corpus) in CORPORA and self.study.preset == "laptop":
+            held = recorded(name) == {key: value for key, value in self.found.items() if key != "objective"}
+            print(f'The preset "tuned" of {name} {"holds" if held else "DOES NOT HOLD"} these settings.')
+        print(self.study.written())
+
+    def objective(self, setting: str) -> str:
+        """The captioning objective of a setting tried."""
+        return self.runs[setting][0].config.objective
+
+
+@styled
+def drawn(looks: pd.DataFrame, title: str) -> plt.Figure:
+    """R@1 + R@5 + R@10 of each look, with its deviation over seeds, and the best so far; a mark for each step."""
+    figure, axis = plt.subplots(figsize=(PAGE, 2.8))
+    order = np.arange(1, len(looks) + 1)
+    axis.step(order, looks["sum"].cummax(), where="post", color="0.6", lw=1, label="best so far", zorder=0)
+    for step, style in zip(looks["step"].unique(), cycle(zip(MARKS, COLOURS))):
+        chosen = (looks["step"] == step).to_numpy()
+        mark, colour = style
+        axis.errorbar(
+            order[chosen], looks["sum"][chosen], looks["sum sd"][chosen], fmt=mark, color=colour, ms=4, lw=1, label=step
+        )
+    axis.set(xlabel="look, in the order of the search", ylabel="R@1 + R@5 + R@10 (%)", title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    return figure

@@ -11,10 +11,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from ssb import losses
+from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.metrics import retrieval
 from ssb.metrics.actions import mean_over_time
 from ssb.report import Experiment
+from ssb.training.data import Data
 
 PAPER_HEAD = {  # the paper's video head, with a feed-forward layer of twice the width, and the preset's loss
     "video_pooling": "transformer",
@@ -42,6 +44,8 @@ EXPERIMENT = Experiment(
 TABLES = {"heads": EXPERIMENT}
 COMPONENTS = (100, 300, 500)
 PENALTIES = (10.0, 100.0, 1000.0)
+STATES = "ridge to text states"
+STATE_PENALTIES = tuple(float(10**k) for k in range(6))
 
 
 def retrieval_probe(corpus: Corpus) -> tuple[np.ndarray, dict]:
@@ -50,10 +54,7 @@ def retrieval_probe(corpus: Corpus) -> tuple[np.ndarray, dict]:
     Fitted on the training clips; the number of components and the penalty are those with the largest R@1 + R@5 + R@10
     on the validation clips. Returns the test ranks (Q,), every caption a query, and the chosen setting.
     """
-    means = mean_over_time(*corpus.features())  # (N, D)
-    train = corpus.split("train")
-    mean, deviation = means[train].mean(0), means[train].std(0)
-    means = losses.standardised(means, mean, losses.scale_of(mean, deviation))
+    means, train = clip_means(corpus), corpus.split("train")
     captions = corpus.captions_of(train)
     tfidf = TfidfVectorizer(sublinear_tf=True, min_df=2, stop_words="english")
     words = tfidf.fit_transform(captions["text"])  # (captions, words)
@@ -72,6 +73,41 @@ def retrieval_probe(corpus: Corpus) -> tuple[np.ndarray, dict]:
             best = score, {"components": size, "penalty": penalty}, topics, ridge
     _, chosen, topics, ridge = best
     return _ranks(corpus, "test", tfidf, topics, ridge, means), chosen
+
+
+def state_probe(config: Config, corpus: Corpus) -> tuple[np.ndarray, dict]:
+    """Text → video by ridge regression from a clip's mean features to the mean states of its captions, those of the
+    frozen text encoder of `config`, centred. Arguments but for the states, and what is returned, as of
+    `retrieval_probe`. ConfigError for a text encoder that is trained."""
+    if not config.freeze_text:
+        raise ConfigError("the ridge to text states needs a frozen text encoder: set freeze_text = True")
+    means = clip_means(corpus, config.streams)
+    data = Data(config.replace(objective="none", text_pooling="mean"), corpus)
+    states = np.concatenate([data.text.padded(rows)[0][:, 0] for rows in np.array_split(range(len(data.clip_of)), 64)])
+    train = corpus.split("train")
+    learnt = np.isin(data.clip_of, train)
+    states = states - states[learnt].mean(axis=0)
+    sums = np.zeros((len(corpus.clips), states.shape[1]))
+    np.add.at(sums, data.clip_of, states)
+    wanted = sums / data.count[:, None]
+
+    def ranks(split: str, ridge: Ridge) -> np.ndarray:
+        clips = corpus.split(split)
+        captions = corpus.captions_of(clips)
+        own = pd.Index(clips).get_indexer(captions["clip"])
+        return retrieval.search(states[captions["caption"]], ridge.predict(means[clips]), own)
+
+    ridges = {penalty: Ridge(alpha=penalty).fit(means[train], wanted[train]) for penalty in STATE_PENALTIES}
+    scores = {p: sum(list(retrieval.metrics(ranks("val", ridge)).values())[:3]) for p, ridge in ridges.items()}
+    penalty = max(scores, key=scores.get)
+    return ranks("test", ridges[penalty]), {"penalty": penalty}
+
+
+def clip_means(corpus: Corpus, streams: tuple[str, ...] = ()) -> np.ndarray:
+    """(N, D) the mean features of each clip, standardised on the training clips."""
+    means = mean_over_time(*corpus.features(streams))
+    mean, deviation = (f(means[corpus.split("train")], axis=0) for f in (np.mean, np.std))
+    return losses.standardised(means, mean, losses.scale_of(mean, deviation))
 
 
 def _ranks(corpus: Corpus, split: str, tfidf, topics, ridge, means: np.ndarray) -> np.ndarray:

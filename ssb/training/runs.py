@@ -28,6 +28,11 @@ def configure(preset: str, /, corpus: str = "shapes", **changes) -> Config:
     """A preset on a corpus: with the changes of the corpus's record, and then with `changes`. ConfigError where a
     setting is unknown, out of range or does not fit the others."""
     own = CORPORA[corpus].settings.get(str(preset), {}) if str(corpus) in CORPORA else {}
+    if preset == "tuned" and not own:
+        raise ConfigError(
+            f"preset = 'tuned': no settings were searched for {corpus}; notebooks/23_baselines.ipynb searches them: "
+            "give what it prints as changes of the preset 'laptop'"
+        )
     return check(Config.preset(preset, **{"corpus": corpus, **own, **changes}))
 
 
