@@ -72,8 +72,8 @@ def corpus(
 
     Streams (clips, 8, 128) `appearance` and (clips, 8, 64) `motion`, float16, stand for the paper's ResNet-152 and
     R(2+1)D-34: frozen encoders of the pixels alone. They do not depend on the captions and are kept in `files.cache()`.
-    The caption's column `says` holds the names of the attributes that it mentions. CorpusError for an option that is
-    unknown or out of range, and where no level of detail reaches `false_negatives`.
+    The caption's column `says` holds the names of the attributes that it mentions, `describer` who wrote it, 0 to 3.
+    CorpusError for an option that is unknown or out of range, and where no level of detail reaches `false_negatives`.
     """
     whole = {"clips": (clips, 30, 100_000), "captions": (captions, 1, 100), "seed": (seed, 0, 2**32 - 1)}
     check_options("shapes", unknown, whole, false_negatives=false_negatives)
@@ -96,7 +96,7 @@ def corpus(
 
 def describe(meaning: pd.DataFrame, captions: int, false_negatives: float, seed: int, name: str) -> pd.DataFrame:
     """`captions` captions of each clip of this meaning, of the detail that gives this share of false negatives: columns
-    clip, text and says. CorpusError, naming the corpus, where no level of detail reaches the share."""
+    clip, text, says and describer. CorpusError, naming the corpus, where no level of detail reaches the share."""
     rng = np.random.default_rng([seed, 2])
     clips = len(meaning)
     describer = (rng.integers(0, len(MENTIONS), (clips, 1)) + np.arange(captions)) % len(MENTIONS)  # (N, K)
@@ -115,8 +115,9 @@ def describe(meaning: pd.DataFrame, captions: int, false_negatives: float, seed:
                 if says:  # most often with the describer's own word, sometimes with that of another
                     synonyms = WORDS[name][value]
                     words[name] = synonyms[(speaker + (draw > 0.6) + (draw > 0.8)) % len(synonyms)]
-            rows.append((clip, _sentence(speaker, words, dict(zip(ATTRIBUTES, values))["speed"]), tuple(words)))
-    return pd.DataFrame(rows, columns=["clip", "text", "says"])
+            sentence = _sentence(speaker, words, dict(zip(ATTRIBUTES, values))["speed"])
+            rows.append((clip, sentence, tuple(words), speaker))
+    return pd.DataFrame(rows, columns=["clip", "text", "says", "describer"])
 
 
 def _detail(meaning: pd.DataFrame, thresholds: np.ndarray, target: float, corpus: str) -> float:

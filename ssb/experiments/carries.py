@@ -1,0 +1,49 @@
+"""What carries the gain of captioning: parts of it taken away, and other regularisers in its place."""
+
+import numpy as np
+
+from ssb.report import Experiment
+from ssb.study import Runs, Study
+
+WITHOUT, DETACHED = "none", "cross, no gradient to the embeddings"
+
+
+def grid(study: Study) -> dict[str, dict]:
+    """The objectives, `cross` with parts taken away, other regularisers in its place, and these with it."""
+    none, cross, base = {"objective": "none"}, {"objective": "cross"}, study.base
+    more = {
+        "more dropout": {"dropout": min(0.9, round(base.dropout + 0.2, 3))},
+        "weight decay": {"weight_decay": 10 * (base.weight_decay or 0.01)},
+        **({"soft targets": {"soft_targets": 0.5}} if base.freeze_text else {}),
+    }
+    return {
+        WITHOUT: none,
+        **{name: {"objective": name} for name in ("identity", "full", "hybrid", "cross")},
+        DETACHED: cross | {"weights_gradient": "none"},
+        "cross, gradient to the text alone": cross | {"weights_gradient": "text"},
+        "cross, gradient to the video alone": cross | {"weights_gradient": "video"},
+        "cross, captions permuted once": cross | {"decoded": "permuted"},
+        "cross, captions shuffled in each step": cross | {"decoded": "shuffled"},
+        "cross, decoder first": cross | {"decoder_warmup": 0.2},
+        "cross, weights of another caption": cross | {"weights_from": "other caption"},
+        **{name: none | changes for name, changes in more.items()},
+        **{f"cross, {name}": cross | changes for name, changes in more.items()},
+    }
+
+
+CARRIES = Experiment(
+    "What carries the gain",
+    grid=grid,
+    baseline=WITHOUT,
+    alt="Text to video R@1 of captioning with parts taken away and of other regularisers, means with intervals.",
+)
+TABLES = {"carries": CARRIES}
+
+
+def detached(runs: Runs) -> str:
+    """Whether captioning without a gradient to the embeddings leaves the ranks as they are without captioning."""
+    if not {WITHOUT, DETACHED} <= runs.keys():
+        return "Captioning without a gradient to the embeddings: a run collapsed."
+    pairs = zip(runs[WITHOUT], runs[DETACHED])
+    same = all(np.array_equal(a.ranks["t2v"], b.ranks["t2v"]) for a, b in pairs)
+    return f"Captioning without a gradient to the embeddings {'leaves' if same else 'CHANGES'} every rank."

@@ -1,0 +1,132 @@
+"""The gain of `cross` against the strength of the baseline that it is added to."""
+
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from ssb.corpora.load import CORPORA
+from ssb.experiments.baselines import RECALLS, recorded
+from ssb.figures import COLOURS, MARKS, PAGE, styled
+from ssb.metrics.retrieval import points
+from ssb.metrics.statistics import Difference, combined, paired
+from ssb.report import Experiment
+from ssb.study import Runs, Study, stacked
+from ssb.training.runs import Run
+
+HEADS, NEGATIVES, EPOCHS, WIDTHS = ("conv", "mean"), ("scheduled", "hardest"), (5, 20), (64, 512)
+NAMED = ("tuned", "paper_small")  # presets that are baselines too, and `laptop`
+LAMBDAS = (0.1, 0.3, 1.0)
+STRENGTH = Experiment(
+    "Gain against the strength of the baseline",
+    baseline="laptop",
+    alt="Gain of cross in text to video R@1 against the validation R@1 of no captioning, one point for each baseline.",
+)
+TABLES = {"strength": STRENGTH}
+
+
+def baselines(study: Study) -> dict[str, dict]:
+    """Baseline → what it changes in the preset: sixteen from weak to strong, `laptop` as it is, and those of NAMED that
+    the corpus has."""
+    named = {"laptop": {}}
+    if study.base.corpus in CORPORA and study.preset == "laptop":
+        named |= {preset: changes for preset in NAMED if (changes := recorded(study.base.corpus, preset))}
+    cells = {
+        f"{head}, {negatives}, {epochs} epochs, d = {dim}": {
+            "video_pooling": head,
+            "contrast": "triplet",
+            "negatives": negatives,
+            "epochs": epochs,
+            "dim": dim,
+        }
+        for head, negatives, epochs, dim in product(HEADS, NEGATIVES, EPOCHS, WIDTHS)
+    }
+    return named | cells
+
+
+def captioned(baseline: str, weight: float) -> str:
+    """The setting of `cross` on a baseline. weight: λ."""
+    return f"{baseline}: cross, λ = {weight:g}"
+
+
+def grid(study: Study) -> dict[str, dict]:
+    """Every baseline without captioning, and with it at each λ of LAMBDAS."""
+    cells = {}
+    for name, changes in baselines(study).items():
+        cells[name] = changes | {"objective": "none"}
+        cells |= {captioned(name, w): changes | {"objective": "cross", "captioning": w} for w in LAMBDAS}
+    return cells
+
+
+def validated(runs: list[Run]) -> pd.Series:
+    """The recalls on the validation clips at the epoch kept, means over runs."""
+    names = {name.replace("t2v", "val"): name for name in RECALLS}
+    kept = [run.log.set_index("epoch").loc[run.metrics["best_epoch"], [*names]] for run in runs]
+    return pd.DataFrame(kept).astype(float).mean()
+
+
+def gains(study: Study, runs: Runs) -> pd.DataFrame:
+    """Each baseline: its R@1 on the validation clips; the λ with the best R@1 + R@5 + R@10 there; and on the test clips
+    the R@1 of both and the gain of `cross` at that λ. Written to results/<corpus>/<table>_gains.csv."""
+    clips, rows = runs["laptop"][0].ranks["clip"], {}
+    ranks = stacked(runs)
+    for name in (name for name in runs if captioned(name, LAMBDAS[0]) in runs):
+        scores = {w: validated(runs[captioned(name, w)]).sum() for w in LAMBDAS}
+        best = max(scores, key=scores.get)
+        hits = [points(ranks[setting], "R@1") for setting in (captioned(name, best), name)]
+        row = {"val R@1": validated(runs[name])["val R@1"], "λ": best, "R@1": hits[1].mean()}
+        rows[name] = row | paired(*hits, clips)._asdict()
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("baseline").round(3)
+    study.write(frame.reset_index(), f"{study.table}_gains.csv")
+    return frame
+
+
+def slope(runs: Runs, gains: pd.DataFrame) -> Difference:
+    """Points of gain for each point of validation R@1 of the baseline, by least squares over the baselines."""
+    clips, ranks = runs["laptop"][0].ranks["clip"], stacked(runs)
+    centred = gains["val R@1"] - gains["val R@1"].mean()
+    pairs = []
+    for name, weight in (centred / (centred**2).sum()).items():
+        one, other = (points(ranks[setting], "R@1") for setting in (captioned(name, gains["λ"][name]), name))
+        pairs.append((weight, one, other, clips))
+    return combined(pairs)
+
+
+def reading(gains: pd.DataFrame, slope: Difference) -> str:
+    """What the figure shows, in words."""
+    falls = "falls" if slope.delta < 0 else "grows"
+    lines = [
+        f"The gain {falls} by {abs(slope.delta):.2f} points of R@1 for each point of the baseline "
+        f"[{slope.delta_low:.2f}, {slope.delta_high:.2f}] over queries, "
+        f"[{slope.seeds_low:.2f}, {slope.seeds_high:.2f}] over seeds."
+    ]
+    weakest, strongest = gains["val R@1"].idxmin(), gains["val R@1"].idxmax()
+    for word, name in (("weakest", weakest), ("strongest", strongest)):
+        row = gains.loc[name]
+        lines.append(
+            f"The {word} baseline ({name}; validation R@1 {row['val R@1']:.1f}): {row['delta']:+.2f} points "
+            f"[{row['delta_low']:.2f}, {row['delta_high']:.2f}] over queries at λ = {row['λ']:g}."
+        )
+    return "\n".join(lines)
+
+
+@styled
+def figure(gains: pd.DataFrame, slope: Difference, title: str) -> plt.Figure:
+    """The gain of each baseline on the test clips, with its interval over queries, against its validation R@1; in
+    colour those of a name. The line: least squares."""
+    canvas, axis = plt.subplots(figsize=(PAGE * 0.75, 3.2))
+    groups = gains.index.map(lambda name: name if name in ("laptop", *NAMED) else f"{name.split(',')[0]} head")
+    x = gains["val R@1"]
+    for group, mark, colour in zip(dict.fromkeys(groups), MARKS, COLOURS):
+        part = gains[groups == group]
+        ends = part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]
+        size = 7 if group in ("laptop", *NAMED) else 4
+        axis.errorbar(part["val R@1"], part["delta"], ends, fmt=mark, color=colour, ms=size, lw=0.8, label=group)
+    line = np.array([x.min(), x.max()])
+    axis.plot(line, gains["delta"].mean() + slope.delta * (line - x.mean()), color="0.5", lw=1, zorder=0)
+    axis.axhline(0, color="0.7", lw=0.8, zorder=0)
+    axis.set(xlabel="R@1 of no captioning on the validation clips (%)", ylabel="gain of cross, R@1 (points)")
+    axis.set_title(title)
+    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return canvas
