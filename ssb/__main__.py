@@ -67,6 +67,17 @@ def accepted(args: Namespace, check: Callable, *values, **settings):
         args.error(in_one_line(error))
 
 
+def table_of(args: Namespace, name: str, *free: str) -> Path:
+    """The file that a benchmark writes: --out, or results/<name>, which is measured with the defaults. Wrong usage
+    where --out is missing beside other options. free: options whose rows results/<name> has beside the others."""
+    usual = {names[0]: options.get("default") for names, options in args.run.arguments}
+    usual = {option: value for option, value in usual.items() if option not in ("--out", *free)}
+    other = [option for option, value in usual.items() if getattr(args, option.strip("-")) != value]
+    if other and args.out is None:
+        args.error(f"{', '.join(other)}: would replace results/{name}, which is measured without; add --out FILE.csv")
+    return args.out or files.root() / "results" / name
+
+
 # Commands
 
 
@@ -158,6 +169,7 @@ def train(args: Namespace):
 @argument("--out", type=Path, help="default: results/cost.csv")
 def cost(args: Namespace):
     """Measure what the paper's training and search cost on this machine."""
+    out = table_of(args, "cost.csv", "--size", "--device")
     import torch
 
     cuda = torch.cuda.is_available()
@@ -169,7 +181,7 @@ def cost(args: Namespace):
     from ssb.bench import cost
 
     size = args.size or ("paper" if device == "cuda" else "small")
-    cost.cost(size, cost.SIZES[size], args.out or files.root() / "results" / "cost.csv", args.steps)
+    cost.cost(size, cost.SIZES[size], out, args.steps)
 
 
 @argument("--corpus", default="shapes", help="default: shapes")
@@ -180,10 +192,10 @@ def bench_training(args: Namespace):
     from ssb.corpora.load import check_name, load_corpus
 
     accepted(args, check_name, args.corpus)
+    out = table_of(args, "bench.csv")
     from ssb.bench import training
     from ssb.training.runs import configure
 
-    out = args.out or files.root() / "results" / "bench.csv"
     training.bench(configure("laptop", args.corpus), load_corpus(args.corpus), out, args.steps)
 
 
@@ -192,7 +204,7 @@ def bench_alignment(args: Namespace):
     """Soft-DTW against tslearn and loops in Python."""
     from ssb.bench import alignment
 
-    alignment.bench(args.out or files.root() / "results" / "s2dtw_bench.csv")
+    alignment.bench(table_of(args, "s2dtw_bench.csv"))
 
 
 @argument("--out", type=Path, help="default: results/scale.csv")
@@ -200,7 +212,8 @@ def bench_scale(args: Namespace):
     """How the cost of each part grows with the corpus and with the support set."""
     from ssb.bench import scale
 
-    scale.bench(args.out or files.root() / "results" / "scale.csv", files.root() / "figures")
+    out = table_of(args, "scale.csv")
+    scale.bench(out, out.parent if args.out else files.root() / "figures")
 
 
 @argument("--videos", type=number(1, 1e7), default=1_200_000, help="to generate (default: 1200000)")
@@ -209,9 +222,9 @@ def bench_scale(args: Namespace):
 @argument("--out", type=Path, help="default: results/howto100m_bench.csv")
 def bench_howto100m(args: Namespace):
     """Memory and time of a synthetic HowTo100M of 1.2 million videos."""
+    out = table_of(args, "howto100m_bench.csv")
     from ssb.bench import howto100m
 
-    out = args.out or files.root() / "results" / "howto100m_bench.csv"
     howto100m.bench(out, args.videos, args.narrations, args.batches)
 
 

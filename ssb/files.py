@@ -236,6 +236,19 @@ def kept(folder: Path, make: Callable[[Path], object]) -> Path:
     return folder
 
 
+def once(path: Path, what: str, make: Callable[[], str]) -> str:
+    """A text that `make()` computes from a file, kept in results/cache until the size or the time of the file changes.
+    what: names what is computed."""
+    path = Path(path).resolve()
+    state = path.stat()
+    kept = cache() / "sums" / digest(str(path), str(state.st_size), str(state.st_mtime_ns), what)
+    if not kept.exists():
+        text = make()
+        with written(kept) as draft:
+            draft.write_text(text, encoding="utf-8")
+    return kept.read_text(encoding="utf-8")
+
+
 # By one process at a time
 
 

@@ -11,8 +11,19 @@ import pandas as pd
 
 from ssb import files
 from ssb.config import PRESETS, VERSION, Config, ConfigError
-from ssb.training.runs import Run, run_name
+from ssb.corpora.load import CORPORA
+from ssb.training.runs import Run, configure, run_name
 
+# of notebooks, besides those of `Study` and the settings of runs: the values that the published tables are made with
+PARAMETERS: Mapping = {
+    "cases": 2,
+    "effect": 1.0,
+    "metrics": ["BLEU-4", "METEOR", "ROUGE-L", "CIDEr"],
+    "objectives": ["none", "cross"],
+    "recipe": "",
+    "streams": [],
+}
+ORIGIN = {"trained_on", "corpus_sha", "commit", "dirty", "torch", "device", "seconds"}  # columns that may come and go
 KEYS = ("setting", "seed", "way", "dataset", "split", "recipe", "false_negatives")  # of the rows of a table
 RESERVED = ("cache", "executed", "report", "runs")  # folders of results/ that are no corpus
 
@@ -69,10 +80,59 @@ def check_label(corpus: str, own: bool, library: Iterable[str]) -> None:
         )
 
 
-def check(path: Path, plan: Iterable[Planned], fingerprint: str, part: Mapping, complete: bool, changed: Mapping):
-    """ConfigError where a published table differs from the runs that would replace it; arguments as of `conflicts`.
-    changed: what the study changes, for the name to suggest."""
-    if clauses := conflicts(path, plan, fingerprint, part, complete):
+def other_parameters(values: Mapping) -> dict:
+    """Those of a notebook's parameters that are not as in PARAMETERS. ConfigError for one that is not there."""
+    if unknown := sorted(values.keys() - PARAMETERS.keys()):
+        raise ConfigError(
+            f"{unknown[0]} is no parameter of a study; its value of the published tables goes in PARAMETERS"
+        )
+    return {name: value for name, value in values.items() if value != PARAMETERS[name]}
+
+
+def check_name(table: str, results: Path, figures: Path):
+    """ConfigError where a table without rows yet has files already: they belong to another one, as table1_fig2b_weights
+    and emcl_layer_ranks do. Files of a longer name that has rows of its own, such as table1_lambda10, do not count."""
+
+    def begins(path: Path, name: str) -> bool:
+        return path.stem == name or path.stem.startswith(f"{name}_")
+
+    if (results / f"{table}.csv").exists():
+        return  # whose rows are compared
+    taken = [path for folder in (results, figures) for path in sorted(folder.glob(f"{table}*")) if begins(path, table)]
+    for path in [path for path in taken if path.suffix == ".csv"]:
+        if "config_sha" in pd.read_csv(path, nrows=0) or (figures / f"{path.stem}.png").exists():
+            taken = [other for other in taken if not begins(other, path.stem)]
+    if taken:
+        raise ConfigError(
+            f"table = {table!r}: {files.short(taken[0])} is there and belongs to another table. Give this one another "
+            f"name, such as -p table my_{table}, or move away what begins with {table}"
+        )
+
+
+def figures_of(name: str, run: Run, corpus, preset: str) -> tuple[Path, str]:
+    """The folder of figures of a single run, and what their names begin with: `name`, followed by the run's own name
+    where its settings are not those of the preset or its corpus is not that of the tables. ConfigError as of
+    `check_label`."""
+    check_label(corpus.name, run.config.corpus not in CORPORA, CORPORA)
+    label, usual = files.label(corpus.name, preset), configure(preset, run.config.corpus).effective()
+    tables = [pd.read_csv(path) for path in files.folder("results", label).glob("[!.]*.csv")]
+    shas = {sha for table in tables if "corpus_sha" in table for sha in table["corpus_sha"]} or {corpus.fingerprint}
+    same = preset == "smoke" or run.config.key == usual.key and corpus.fingerprint in shas
+    return files.folder("figures", label), name if same else f"{name}_{run.name}"
+
+
+def check(
+    path: Path,
+    plan: Iterable[Planned],
+    fingerprint: str,
+    part: Mapping,
+    complete: bool,
+    changed: Mapping,
+    parameters: Mapping,
+):
+    """ConfigError where a published table differs from the runs that would replace it, or was made with other
+    parameters; arguments as of `conflicts`. changed: what the study changes, for the name to suggest."""
+    if clauses := conflicts(path, plan, fingerprint, part, complete, parameters):
         words = [f"{name}{value}" for name, value in changed.items() if isinstance(value, int | float | str)]
         name = re.sub(r"[^\w.-]", "", "_".join([path.stem, words[0]]))[:60]
         rename = " or rename the folder of one of the two corpora," if "another corpus" in clauses[0] else ""
@@ -83,10 +143,16 @@ def check(path: Path, plan: Iterable[Planned], fingerprint: str, part: Mapping, 
 
 
 def check_rows(path: Path, frame: pd.DataFrame):
-    """ConfigError where a published table would have fewer rows of a kind than before."""
+    """ConfigError where a published table would have fewer rows of a kind than before, or other columns: those of
+    another kind of table of the same runs."""
     if not path.exists():
         return
     before = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if others := sorted((set(before) ^ set(frame)) - ORIGIN):
+        raise ConfigError(
+            f"{files.short(path)} is another kind of table: only one of the two has the column {others[0]!r}; give "
+            f"this table another name, such as -p table {path.stem}_2, or move that file away"
+        )
     keys = [name for name in KEYS if name in before and name in frame]
     rows = [each[keys].astype(str).itertuples(index=False, name=None) for each in (before, frame.fillna(""))]
     if lost := Counter(rows[0]) - Counter(rows[1]):
@@ -97,11 +163,14 @@ def check_rows(path: Path, frame: pd.DataFrame):
         )
 
 
-def conflicts(path: Path, plan: Iterable[Planned], fingerprint: str, part: Mapping, complete: bool) -> list[str]:
+def conflicts(
+    path: Path, plan: Iterable[Planned], fingerprint: str, part: Mapping, complete: bool, parameters: Mapping
+) -> list[str]:
     """How a published table differs from the runs that would replace it, a clause for each kind; [] where it does not.
 
     fingerprint: of the corpus. part: column → value of the rows to compare. complete: is this all that the table
-    will hold? Else further rows, and those that begin with the weights of other runs, are not compared.
+    will hold? Else further rows, and those that begin with the weights of other runs, are not compared. parameters: as
+    of `other_parameters`; the table has those that it was made with in its column `parameters`, if there are any.
     """
     if not path.exists():
         return []
@@ -111,6 +180,10 @@ def conflicts(path: Path, plan: Iterable[Planned], fingerprint: str, part: Mappi
         return [f"it cannot be read ({str(error).strip()})"]
     if not {"setting", "seed", "run"} <= set(rows):
         return ["it does not name its runs"]
+    made = json.loads(rows["parameters"].iloc[0]) if "parameters" in rows and len(rows) else {}
+    old, new = ({**PARAMETERS, **changed} for changed in (made, parameters))
+    if others := [name for name in old if old[name] != new[name]]:
+        return [f"it was made with {name} = {old[name]!r}, not {new[name]!r}" for name in others]
     for column, value in part.items():
         if column in rows:
             rows = rows[pd.to_numeric(rows[column], errors="coerce") == value]

@@ -1,5 +1,6 @@
 """A table of the paper as a grid of runs: each run trained once, then rows, intervals and tests next to the paper's."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,6 +52,8 @@ class Study:
     table: the name of its files, "table1". seeds: each setting is trained once with each. jobs: runs at the same time,
     -1: one on each core, or one where there is a GPU to share; under `joblib.parallel_config("dask")` they go to a
     cluster. changes: what all runs of the table change in the preset, such as {"epochs": 5}.
+    parameters: of its notebook, those that change what is made of the runs, see `published.PARAMETERS`; what differs
+    from there is a column of the rows.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Study:
         seeds: Iterable[int] = (0, 1, 2),
         jobs: int = -1,
         changes: Mapping = EMPTY,
+        **parameters,
     ):
         if isinstance(seeds, str) or not isinstance(seeds, Iterable):
             raise ConfigError(f"seeds = {seeds!r:.80}: wanted a list of whole numbers, such as [0, 1, 2]")
@@ -89,6 +93,7 @@ class Study:
             if (clips := len(self.corpus.split(split))) < 2:
                 name = self.corpus.name
                 raise CorpusError(f"{name}: {clips} clip in the {split} split; a study resamples clips: give 2 or more")
+        self.parameters = published.other_parameters(parameters)
         self.label = files.label(self.corpus.name, preset)
         self.corpus_label = corpus_label(self.base)
         changed = {**changes, **self.base.corpus_options}
@@ -134,8 +139,11 @@ class Study:
         """ConfigError where results/<corpus>/<table>.csv holds what these runs would replace; the smoke preset is
         exempt. complete: as of `published.conflicts`."""
         if self.preset != "smoke":
-            path, changed = self.results / f"{self.table}.csv", {**self.changes, "seeds": "".join(map(str, self.seeds))}
-            published.check(path, plan, self.corpus.fingerprint, self.part, complete, changed)
+            changed = {**self.parameters, **self.changes, "seeds": "".join(map(str, self.seeds))}
+            if not self.tables:
+                published.check_name(self.table, self.results, files.folder("figures", self.label))
+            path, sha = self.results / f"{self.table}.csv", self.corpus.fingerprint
+            published.check(path, plan, sha, self.part, complete, changed, self.parameters)
 
     def run(
         self,
@@ -359,13 +367,17 @@ class Study:
         self._may_write()
         return files.folder("figures", self.label)
 
-    def _may_write(self):
+    def _may_write(self, rows: bool = False):
         path = self.results / f"{self.table}.csv"
-        if self.preset != "smoke" and not self.plan and path.exists():
-            raise ConfigError(
-                f"{files.short(path)} is there, and nothing has been run by this study that it was compared with: call "
-                "run first, or give this table another name"
-            )
+        if self.preset == "smoke" or not path.exists() or self.plan and (rows or path in self.tables):
+            return
+        missing = (
+            f"its rows have not been written: write {path.name}" if self.plan else "nothing has been run: call run"
+        )
+        raise ConfigError(
+            f"{files.short(path)} is there, and was not compared with what this study makes, for {missing} first, or "
+            "give this table another name"
+        )
 
     def write(self, frame: pd.DataFrame, name: str):
         """To results/<corpus>/<name>, whole or not at all. ConfigError where that would replace a published table that
@@ -373,8 +385,11 @@ class Study:
         published.plain_name(name, "the file name")
         if name != f"{self.table}.csv" and not name.startswith(f"{self.table}_"):
             raise ConfigError(f"the file name {name!r}: one of the table {self.table} begins with {self.table}_")
-        self._may_write()
-        if name == f"{self.table}.csv" and self.preset != "smoke":
+        rows = name == f"{self.table}.csv"
+        self._may_write(rows)
+        if rows and self.parameters:
+            frame = frame.assign(parameters=json.dumps(self.parameters))
+        if rows and self.preset != "smoke":
             published.check_rows(self.results / name, frame)
         with files.written(self.results / name) as draft:
             frame.to_csv(draft, index=False, lineterminator="\n")

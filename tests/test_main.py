@@ -216,6 +216,13 @@ def test_a_closed_pipe_is_no_error(command):
         ("train smoke epochs=many", "epochs = 'many': input should be a valid integer"),
         ("train smoke corpus=nowhere", "no corpus 'nowhere': neither 'shapes', "),
         ("bench training --corpus nowhere", "no corpus 'nowhere': neither 'shapes', "),
+        ("bench training --steps 7", "--steps: would replace results/bench.csv, which is measured without; add --out"),
+        ("bench training --corpus events --steps 7", "--corpus, --steps: would replace results/bench.csv"),
+        (
+            "bench howto100m --videos 9",
+            "--videos: would replace results/howto100m_bench.csv, which is measured without",
+        ),
+        ("cost --size small --device cpu --steps 10", "--steps: would replace results/cost.csv"),
         ("bench", "required: BENCHMARK"),
         ("bench model", "invalid choice: 'model'"),
         ("bench howto100m --videos many", "argument --videos: invalid int value: 'many'"),
@@ -264,8 +271,14 @@ def test_benchmarks_get_their_options(monkeypatch, tmp_path):
         (alignment, home / "a.csv"),
         (howto100m, Path("b.csv"), 9, 40, 1000),
         (training, config, "corpus events", Path("c.csv"), 30),
-        (scale, Path("d.csv"), ssb.files.root() / "figures"),
+        (scale, Path("d.csv"), Path()),  # and its figure beside it
     ]
+    calls.clear()
+    assert [main(["bench", name]) for name in BENCHMARKS] == [0, 0, 0, 0]
+    results = ssb.files.root() / "results"
+    assert [call[-1] for call in calls if call[0] is scale] == [ssb.files.root() / "figures"]
+    paths = {path for call in calls for path in call if isinstance(path, Path)} - {ssb.files.root() / "figures"}
+    assert paths == {results / f"{name}.csv" for name in ("bench", "s2dtw_bench", "scale", "howto100m_bench")}
 
 
 def test_howto100m_is_indexed_in_the_data_folder(monkeypatch, tmp_path):

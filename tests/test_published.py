@@ -1,18 +1,23 @@
 """Published tables are not replaced by other results: what is refused, what may be made again, and where files go."""
 
+import ast
 import json
+import re
 import shutil
 import subprocess
+import types
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers import write_corpus
 
-from ssb import Study, published
+from ssb import Study, configure, published
 from ssb.config import ConfigError
 from ssb.corpora.reading import CorpusError
 from ssb.experiments import ablations, false_negatives, objectives, overview, transfer
+from ssb.notebook import Parameters
 
 ROOT = Path(__file__).parents[1]
 
@@ -139,6 +144,132 @@ def test_pretrained_and_zero_shot_rows_are_compared_too(committed):
     zero = [published.finished(f"{one.setting}, zero-shot", Begun(one)) for one in plan]
     ten.protect([*zero, *ten.planned(grid)])
     assert "it has the settings 'cross, zero-shot', 'none, zero-shot' too" in refusal(ten, grid)
+
+
+OTHERS = [
+    ("table1_fig2b_weights", "figures/shapes/table1_fig2b_weights.png"),
+    ("overview", "figures/shapes/overview.png"),
+    ("quickstart", "figures/shapes/quickstart_attention.png"),
+    ("quickstart_retrieval", "figures/shapes/quickstart_retrieval.png"),
+    ("emcl_layer", "results/shapes/emcl_layer_ranks.csv"),
+    ("table12_power", "results/shapes/table12_power.csv"),
+]
+
+
+@pytest.mark.parametrize("table, taken", OTHERS)
+def test_a_table_named_like_a_file_of_another_is_refused(committed, table, taken):
+    (committed / "figures").symlink_to(ROOT / "figures")
+    assert (committed / taken).exists()
+    with pytest.raises(ConfigError) as caught:
+        Study(table, seeds=range(5)).grid(objectives.GRID)
+    words = str(caught.value)
+    assert f"{taken.rpartition('.')[0]}." in words.replace(".pdf", ".png") or "does not name its runs" in words
+    assert "another name, such as -p table " in words
+
+
+def test_a_new_name_is_allowed_beside_any_other(committed):
+    """Also as the beginning of the name of another table, whose files are its own."""
+    (committed / "figures").symlink_to(ROOT / "figures")
+    for table in ("mine", "table1_epochs12", "table", "table1_fig", "pretraining_for", "pretraining_from", "emc"):
+        Study(table, seeds=[0]).grid(objectives.GRID)
+    for table in ("emcl", "table1"):  # not made yet, where longer names are
+        for path in (committed / "results/shapes").glob(f"{table}*"):
+            if not path.stem.startswith(("emcl_inference", "emcl_trials", "table1_lambda10")):
+                path.unlink()
+        if (committed / "figures").is_symlink():
+            (committed / "figures").unlink()
+        for path in sorted((ROOT / "figures/shapes").glob(f"{table}_*")):
+            if path.stem.startswith(("emcl_inference", "table1_lambda10")):
+                (committed / "figures/shapes").mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, committed / "figures/shapes")
+        Study(table, seeds=[0]).grid(objectives.GRID)
+
+
+def test_another_kind_of_table_of_the_same_runs_is_refused(committed):
+    """As `-p table table1` of the notebook of captions: the runs are those of Table 1."""
+    study = Study("table1", seeds=range(5))
+    study.plan = study.planned(objectives.GRID)
+    rows = pd.read_csv(study.results / "table1.csv")
+    with pytest.raises(ConfigError, match="write table1.csv first"):
+        study.write(rows, "table1_summary.csv")
+    with pytest.raises(ConfigError, match="write table1.csv first"):
+        study.figures
+    for frame in (rows.assign(CIDEr=1.0), rows.drop(columns="t2v R@1")):
+        with pytest.raises(ConfigError, match="another kind of table: only one of the two has the column "):
+            study.write(frame, "table1.csv")
+    study.write(rows, "table1.csv")
+    study.write(rows, "table1_summary.csv")
+    assert study.figures
+
+
+def code_cells(notebook: Path) -> list[str]:
+    """The first declares the parameters, the second makes the study."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+OTHER = {"cases": 3, "effect": 0.5, "metrics": ["CIDEr"], "objectives": ["cross", "none"], "recipe": "hmdb51"}
+OTHER |= {"streams": ["motion"]}
+COMPARED = {"table", "corpus", "preset", "seeds", "jobs", "changes"}  # by `Study` itself
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb"))[1:-1], ids=lambda path: path.stem)
+def test_every_parameter_of_a_notebook_is_compared_with_that_of_the_published_table(notebook, committed, monkeypatch):
+    """By the runs, where it is what a study or a sweep is made of; or else by `published.PARAMETERS`."""
+    declared, setup = code_cells(notebook)[:2]
+    defaults = {}
+    exec(declared, defaults)
+    code = "\n".join(code_cells(notebook))
+    for name in [line.target.id for line in ast.parse(declared).body if line.target.id not in COMPARED]:
+        if name not in published.PARAMETERS:
+            made = r"(Study|Sweep)\((\*\*vars\(settings\)|[^\n]*\b" + name + r"\b)"
+            assert re.search(made, code), f"{name}: give its default in published.PARAMETERS, and it to the Study"
+            continue
+        assert defaults[name] == published.PARAMETERS[name], f"{name} has another default in published.PARAMETERS"
+        space = {**defaults, name: OTHER[name], "__builtins__": __builtins__}
+        names = [line.target.id for line in ast.parse(declared).body]
+        monkeypatch.setattr("ssb.notebook.parameters", lambda _: Parameters(**{name: space[name] for name in names}))
+        exec(setup, space)
+        with pytest.raises(ConfigError) as caught:
+            space["study"].protect([], complete=False)
+        words = f"{defaults['table']}.csv would be replaced by other results: it was made with {name} = "
+        assert words in str(caught.value) and "-p table " in str(caught.value)
+
+
+def test_a_table_of_other_parameters_has_them_and_may_be_made_again(committed):
+    plan = {"none": {"objective": "none"}}
+    first = Study("mine", seeds=[0], effect=0.5)
+    first.plan = first.planned(plan)
+    row = {"setting": "none", "seed": 0, "run": "r", "config_sha": first.plan[0].config.sha}
+    first.write(pd.DataFrame([row]), "mine.csv")
+    assert pd.read_csv(first.results / "mine.csv")["parameters"].tolist() == ['{"effect": 0.5}']
+    again = Study("mine", seeds=[0], effect=0.5)
+    again.protect(again.planned(plan))
+    again.plan = again.planned(plan)
+    again.write(pd.DataFrame([row]), "mine.csv")
+    words = refusal(Study("mine", seeds=[0]), plan)
+    assert "it was made with effect = 0.5, not 1.0. Give this table another name, such as -p table mine_seeds0" in words
+    assert "effect = 0.5, not 2.0" in refusal(Study("mine", seeds=[0], effect=2.0), plan)
+    with pytest.raises(ConfigError, match="efect is no parameter of a study"):
+        Study("mine", seeds=[0], efect=2.0)
+
+
+def test_the_figures_of_one_run_have_its_name_where_it_is_another(committed):
+    corpus = Study("t").corpus
+
+    def place(preset="laptop", corpus=corpus, **changes):
+        config = configure(preset, "shapes", **changes).effective()
+        return published.figures_of("quickstart", types.SimpleNamespace(config=config, name="x" * 12), corpus, preset)
+
+    assert place() == (committed / "figures/shapes", "quickstart")
+    assert place(objective="cross", seed=0)[1] == "quickstart"
+    for changes in ({"objective": "none"}, {"seed": 1}, {"epochs": 3}, {"corpus_options": {"clips": 90}}):
+        assert place(**changes)[1] == f"quickstart_{'x' * 12}"
+    other = replace(corpus, captions=corpus.captions.assign(text="a circle"))
+    assert place(corpus=other)[1] == f"quickstart_{'x' * 12}"
+    assert place("smoke", epochs=1) == (committed / "figures/shapes-smoke", "quickstart")
+    with pytest.raises(ConfigError, match="named like the results of the smoke preset"):
+        place(corpus=replace(corpus, name="mine-smoke"))
 
 
 @pytest.mark.parametrize("table", ["../../x", "/tmp/x", "", ".hidden", "a/b", "a b", "x" * 300, "a\n"])

@@ -1,7 +1,7 @@
 """What the numbers of a run depend on besides its settings and its corpus: code of your own, and pretrained models.
 
 A run's name is a digest of all of it. So that what is hashed is also what runs, code that was edited after its import
-is refused, or imported again: in a worker, and where it is a loss that this process has not trained with yet.
+is refused, or imported again: in a worker, and where this process has not trained with it yet.
 """
 
 import ast
@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import multiprocessing
+import operator
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def identity(config: Config, corpus: TrainingCorpus) -> list[str]:
     contrast = losses.contrast(config)
     modules = dict.fromkeys([contrast.module, *map(inspect.getmodule, heads)])
     own = [module for module in modules if module.__name__.partition(".")[0] != "ssb"]
-    code = [_code(module, [type(contrast), *heads], contrast.named) for module in own]
+    code = [_code(module, [type(contrast), *heads]) for module in own]
     models = [config.text_encoder, *([config.decoder] if config.objective != "none" else [])]
     return [config.key, corpus.fingerprint, str(VERSION), *code, *filter(None, map(model_content, models))]
 
@@ -84,9 +85,8 @@ def _sum(path: Path, size: int, changed: int) -> str:
 # Code of your own
 
 
-def _code(module: ModuleType, classes: list[type], named: bool) -> str:
-    """The source of a module and of the modules of yours that it imports; ConfigError where it is not what runs.
-    named: the Config names it, so that a worker can import it again; classes in a registry would stay as they are."""
+def _code(module: ModuleType, classes: list[type]) -> str:
+    """The source of a module and of the modules of yours that it imports; ConfigError where it is not what runs."""
     if not getattr(module, "__file__", None):  # a notebook
         own = [each for each in classes if each.__module__ == module.__name__]
         try:
@@ -95,13 +95,15 @@ def _code(module: ModuleType, classes: list[type], named: bool) -> str:
             name = own[0].__name__ if own else module.__name__
             raise ConfigError(f"{name} has no source file; define it in a module, a .py file") from None
     paths = own_modules(module)
-    unsure = named and _unsure(paths)
-    if (edited := _edited(paths)) and named and multiprocessing.parent_process() or unsure:
+    unsure, worker = _unsure(paths), multiprocessing.parent_process()
+    edited = unsure or _edited(paths) or _replaced(module, classes)
+    if (unsure or edited and worker) and module.__name__ != "__main__":
         for name, path in paths.items():
             sys.modules.pop(name, None)
             Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)  # of the same second and size
         importlib.invalidate_caches()
         importlib.import_module(module.__name__)
+        _register_again(paths)
         edited = _edited(paths)
     if edited:
         raise ConfigError(
@@ -109,6 +111,21 @@ def _code(module: ModuleType, classes: list[type], named: bool) -> str:
             f"importlib.reload and then whatever imports it"
         )
     return "code " + files.digest(*(part for name, path in paths.items() for part in (name, path.read_bytes())))
+
+
+def _register_again(paths: dict[str, Path]) -> None:
+    """Take the registered heads and losses of these modules from what has just been imported. ConfigError where one is
+    not found there by its name."""
+    for registry in (HEADS, losses.CONTRASTS):
+        for name, thing in [*registry.items()]:
+            if (home := getattr(thing, "__module__", "")) in paths:
+                try:
+                    registry[name] = operator.attrgetter(thing.__qualname__)(importlib.import_module(home))
+                except AttributeError:
+                    raise ConfigError(
+                        f"{paths[home]} was written after this process began and has no {thing.__qualname__} to import "
+                        f"again, which is registered as {name!r}: restart the kernel, or define it in the module itself"
+                    ) from None
 
 
 def own_modules(module: ModuleType) -> dict[str, Path]:
@@ -161,12 +178,19 @@ def _file(name: str) -> Path | None:
     return path.resolve() if path.suffix == ".py" and path.is_file() else None
 
 
-def _unsure(paths: dict[str, Path]) -> bool:
-    """Has one of these modules been imported, but not looked at by `_edited`, and a file that was written after this
-    process began? It may have been imported from an earlier text, which values such as TAUS = [0.07] do not show."""
+def _replaced(module: ModuleType, classes: list[type]) -> str | None:
+    """The module's name where one of these classes is of an earlier import of it."""
+    own = [each for each in classes if each.__module__ == module.__name__]
+    return module.__name__ if any(vars(module).get(each.__name__, each) is not each for each in own) else None
+
+
+def _unsure(paths: dict[str, Path]) -> str | None:
+    """The first of these modules that has been imported, but not looked at by `_edited`, and whose file was written
+    after this process began. It may be of an earlier text, which values such as TAUS = [0.07] do not show."""
     began = psutil.Process().create_time()
-    new = (name for name in paths.keys() & sys.modules.keys() if not hasattr(sys.modules[name].__spec__, "ssb_source"))
-    return any(paths[name].stat().st_mtime > began for name in new)
+    known = sorted(paths.keys() & sys.modules.keys())
+    new = (name for name in known if not hasattr(sys.modules[name].__spec__, "ssb_source"))
+    return next((name for name in new if paths[name].stat().st_mtime > began), None)
 
 
 def _edited(paths: dict[str, Path]) -> str | None:

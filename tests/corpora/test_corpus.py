@@ -1,6 +1,7 @@
 """Corpus: early fusion against a loop, a fingerprint of all a run can see, captions in order."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pandas as pd
@@ -169,8 +170,40 @@ def test_the_source_and_the_name_are_not_content():
     assert other.fingerprint == corpus_of({"look": look}).fingerprint
 
 
-def test_a_large_stream_is_checked_and_hashed_in_part(monkeypatch):
-    monkeypatch.setattr("ssb.corpora.corpus.WHOLE", 64)
+def test_every_value_of_a_large_stream_counts(monkeypatch, tmp_path):
+    """However it is stored; of a file the hash is computed once, and again when the file was written again."""
+    monkeypatch.setattr("ssb.corpora.corpus.LARGE", 64)
+    values, calls, summed = np.random.default_rng(0).random((600, 2, 2), np.float32), [], Stream._sum
+    monkeypatch.setattr(Stream, "_sum", lambda stream: (calls.append(len(stream)), summed(stream))[1])
+
+    def printed(x) -> str:
+        sha = hashlib.sha256()
+        Stream(x).update(sha)
+        return sha.hexdigest()
+
+    def stored(x):
+        np.save(tmp_path / "x.npy", x)
+        return np.load(tmp_path / "x.npy", mmap_mode="r")
+
+    first = printed(values)
+    assert first == printed(np.asfortranarray(values)) == printed(stored(values))
+    calls.clear()
+    assert printed(np.load(tmp_path / "x.npy", mmap_mode="r")) == first and not calls
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for part in (mapped[1:], mapped[:-1], mapped[::-1], mapped[np.arange(600)[::-1]]):
+        assert printed(part) == printed(np.array(part)) != first
+    copied = np.load(tmp_path / "x.npy", mmap_mode="c")
+    copied[301, 0, 0] += 1
+    assert printed(copied) == printed(np.array(copied)) != first
+    for row in range(0, 600, 7):  # most of them not among 256 evenly spaced ones
+        other = values.copy()
+        other[row, 1, 1] += 1
+        assert printed(other) != first
+    assert printed(stored(other)) == printed(other)  # of the same size
+
+
+def test_a_large_stream_is_checked(monkeypatch):
+    monkeypatch.setattr("ssb.corpora.corpus.LARGE", 64)
     look = packed(3, 2)
     base = corpus_of({"look": look})
     assert base.fingerprint == corpus_of({"look": packed(3, 2)}).fingerprint

@@ -2,13 +2,14 @@
 
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import joblib
 import pytest
 
-from ssb import Config, ConfigError, TrainingError, files, fit, load_corpus, losses
+from ssb import Config, ConfigError, Study, TrainingError, files, fit, load_corpus, losses
 from ssb import model as model_module
 from ssb.text import ModelError
 from ssb.training import identity
@@ -301,7 +302,7 @@ def test_memory_that_does_not_suffice(name, place, corpus, monkeypatch):
 
 VALUES = {
     "a default": "def loss(text, video, scale=VALUE):\n    return (text - video).square().mean() * scale\n",
-    "a list": "SCALES = [VALUE]\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * SCALES[0]\n",
+    "a list": "SHIFTS = [VALUE]\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * SCALES[0]\n",
     "a class": "class P:\n    a = VALUE\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * P.a\n",
     "an expression": "A = VALUE * 1.5\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * A\n",
     "two": "A, B = VALUE, 1\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * A\n",
@@ -328,3 +329,72 @@ def test_a_value_that_was_edited_after_the_import_is_the_one_that_is_trained_wit
     two = fit(config("own:loss"), corpus, quiet=True)
     first = [run.trace["contrast"].iloc[0] for run in (eight, two)]
     assert two.name != eight.name and first[0] == pytest.approx(4 * first[1], rel=1e-4)
+
+
+SHIFTED = """
+import ssb.model
+
+SHIFTS = [VALUE]
+
+
+class Head(ssb.model.MeanHead):
+    def forward(self, e, mask):
+        return super().forward(e, mask) + SHIFTS[0]
+"""
+
+
+def registered_head(place: Path, monkeypatch) -> Path:
+    """A head that was imported and registered, and of which a value was edited before its first training: to a file of
+    the same second and size."""
+    path = place / "own.py"
+    path.write_text(SHIFTED.replace("VALUE", "0.1"))
+    importlib.invalidate_caches()
+    monkeypatch.setitem(model_module.HEADS, "own", importlib.import_module("own").Head)
+    path.write_text(SHIFTED.replace("VALUE", "0.0"))
+    return path
+
+
+def test_a_value_of_a_head_that_was_edited_after_the_import_is_the_one_that_is_trained_with(place, corpus, monkeypatch):
+    path = registered_head(place, monkeypatch)
+    settings = config("info_nce", video_pooling="own")
+    zero = fit(settings, corpus, quiet=True)
+    assert model_module.HEADS["own"] is sys.modules["own"].Head and sys.modules["own"].SHIFTS == [0.0]
+    path.write_text(SHIFTED.replace("VALUE", "0.1"))
+    with pytest.raises(ConfigError, match="is not what this process has imported as own: restart the kernel"):
+        fit(settings.replace(seed=1), corpus, quiet=True)
+    importlib.reload(sys.modules["own"])
+    os.utime(path, (10**9, 10**9))
+    with pytest.raises(ConfigError, match=WORDS.format("own")):
+        run_name(settings, corpus)  # the head of before is still registered
+    monkeypatch.setitem(model_module.HEADS, "own", sys.modules["own"].Head)
+    tenth = fit(settings, corpus, quiet=True)
+    assert tenth.name != zero.name
+    assert zero.trace["contrast"].iloc[0] != pytest.approx(tenth.trace["contrast"].iloc[0], rel=1e-3)
+
+
+def test_a_registered_head_that_cannot_be_imported_again_is_refused(place, corpus, monkeypatch):
+    path = registered_head(place, monkeypatch)
+    path.write_text(path.read_text().replace("class Head", "class Other"))
+    with pytest.raises(ConfigError, match="has no Head to import again, which is registered as 'own': restart"):
+        fit(config("info_nce", video_pooling="own"), corpus, quiet=True)
+    assert not any(files.runs().glob("*/metrics.json"))
+
+
+@pytest.mark.slow
+def test_workers_train_with_the_value_of_the_file(place, corpus, monkeypatch):
+    """Workers that knew an earlier text of the head."""
+    path = place / "own.py"
+    settings = {"own": {"video_pooling": "own", "objective": "none", "contrast": "info_nce"}}
+    contrasts = {}
+    for value in ("0.1", "0.0"):
+        path.write_text(SHIFTED.replace("VALUE", value))
+        importlib.invalidate_caches()
+        sys.modules.pop("own", None)
+        monkeypatch.setitem(model_module.HEADS, "own", importlib.import_module("own").Head)
+        study = Study("mine", "shapes", "smoke", [0, 1], 2, {"epochs": 1, "corpus_options": OPTIONS})
+        runs = study.run(settings)["own"]
+        contrasts[value] = [run.trace["contrast"].iloc[0] for run in runs]
+        assert [run.name for run in runs] == [run_name(run.config, corpus) for run in runs]
+    shutil.rmtree(runs[0].folder)
+    assert fit(runs[0].config, corpus, quiet=True).trace["contrast"].iloc[0] == contrasts["0.0"][0]
+    assert contrasts["0.1"] != pytest.approx(contrasts["0.0"], rel=1e-3)
