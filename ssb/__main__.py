@@ -67,6 +67,14 @@ def accepted(args: Namespace, check: Callable, *values, **settings):
         args.error(in_one_line(error))
 
 
+def table(args: Namespace, name: str) -> Path:
+    """Where a benchmark is written: --out, or results/<name>. StorageError where that is a folder."""
+    out = args.out or files.root() / "results" / name
+    if os.path.isdir(out):
+        raise files.StorageError(f"--out {out} is a folder; name a file in it, such as {out / name}")
+    return out
+
+
 # Commands
 
 
@@ -169,7 +177,7 @@ def cost(args: Namespace):
     from ssb.bench import cost
 
     size = args.size or ("paper" if device == "cuda" else "small")
-    cost.cost(size, cost.SIZES[size], args.out or files.root() / "results" / "cost.csv", args.steps)
+    cost.cost(size, cost.SIZES[size], table(args, "cost.csv"), args.steps)
 
 
 @argument("--corpus", default="shapes", help="default: shapes")
@@ -183,7 +191,7 @@ def bench_training(args: Namespace):
     from ssb.bench import training
     from ssb.training.runs import configure
 
-    out = args.out or files.root() / "results" / "bench.csv"
+    out = table(args, "bench.csv")
     training.bench(configure("laptop", args.corpus), load_corpus(args.corpus), out, args.steps)
 
 
@@ -192,7 +200,7 @@ def bench_alignment(args: Namespace):
     """Soft-DTW against tslearn and loops in Python."""
     from ssb.bench import alignment
 
-    alignment.bench(args.out or files.root() / "results" / "s2dtw_bench.csv")
+    alignment.bench(table(args, "s2dtw_bench.csv"))
 
 
 @argument("--out", type=Path, help="default: results/scale.csv")
@@ -200,19 +208,18 @@ def bench_scale(args: Namespace):
     """How the cost of each part grows with the corpus and with the support set."""
     from ssb.bench import scale
 
-    scale.bench(args.out or files.root() / "results" / "scale.csv", files.root() / "figures")
+    scale.bench(table(args, "scale.csv"), files.root() / "figures")
 
 
-@argument("--videos", type=number(1, 1e7), default=1_200_000, help="to generate (default: 1200000)")
+@argument("--videos", type=number(4, 1e7), default=1_200_000, help="to generate (default: 1200000)")
 @argument("--narrations", type=number(1, 1e4), default=40, help="of each video (default: 40)")
-@argument("--batches", type=number(1, 1e6), default=1000, help="to read (default: 1000)")
+@argument("--batches", type=number(1, 1e6), default=1000, help="to read, at most an epoch (default: 1000)")
 @argument("--out", type=Path, help="default: results/howto100m_bench.csv")
 def bench_howto100m(args: Namespace):
     """Memory and time of a synthetic HowTo100M of 1.2 million videos."""
     from ssb.bench import howto100m
 
-    out = args.out or files.root() / "results" / "howto100m_bench.csv"
-    howto100m.bench(out, args.videos, args.narrations, args.batches)
+    howto100m.bench(table(args, "howto100m_bench.csv"), args.videos, args.narrations, args.batches)
 
 
 @argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a checkout (default: the one that ssb runs from)")
