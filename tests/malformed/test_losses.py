@@ -328,3 +328,35 @@ def test_a_value_that_was_edited_after_the_import_is_the_one_that_is_trained_wit
     two = fit(config("own:loss"), corpus, quiet=True)
     first = [run.trace["contrast"].iloc[0] for run in (eight, two)]
     assert two.name != eight.name and first[0] == pytest.approx(4 * first[1], rel=1e-4)
+
+
+CUT = """
+import torch
+
+
+def detached(text, video):
+    return (text - video).detach().square().mean()
+
+
+def measured(text, video):
+    return torch.tensor((text - video).square().mean().item())
+
+
+def sorted_out(text, video):
+    with torch.no_grad():
+        return (text - video).square().mean()
+
+
+def constant(text, video):
+    return torch.tensor(1.0)
+"""
+
+
+@pytest.mark.parametrize("name", ["detached", "measured", "sorted_out", "constant"])
+def test_a_loss_without_gradient(name, place, corpus):
+    """Alone it trains nothing; with captioning it does not matter."""
+    write(place / "own.py", CUT)
+    with pytest.raises(TrainingError, match=f"^contrast = 'own:{name}' has no gradient: .* depend on text .c_t. or"):
+        fit(config(f"own:{name}"), corpus, quiet=True)
+    assert not any(files.runs().glob("*/metrics.json"))
+    assert fit(config(f"own:{name}").replace(objective="cross"), corpus, quiet=True).metrics
