@@ -7,15 +7,20 @@ Exit codes: 0 done; 1 not complete or failed, with a line on stderr that begins 
 stopped by Ctrl-C.
 """
 
-import json
-import os
-import re
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
-from pathlib import Path
 
-from ssb import files
+try:
+    import json
+    import os
+    import re
+    from argparse import ArgumentParser, ArgumentTypeError, Namespace
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ssb import files
+except KeyboardInterrupt:  # as in `main`, whose commands import what takes longer
+    print("stopped", file=sys.stderr)
+    sys.exit(130)
 
 CONTINUES = "extract index train".split()  # commands that continue where a stopped one ended; also `data --download`
 
@@ -149,7 +154,7 @@ def train(args: Namespace):
     from ssb.config import Config
     from ssb.corpora.load import check_name
 
-    # a wrong one is refused before torch is imported, for seconds
+    # before torch is imported, which takes seconds
     accepted(args, check_name, accepted(args, Config.preset, args.preset, **dict(args.settings)).corpus)
     from ssb import processes
     from ssb.training.loop import fit
@@ -276,9 +281,9 @@ def in_one_line(error: Exception) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, by default the process's own; returns the exit code. SystemExit for --help and wrong usage."""
     args = Namespace(command=None)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor the terminal
     try:
         try:
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor the terminal
             build_parser().parse_args(arguments, args)
             return args.run(args) or 0
         finally:
