@@ -6,6 +6,7 @@ The official files of each dataset are read in `ssb.corpora.official`.
 import contextlib
 import functools
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -312,4 +313,4 @@ def named(pattern: str, clip: str) -> str:
 
 def own_folder(name: str) -> Path | None:
     """A folder with a captions.csv that has the name of a corpus, in the working directory or in $SSB_DATA."""
-    return next((path for path in (Path(name), files.data() / name) if (path / "captions.csv").is_file()), None)
+    return next((path for path in (Path(name), files.data() / name) if os.path.isfile(path / "captions.csv")), None)
