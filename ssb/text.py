@@ -305,7 +305,7 @@ class Ragged:
 
 
 def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: int = 128) -> Ragged:
-    """States of a frozen encoder for every caption, float16; similar lengths share a batch, for less padding. On a CPU
+    """States of a frozen encoder for every caption, rows of (tokens, width) float16; similar lengths share a batch, for less padding. On a CPU
     as many batches at a time as there are cores for torch's threads; the numbers are the same with any number. After
     5 seconds a bar shows how far it is."""
     encoder = encoder.eval().to(device)
@@ -335,8 +335,9 @@ def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: in
 
 
 def cached_states(name: str, encoder: torch.nn.Module, ids: Ragged, device="cpu", mean: bool = False) -> Ragged:
-    """`frozen_states`, computed once for these captions and this encoder, then memory-mapped from `files.cache()`.
-    mean: their `means`, kept beside them."""
+    """`frozen_states`, computed once for these captions and this encoder, then memory-mapped from `files.cache()`:
+    rows of (tokens, width) float16. mean: their `means`, rows of (1, width) float32, kept beside them. ids: rows of the
+    encoder's token ids. StorageError where they cannot be written."""
     weights = (p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in encoder.parameters())
     key = files.digest(name, files.digest(*weights), ids.values.tobytes(), ids.offsets.tobytes())
 

@@ -29,7 +29,8 @@ def labels(corpus: Corpus) -> np.ndarray:
 
 def crosstask(home: Path) -> pd.DataFrame:
     """crosstask.csv (Zhukov et al., 2019): columns video, task, start, end (seconds), text, a row for each annotated
-    step: 2,640 steps of 331 videos of the 18 primary tasks. A step may occur several times in a video."""
+    step: 2,640 steps of 331 videos of the 18 primary tasks. A step may occur several times in a video.
+    CorpusError for a missing column, and for times that are no numbers, out of order or out of range."""
     source = home / "crosstask.csv"
     table = read_table(source, "video_id", "task_id", "start", "end", "text")
     times = {column: numbers(table, column, source) for column in ("start", "end")}
