@@ -305,9 +305,9 @@ class Ragged:
 
 
 def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: int = 128) -> Ragged:
-    """States of a frozen encoder for every caption, rows of (tokens, width) float16; similar lengths share a batch, for less padding. On a CPU
-    as many batches at a time as there are cores for torch's threads; the numbers are the same with any number. After
-    5 seconds a bar shows how far it is."""
+    """States of a frozen encoder for every caption, rows of (tokens, width) float16; similar lengths share a batch, for
+    less padding. On a CPU as many batches at a time as there are cores for torch's threads; the numbers are the same
+    with any number. After 5 seconds a bar shows how far it is."""
     encoder = encoder.eval().to(device)
     order = np.argsort(ids.lengths, kind="stable")
     batches = np.split(order, range(batch, len(order), batch))
