@@ -7,15 +7,20 @@ Exit codes: 0 done; 1 not complete or failed, with a line on stderr that begins 
 stopped by Ctrl-C.
 """
 
-import json
-import os
-import re
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
-from pathlib import Path
 
-from ssb import files
+try:
+    import json
+    import os
+    import re
+    from argparse import ArgumentParser, ArgumentTypeError, Namespace
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ssb import files
+except KeyboardInterrupt:  # as in `main`, whose commands import what takes longer
+    print("stopped", file=sys.stderr)
+    sys.exit(130)
 
 CONTINUES = "extract index train".split()  # commands that continue where a stopped one ended; also `data --download`
 
@@ -69,13 +74,17 @@ def accepted(args: Namespace, check: Callable, *values, **settings):
 
 def table_of(args: Namespace, name: str, *free: str) -> Path:
     """The file that a benchmark writes: --out, or results/<name>, which is measured with the defaults. Wrong usage
-    where --out is missing beside other options. free: options whose rows results/<name> has beside the others."""
+    where --out is missing beside other options; StorageError where it is a folder. free: options whose rows
+    results/<name> has beside the others."""
     usual = {names[0]: options.get("default") for names, options in args.run.arguments}
     usual = {option: value for option, value in usual.items() if option not in ("--out", *free)}
     other = [option for option, value in usual.items() if getattr(args, option.strip("-")) != value]
     if other and args.out is None:
         args.error(f"{', '.join(other)}: would replace results/{name}, which is measured without; add --out FILE.csv")
-    return args.out or files.root() / "results" / name
+    out = args.out or files.root() / "results" / name
+    if os.path.isdir(out):
+        raise files.StorageError(f"--out {out} is a folder; name a file in it, such as {out / name}")
+    return out
 
 
 # Commands
@@ -152,7 +161,7 @@ def train(args: Namespace):
     from ssb.config import Config
     from ssb.corpora.load import check_name
 
-    # a wrong one is refused before torch is imported, for seconds
+    # before torch is imported, which takes seconds
     accepted(args, check_name, accepted(args, Config.preset, args.preset, **dict(args.settings)).corpus)
     from ssb import processes
     from ssb.training.loop import fit
@@ -216,9 +225,9 @@ def bench_scale(args: Namespace):
     scale.bench(out, out.parent if args.out else files.root() / "figures")
 
 
-@argument("--videos", type=number(1, 1e7), default=1_200_000, help="to generate (default: 1200000)")
+@argument("--videos", type=number(4, 1e7), default=1_200_000, help="to generate (default: 1200000)")
 @argument("--narrations", type=number(1, 1e4), default=40, help="of each video (default: 40)")
-@argument("--batches", type=number(1, 1e6), default=1000, help="to read (default: 1000)")
+@argument("--batches", type=number(1, 1e6), default=1000, help="to read, at most an epoch (default: 1000)")
 @argument("--out", type=Path, help="default: results/howto100m_bench.csv")
 def bench_howto100m(args: Namespace):
     """Memory and time of a synthetic HowTo100M of 1.2 million videos."""
@@ -282,9 +291,9 @@ def in_one_line(error: Exception) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, by default the process's own; returns the exit code. SystemExit for --help and wrong usage."""
     args = Namespace(command=None)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor the terminal
     try:
         try:
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor the terminal
             build_parser().parse_args(arguments, args)
             return args.run(args) or 0
         finally:

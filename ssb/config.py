@@ -111,7 +111,7 @@ class Config(BaseModel):
         "test", description='clips that the best epoch is ranked on; "val": to choose settings, without test clips'
     )
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
-    threads: int = Field(1, ge=1, le=1024, description="CPU threads of a run; a setting, for sums depend on it")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of a run; the last digits of sums depend on it")
     seed: int = Field(0, ge=0, lt=2**32, description="everything random in a run follows from it")
 
     def __init__(self, /, **settings):

@@ -73,7 +73,8 @@ class EMCL(nn.Module):
         return bases, z.mT
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(b, n) → (b, n). The gradient is that of the summand E alone: the EM result counts as constant."""
+        """E (b, n) → β Ê + E (b, n). The gradient is that of the summand E alone: the EM result counts as constant. In
+        training mode the start of the next call moves. ValueError for another number of dimensions or no rows."""
         if embeddings.dim() != 2 or not embeddings.numel():
             raise ValueError(f"EMCL takes embeddings of shape (rows, channels), got {tuple(embeddings.shape)}")
         rebuilt, bases = self.reconstruct(embeddings)
@@ -114,6 +115,7 @@ def similarity(
     score: "cosine", or "dot" as in the public inference module, which favours long rows.
     seed: shuffles the rows before they are cut into blocks. None: in the order given; captions of one clip that follow
         each other then share blocks, which reveals that they belong together: information a real query lacks.
+    ValueError for an unknown score, and for a block below 1.
     """
     if score not in ("cosine", "dot"):
         raise ValueError(f"score={score!r}; wanted 'cosine' or 'dot'")

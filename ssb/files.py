@@ -118,14 +118,21 @@ def explained(error: Exception, path: Path) -> StorageError | None:
     """An error in writing to a path, in words, where the disk is the cause; else None."""
     if isinstance(error, StorageError):
         return error
-    parent = next(folder for folder in path.parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if getattr(error, "errno", None) not in DISK and (isinstance(error, OSError) or free > 1 << 20):
-        return None
+    refused = isinstance(error, OSError) and error.errno in DISK
+    return _refused(error, path) if refused or not isinstance(error, OSError) and _free(path) <= 1 << 20 else None
+
+
+def _free(path: Path) -> int:
+    """Bytes that are free where a path is to be written."""
+    return shutil.disk_usage(next(folder for folder in path.parents if os.path.exists(folder))).free
+
+
+def _refused(error: Exception, path: Path) -> StorageError:
+    """An error in writing to a path, in words."""
     reason = getattr(error, "strerror", None) or "the disk is full"
     return StorageError(
-        f"cannot write {path}: {reason} ({free / 1e9:.1f} GB are free there); free some space or allow writing, or set "
-        "SSB_HOME to another folder; the same command continues from what is finished"
+        f"cannot write {path}: {reason} ({_free(path) / 1e9:.1f} GB are free there); free some space or allow writing, "
+        "or set SSB_HOME to another folder; the same command continues from what is finished"
     )
 
 
@@ -150,7 +157,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _replace(draft: Path, path: Path) -> None:
-    """Rename; a folder that is there is moved aside first, for a rename cannot replace it."""
+    """Rename; a folder that is there is moved aside first, because a rename cannot replace it."""
     if not (draft.is_dir() and path.is_dir()):
         os.replace(draft, path)
         return
@@ -257,23 +264,24 @@ def lock(path: Path, waiting: Callable[[str], object] = lambda holder: None):
     """Hold the lock of a run or a cache folder; the system releases it when the process ends, however it ends.
 
     waiting: called once with "process N on host H" where another process holds it, before waiting for it.
+    StorageError where the lock cannot be written.
     """
     folder = cache() / "locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        where = f"cannot write {folder}: {error.strerror}"
-        raise StorageError(f"{where}; set SSB_HOME to a folder that can be written") from error
     name = f"{path.name}-{digest(short(path))}"
     holder, file_lock = folder / f"{name}.holder", FileLock(folder / f"{name}.lock")
     try:
-        file_lock.acquire(timeout=0)
-    except Timeout:
-        with contextlib.suppress(OSError):
-            waiting(holder.read_text(encoding="utf-8"))
-        file_lock.acquire()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file_lock.acquire(timeout=0)
+        except Timeout:
+            with contextlib.suppress(OSError):
+                waiting(holder.read_text(encoding="utf-8"))
+            file_lock.acquire()
+    except OSError as error:
+        raise _refused(error, folder) from error
     try:
-        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        with contextlib.suppress(OSError):  # it serves a message alone
+            holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -31,6 +31,8 @@ def triplet(
 ) -> Tensor:
     """Hinge loss in both directions, mean over the batch (eq. 1).
 
+    text, video: (B, d) embeddings c_t and c_v of the pairs, of any length; row i of the two belongs together.
+    margin: α, in units of cosine similarity.
     negatives: "hardest": the hardest other clip (caption) of the batch, as the paper; "mean": the mean over all of
         them; a number h in [0, 1]: (1 - h) × the mean over the violating ones + h × the hardest. A schedule of h from 0
         to 1 begins with many gradients and ends at eq. 1.
@@ -38,6 +40,7 @@ def triplet(
         intra"): each caption against the other captions, with this one as the positive; each clip against the other
         clips, with itself as the positive because a clip has no second video.
     Returns a scalar; exactly 2 × margin (4 × with intra) means that all embeddings are one point (collapse).
+    ValueError for fewer than 2 pairs, and for unknown negatives.
     """
     if len(text) < 2:
         raise ValueError(f"triplet needs at least 2 pairs in a batch, got {len(text)}")

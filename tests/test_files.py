@@ -246,6 +246,17 @@ def test_a_disk_that_refuses_is_explained(tmp_path, code, words):
     assert "\n" not in str(caught.value) and path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("where", ["cache", "cache/locks"])
+def test_a_lock_that_cannot_be_written_is_explained_alike(home, where):
+    """A file is in the place of a folder, which no free space would change."""
+    (home / "results" / where).parent.mkdir(parents=True)
+    (home / "results" / where).touch()
+    with pytest.raises(files.StorageError, match="^cannot write .*locks: .* GB .* SSB_HOME to") as caught:
+        with files.lock(home / "results" / "runs" / "x"):
+            pytest.fail("the lock is not held")
+    assert "\n" not in str(caught.value)
+
+
 def test_drafts_of_dead_processes_are_removed_and_others_stay(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
         pass

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import resource
 import shlex
@@ -184,6 +185,15 @@ def test_ctrl_c_ends_the_process_with_130():
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGINT)
         assert child.wait(30) == 130 and child.stderr.read() == "stopped\n"
+
+
+@pytest.mark.parametrize("command", [["-m", "ssb", "data"], ["-c", "from ssb.__main__ import main"]], ids=" ".join)
+@pytest.mark.parametrize("module", ["argparse", "psutil"])
+def test_ctrl_c_during_the_first_imports_is_one_line(command, module, tmp_path, monkeypatch):
+    (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    done, _ = started(*command)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
 
 
 @pytest.mark.parametrize("command", [["data"], ["data", "msvd"], ["--help"]], ids=" ".join)

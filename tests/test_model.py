@@ -28,6 +28,7 @@ from ssb.model import (
     TransformerLayer,
     masked_mean,
 )
+from ssb.progress import Bar
 from ssb.text import ModelError, Ragged
 
 CAPTIONS = ["a red circle moves to the left", "the small square spins", "a star", "something blue, slow-moving"] * 4
@@ -690,6 +691,17 @@ class Counted(nn.Module):
     def forward(self, **inputs):
         self.calls += 1
         return self.encoder(**inputs)
+
+
+def test_text_states_that_take_long_show_how_far_they_are(bert, tokenizer, monkeypatch, capsys):
+    ids = Ragged.of(text.token_ids(tokenizer, CAPTIONS[:7], 40))
+    encoder = text.build_encoder(tiny(text_encoder=bert), 0)
+    text.frozen_states(encoder, ids, batch=3)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(text, "Bar", lambda total, now, every: Bar(total, now, every=0.0))
+    text.frozen_states(encoder, ids, batch=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == ["text states of 7 captions"] * 3 and " 2/3 " in lines[1]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 128])

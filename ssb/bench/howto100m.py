@@ -8,6 +8,7 @@ speed of a disk. Peaks are resident memory, compared with that of a process that
 
 import json
 import multiprocessing
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from ssb.training.streamed import Streamed
 
 STEPS, DIM = 200, 16  # of the features
 READERS = 1, 2
+BYTES = 90  # of a narration, with its part of the index
 
 
 def synthesise(folder: Path, videos: int, count: int, words: int = 4):
@@ -64,15 +66,16 @@ def indexing(folder: Path, batches: int) -> dict:
 
 
 def reading(folder: Path, batches: int) -> dict:
-    """Seconds to draw the order of an epoch, pairs per second of its first batches in at most ROUNDS rounds, each read
-    by one reader and by two (rounds, 2), and the memory of the largest reader at the end, in MB."""
+    """Seconds to draw the order of an epoch, how many of its batches were read, pairs per second of these in at most
+    ROUNDS rounds, each read by one reader and by two (rounds, 2), and the memory of the largest reader at the end, in
+    MB. A batch of fewer training videos than the preset's is all of them."""
     config = Config.preset("smoke", max_steps=32)
     with threads(1):
         data = Streamed(config, load_corpus(folder))
         start_time = time.perf_counter()
         order = data.order(0)
         seconds = time.perf_counter() - start_time
-        assert len(np.unique(order)) == order.size and order.shape[1] == config.batch
+        assert len(np.unique(order)) == order.size
         order = order[:batches]
         rounds = min(ROUNDS, len(order))
         rates, readers = np.empty((rounds, len(READERS))), [Readers(data.source, count) for count in READERS]
@@ -84,10 +87,10 @@ def reading(folder: Path, batches: int) -> dict:
                 start_time = time.perf_counter()
                 for numbers in part:
                     batch = data.batch(numbers)
-                    assert batch.video.shape == (config.batch, config.max_steps, DIM) and batch.text_mask.any(1).all()
+                    assert batch.video.shape == (len(part[0]), config.max_steps, DIM) and batch.text_mask.any(1).all()
                 rates[i, j] = part.size / (time.perf_counter() - start_time)
     memory = max(psutil.Process(process.pid).memory_info().rss for x in readers for process in x.processes)
-    return {"order": seconds, "rates": rates, "reader": memory / 2**20}
+    return {"order": seconds, "batches": len(order), "rates": rates, "reader": memory / 2**20}
 
 
 def in_process(work: Callable[..., dict], *arguments) -> dict:
@@ -101,7 +104,15 @@ def in_process(work: Callable[..., dict], *arguments) -> dict:
 
 
 def bench(out: Path, videos: int, count: int, batches: int) -> pd.DataFrame:
-    """Measure, print, and write one row per measurement to `out`; returns the frame."""
+    """Measure, print, and write one row per measurement to `out`; returns the frame. videos: at least 4, each of
+    `count` narrations. batches: how many are read; an epoch of few videos has fewer. BenchmarkError, before anything is
+    written, where the narrations would fill the disk."""
+    needed, free = videos * count * BYTES, shutil.disk_usage(tempfile.gettempdir()).free
+    if needed > free:
+        raise BenchmarkError(
+            f"--videos {videos} of --narrations {count} take {needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free "
+            f"in {tempfile.gettempdir()}; take fewer, or set TMPDIR to a larger disk"
+        )
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "howto100m"
         synthesise(folder, videos, count)
@@ -116,4 +127,5 @@ def bench(out: Path, videos: int, count: int, batches: int) -> pd.DataFrame:
         *(row(f"peak: {name}", result["peak"], "MB", result["peak"] / base) for name, result in results.items()),
     ]
     with threads(1):  # as in `reading`
-        return write(rows, out, corpus="made up", videos=videos, narrations=count * videos, batches=batches)
+        read = results["reading"]["batches"]  # an epoch of few videos has fewer than asked for
+        return write(rows, out, corpus="made up", videos=videos, narrations=count * videos, batches=read)

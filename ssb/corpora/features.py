@@ -6,6 +6,7 @@ The official files of each dataset are read in `ssb.corpora.official`.
 import contextlib
 import functools
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def read_streams(folder: Path, clips: list[str]) -> dict[str, Stream]:
 
 
 def read_stream(path: Path, clips: list[str]) -> Stream:
-    """One stream, its rows in the order of `clips`."""
+    """One stream, its rows in the order of `clips`. CorpusError where it lacks some of them."""
     if path.is_dir():
         stored = files_of(path)
         check_complete(path, clips, [clip for clip in clips if clip not in stored], stored)
@@ -76,8 +77,9 @@ def rearranged(stream: Stream, rows: list[int]) -> Stream:
 
 
 def packed(path: Path, empty: bool = False) -> tuple[Stream, dict[str, int]]:
-    """`<stream>.npy` as it is stored, memory-mapped, and clip id → row. empty: a length of 0, of a clip without steps,
-    is no error but read as 1, for the caller to name such clips."""
+    """`<stream>.npy` (clips, steps, dim) as it is stored, memory-mapped, and clip id → row. empty: a length of 0, of a
+    clip without steps, is read as 1 and is no error, so that the caller can name such clips. CorpusError where the ids
+    or the lengths do not fit the array."""
     row, stream = available(path), Stream(reading.read_array(path), source=str(path))
     if len(row) != len(stream):
         raise CorpusError(f"{path.with_suffix('.ids.txt')}: {len(row)} ids for the {len(stream)} rows of {path.name}")
@@ -130,7 +132,8 @@ def read_archive(path: Path, clips: list[str], names: Arrays) -> dict[str, Strea
 
 
 def unpacked(path: Path, names: Arrays) -> tuple[dict[str, int], dict[str, Stream]]:
-    """Clip id → row, and the streams of an archive as they are stored, see `read_archive`."""
+    """Clip id → row, and stream → its values (rows, steps, dim), of an archive as it is stored, see `read_archive`.
+    CorpusError where an array has other dimensions or another number of rows."""
     row, arrays = reading.archived(path, *names.values())
     streams = {}
     for (stream, key), values in zip(names.items(), arrays):
@@ -271,7 +274,8 @@ def build(
 
 
 def read_splits(path: Path) -> Splits:
-    """{"train": ids, "val": ids, "test": ids} of a JSON file; further keys are ignored. An id is a text or a number."""
+    """{"train": ids, "val": ids, "test": ids} of a JSON file; further keys are ignored. An id is a text or a number.
+    CorpusError where a list is missing, holds something else, or shares a clip with another list."""
     splits, names = reading.read_json(path), ("train", "val", "test")
     if not isinstance(splits, dict) or not all(isinstance(splits.get(name), list) for name in names):
         raise CorpusError(f'{path}: wanted {{"train": [ids], "val": [ids], "test": [ids]}}')
@@ -312,4 +316,4 @@ def named(pattern: str, clip: str) -> str:
 
 def own_folder(name: str) -> Path | None:
     """A folder with a captions.csv that has the name of a corpus, in the working directory or in $SSB_DATA."""
-    return next((path for path in (Path(name), files.data() / name) if (path / "captions.csv").is_file()), None)
+    return next((path for path in (Path(name), files.data() / name) if os.path.isfile(path / "captions.csv")), None)

@@ -13,6 +13,7 @@ from ssb.corpora.record import Recipe, Record
 from ssb.corpora.tables import numbers, read_table
 
 LONGEST = 1_000_000  # seconds of a video
+SPLITS = "split1", "split2", "split3"  # columns of UCF-101 and HMDB-51
 
 
 def labels(corpus: Corpus) -> np.ndarray:
@@ -28,7 +29,8 @@ def labels(corpus: Corpus) -> np.ndarray:
 
 def crosstask(home: Path) -> pd.DataFrame:
     """crosstask.csv (Zhukov et al., 2019): columns video, task, start, end (seconds), text, a row for each annotated
-    step: 2,640 steps of 331 videos of the 18 primary tasks. A step may occur several times in a video."""
+    step: 2,640 steps of 331 videos of the 18 primary tasks. A step may occur several times in a video.
+    CorpusError for a missing column, and for times that are no numbers, out of order or out of range."""
     source = home / "crosstask.csv"
     table = read_table(source, "video_id", "task_id", "start", "end", "text")
     times = {column: numbers(table, column, source) for column in ("start", "end")}
@@ -64,7 +66,7 @@ def hmdb51(home: Path) -> pd.DataFrame:
 def action_table(source: Path) -> pd.DataFrame:
     """Columns clip, label, split1, split2, split3 of a list of actions: a clip is the file name in the column video_id
     without folder and ending; the 0, 1 and 2 of a split are "", "train" and "test"."""
-    splits = ["split1", "split2", "split3"]
+    splits = [*SPLITS]
     table = read_table(source, "video_id", "label", *splits)
     if not table[splits].isin(["0", "1", "2"]).all(axis=None):
         raise CorpusError(f"{source}: a split is not 0, 1 or 2 (neither, train, test); copy the list again")
@@ -74,13 +76,16 @@ def action_table(source: Path) -> pd.DataFrame:
     return table[["clip", "label", *splits]]
 
 
-def record(name: str, about: str, labels: Callable, recipe: Recipe | None = None) -> Record:
-    """The record of a dataset that has labels alone, in the folder of its name."""
-    return Record(name, f"{about}; no captions", dataset=name, labels=labels, recipe=recipe)
+def record(name: str, about: str, labels: Callable, **actions) -> Record:
+    """The record of a dataset that has labels alone, in the folder of its name. actions: see `Record`."""
+    return Record(name, f"{about}; no captions", dataset=name, labels=labels, **actions)
 
 
 RECORDS = [
     record("crosstask", "CrossTask, annotated steps of 331 videos", crosstask),
-    record("ucf101", "UCF-101, labels of 13,320 clips", ucf101, Recipe()),
-    record("hmdb51", "HMDB-51, labels of 6,766 clips", hmdb51, Recipe(epochs=1500, milestones=(1000, 1200))),
+    record("ucf101", "UCF-101, labels of 13,320 clips", ucf101, splits=SPLITS, cut=r"_c\d+", recipe=Recipe()),
+    record(
+        *("hmdb51", "HMDB-51, labels of 6,766 clips", hmdb51),
+        **dict(splits=SPLITS, cut=r"_\d+", recipe=Recipe(epochs=1500, milestones=(1000, 1200))),
+    ),
 ]

@@ -1,5 +1,6 @@
 """load_corpus: a corpus by its name or by the path of a folder; and the registry of the corpora that have a name."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ssb.corpora.record import Record
 
 def existing(name: str | Path) -> Path | None:
     """The folder of this path, from the working directory or else from $SSB_DATA; None where there is no such one."""
-    return next((path for path in (Path(name), files.data() / name) if path.is_dir()), None)
+    return next((path for path in (Path(name), files.data() / name) if os.path.isdir(path)), None)
 
 
 def read_howto100m(**options) -> Corpus | HowTo100M:
@@ -47,7 +48,7 @@ def check_name(name: str | Path) -> None:
     names = [record.name for record in CORPORA.values() if not record.labels]
     if str(name) not in names and not existing(name):
         raise CorpusError(
-            f"no corpus {str(name)!r}: neither {listed(names, 99)} nor a folder (data are looked for in "
+            f"no corpus {str(name)!r:.300}: neither {listed(names, 99)} nor a folder (data are looked for in "
             f"{files.data()}; set SSB_DATA to change that)"
         )
 

@@ -31,6 +31,8 @@ class Record:
     index:    the file in its folder that `ssb index` writes, and without which it cannot be read; "": it needs none.
     arrays:   stream → its array, where the features are in one features.npz.
     labels:   folder → a table of labelled clips or steps, of a dataset without captions.
+    splits:   the columns of these labels that say "train" or "test" of each clip, one for each official split.
+    cut:      a regular expression of the end of a clip's name by which clips that are cut from one film differ.
     recipe:   of the paper's linear layer, where the labels are actions to be recognised.
     classes:  folder, clip ids → the class of each clip, where the official files give one.
     settings: preset → what this corpus changes in it (`ssb.configure`).
@@ -49,6 +51,8 @@ class Record:
     index: str = ""
     arrays: Mapping[str, str] | None = None
     labels: Callable[[Path], pd.DataFrame] | None = None
+    splits: tuple[str, ...] = ()
+    cut: str = ""
     recipe: Recipe | None = None
     classes: Callable[[Path, list[str]], list[str]] | None = None
     settings: Mapping[str, Mapping] = field(default_factory=dict)

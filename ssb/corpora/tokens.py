@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 
 def token_ids(tokenizer, captions: list[str], most: int) -> list[np.ndarray]:
-    """Ids of each caption, at most `most` of them, with the end mark last if the tokenizer has one."""
+    """Ids (tokens,) int64 of each caption, at most `most` of them, with the end mark last if the tokenizer has one."""
     rows, end = _encoded(tokenizer, captions, most), tokenizer.eos_token_id
     if end is not None:  # fitted tokenizers and GPT-like ones do not add it
         rows = [row if row[-1:] == [end] else row[: most - 1] + [end] for row in rows]

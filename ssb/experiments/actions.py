@@ -64,7 +64,7 @@ def own_task(run: Run, corpus: Corpus) -> Task:
 
 
 def official_task(dataset: str, run: Run, corpus: Corpus, data: Path | None = None) -> Task:
-    """UCF-101 or HMDB-51 with its three official splits, in features that a run on another corpus takes.
+    """A dataset of actions with its official splits, in features that a run on another corpus takes.
 
     dataset: one of `datasets`, a folder in `data` (`files.data()`) with the lists that `ssb.corpora.labels` reads and
     `features/` (see `read_streams`), whose streams have the names and widths of the corpus's. The epoch is chosen
@@ -72,8 +72,9 @@ def official_task(dataset: str, run: Run, corpus: Corpus, data: Path | None = No
     """
     if dataset not in (records := datasets()):
         raise CorpusError(f"no action dataset {dataset!r}; there are {listed(records)}, and '' for the corpus's own")
-    home = (data or files.data()) / records[dataset].dataset
-    table = records[dataset].labels(home)
+    record = records[dataset]
+    home = (data or files.data()) / record.dataset
+    table = record.labels(home)
     streams = read_streams(place(home), table["clip"].tolist())
     names = run.config.streams or tuple(corpus.streams)
     for name in names:
@@ -88,19 +89,19 @@ def official_task(dataset: str, run: Run, corpus: Corpus, data: Path | None = No
             )
     clips = assemble(dataset, table.assign(text=table["label"]), {"all": table["clip"].tolist()}, streams)
     features = clips.features(names, run.config.max_steps)
-    return Task(*features, table["label"].to_numpy(), film(table["clip"]), official(table))
+    return Task(*features, table["label"].to_numpy(), film(table["clip"], record), official(table, record))
 
 
-def official(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, None, np.ndarray]]:
-    """The splits of a `Task` from the columns split1, split2, split3 of `ucf101` or `hmdb51`."""
-    rows = {f"split{k}": [np.flatnonzero(table[f"split{k}"] == part) for part in ("train", "test")] for k in (1, 2, 3)}
+def official(table: pd.DataFrame, record: Record) -> dict[str, tuple[np.ndarray, None, np.ndarray]]:
+    """The splits of a `Task` from the labels of a dataset."""
+    rows = {name: [np.flatnonzero(table[name] == part) for part in ("train", "test")] for name in record.splits}
     return {name: (train, None, test) for name, (train, test) in rows.items()}
 
 
-def film(clips: pd.Series) -> np.ndarray:
-    """(N,) the names without their last number: clips of UCF-101 (`_g01_c02`) and HMDB-51 (`…_goo_2`) that differ in
-    nothing else are cut from one film, and must not be on both sides of a split."""
-    return clips.str.replace(r"_c?\d+$", "", regex=True).to_numpy()
+def film(clips: pd.Series, record: Record) -> np.ndarray:
+    """(N,) the names without `Record.cut`: clips that differ in nothing else are cut from one film, such as
+    `…_g01_c02` of UCF-101 and `…_goo_2` of HMDB-51, and must not be on both sides of a split."""
+    return clips.str.replace(f"(?:{record.cut})$", "", regex=True).to_numpy()
 
 
 def embedded(model: SupportSetModel, values: np.ndarray, mask: np.ndarray, size: int = 512) -> np.ndarray:

@@ -76,7 +76,7 @@ class Output(io.TextIOBase):
         return len(text)
 
     def show(self, line: str) -> None:
-        """Let the study read a line."""
+        """Write a line where the study shows it as the state of this run."""
         with contextlib.suppress(OSError):  # a worker of another machine has no such folder
             self.path.write_text(line, encoding="utf-8")
 
@@ -88,7 +88,8 @@ def train(
     remarks: of runs, that are not printed again.
 
     Returns failed run → why. A worker that is killed ends its batch: then those runs that were being trained are
-    trained again one at a time and the others together, and a run that kills its process alone is a failed one.
+    trained again one at a time and the others together, and a run that kills its process alone is a failed one. Where
+    none had begun, half as many are trained at the same time.
     """
     titles = {name: title for name, (title, _) in todo.items()}
     failed, ended, printed = {}, set(), set(remarks)
@@ -118,7 +119,15 @@ def train(
                     bar.step(f"{titles[names[0]]}: failed: {KILLED}")
                     continue
                 left = [name for name in names if name not in ended]
-                active = [name for name in left if (folder / name).exists()] or left
+                active = [name for name in left if (folder / name).exists()]
+                if not active:  # the killed worker was about to begin with any of them
+                    half = max(1, min(joblib.effective_n_jobs(width), len(left)) // 2)
+                    bar.print(
+                        f"a worker was killed before it began a run, probably for memory: {len(ended)} of {len(todo)} "
+                        f"runs are kept, the others go on, at most {half} at the same time; take fewer jobs"
+                    )
+                    batches = ([(left, half)] if half > 1 else [([name], 2) for name in left]) + batches
+                    continue
                 killed = ", ".join(titles[name] for name in active)
                 bar.print(f"a worker was killed while these were trained: {killed}; they are trained one at a time")
                 for name in active:

@@ -36,13 +36,13 @@ def features(corpus: Corpus, streams: tuple[str, ...], max_steps: int) -> tuple[
 
 @functools.lru_cache(maxsize=4)
 def tokenizer(name: str, content: str, captions: tuple[str, ...], vocabulary: int):
-    """`text.tokenizer`. content: of the model's folder, see `model_content`."""
+    """`text.tokenizer`, kept for the next call. content: of the model's folder, see `model_content`."""
     return text.tokenizer(name, list(captions), vocabulary)
 
 
 @functools.lru_cache(maxsize=4)
 def token_ids(tokenizer, captions: tuple[str, ...], most: int) -> text.Ragged:
-    """`text.token_ids`."""
+    """`text.token_ids`, a row for each caption, kept for the next call."""
     return text.Ragged.of(text.token_ids(tokenizer, list(captions), most))
 
 
@@ -55,7 +55,7 @@ def frozen_encoder(name: str, content: str, vocabulary: int) -> torch.nn.Module:
 
 @functools.lru_cache(maxsize=2)
 def states(name: str, encoder: torch.nn.Module, ids: text.Ragged, device: str, mean: bool) -> text.Ragged:
-    """`text.cached_states`."""
+    """`text.cached_states`, kept for the next call."""
     return text.cached_states(name, encoder, ids, device, mean)
 
 

@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import multiprocessing
 import operator
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -52,9 +53,9 @@ def model_content(name: str) -> str:
     installs, and for one that is not there."""
     if name == "scratch" or text.model_path(name) != name:
         return ""
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():  # which building the model will report
+    if os.path.isdir(name) and not (Path(name) / "config.json").is_file():  # which building the model will report
         return ""
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         paths = (path for path in sorted(Path(name).rglob("*")) if path.is_file())
         inner = [path for path in paths if not any(x.startswith(".") for x in path.relative_to(name).parts)]
         sums = (part for path in inner for part in (str(path.relative_to(name)), _sum(path, *_state(path))))

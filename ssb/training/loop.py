@@ -225,7 +225,8 @@ class Training:
 
     def take_step(self, captions: np.ndarray):
         """One optimizer step on a batch, a row of `Data.order`; Collapsed after too many steps at the floor,
-        TrainingError where the loss is not finite. A GPU is not waited for: there both are found a step later."""
+        TrainingError where the loss has no gradient or is not finite. A GPU is not waited for: there the first and the
+        last are found a step later."""
         config = self.config
         progress = (self.epoch + self.step / self.steps) / config.epochs
         for group in self.optimizer.param_groups:
@@ -235,6 +236,11 @@ class Training:
         batch = self.data.batch(captions, self.memory)
         with tf32(self.accelerator.device):
             terms = self.model(batch, progress)
+            if not terms["loss"].requires_grad:
+                raise TrainingError(
+                    f"contrast = {config.contrast!r} has no gradient: its value must depend on text (c_t) or video "
+                    "(c_v) through torch operations, without detach(), item() or numpy()"
+                )
             self.accelerator.backward(terms["loss"])
         terms["loss"] = processes.total(terms["loss"].detach())
         heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -266,7 +267,7 @@ def corpus_label(config: Config) -> str:
 
 def finished_run(name: str) -> Run:
     """A finished run by its name, as `Config.pretrained` gives it; ConfigError for an unknown one."""
-    if Path(name).name != name or not (files.runs() / name / "metrics.json").exists():
+    if Path(name).name != name or not os.path.exists(files.runs() / name / "metrics.json"):
         raise ConfigError(f"pretrained = {name!r}: no such finished run in {files.short(files.runs())}; train it first")
     return Run(files.runs() / name)
 

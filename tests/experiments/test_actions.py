@@ -118,7 +118,26 @@ def test_features_that_do_not_fit(study, runs, ucf):
 
 def test_films():
     names = pd.Series(["April_09_brush_hair_u_nm_np1_ba_goo_1", "v_Run_g01_c02"])
-    assert actions.film(names).tolist() == ["April_09_brush_hair_u_nm_np1_ba_goo", "v_Run_g01"]
+    each = {name: actions.film(names, record).tolist() for name, record in actions.datasets().items()}
+    assert each["hmdb51"][0] == "April_09_brush_hair_u_nm_np1_ba_goo" and each["ucf101"][1] == "v_Run_g01"
+
+
+def test_a_third_dataset_is_a_record_alone(study, runs, ucf, monkeypatch):
+    """The same clips under other names, with two splits whose columns are called otherwise."""
+
+    def table(home):
+        found = labels.ucf101(ucf).drop(columns="split2").rename(columns={"split1": "first", "split3": "third"})
+        return found.assign(clip=found["clip"].str.replace("_c", " part "))
+
+    for path in (ucf / "features").glob("*.ids.txt"):
+        path.write_text(path.read_text().replace("_c", " part "))
+    (ucf.parent / "third").symlink_to(ucf)
+    record = labels.record("third", "actions", table, splits=("first", "third"), cut=r" part \d+", recipe=QUICK)
+    monkeypatch.setitem(CORPORA, "third", record)
+    compared = actions.compare(study, runs, "third")
+    assert compared.rows["split"].unique().tolist() == ["first", "third"]
+    assert set(compared.rows["recipe"]) == set(compared.rows["dataset"]) == {"third"}
+    assert set(compared.films) == {f"v_{name}_g{g:02}" for name in ("Run", "Swim") for g in range(12) if g % 3 != 1}
 
 
 @pytest.mark.parametrize(
@@ -129,10 +148,10 @@ def test_the_official_lists(dataset, sizes):
     if not (DATA / dataset).is_dir():
         pytest.skip(f"no lists of {dataset} in {DATA}")
     table = actions.datasets()[dataset].labels(DATA / dataset)
-    splits = actions.official(table)
+    splits = actions.official(table, actions.datasets()[dataset])
     assert [(len(train), len(test)) for train, _, test in splits.values()] == sizes
     assert actions.datasets()[dataset].labels is getattr(labels, dataset)
-    films = actions.film(table["clip"])
+    films = actions.film(table["clip"], actions.datasets()[dataset])
     for train, _, test in splits.values():
         assert not set(train) & set(test)
         if dataset == "ucf101":

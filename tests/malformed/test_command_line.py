@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ssb import files
-from ssb.__main__ import main
+from ssb.__main__ import BENCHMARKS, main
 from ssb.bench import cost
 from ssb.corpora.howto100m import index
 from ssb.training import loop
@@ -87,7 +87,18 @@ EXTRACT = ["extract", "clips", "--stream", "a", "--model", "b", "--out", "c"]
         (["index", "--held-out", "1e9"], 2, "argument --held-out: invalid int value: '1e9'"),
         (["data", "../../etc"], 2, "no corpus '../../etc'; there are shapes, events"),
         (["data", "caf\udce9"], 2, "no corpus"),
-        (["bench", "howto100m", "--videos", "99999999999"], 2, "argument --videos: 99999999999: wanted 1 to 1e+07"),
+        (["bench", "howto100m", "--videos", "99999999999"], 2, "argument --videos: 99999999999: wanted 4 to 1e+07"),
+        *(
+            (["bench", *words], 2, f"argument {words[1]}: {words[2]}: wanted ")
+            for option, low, high in (
+                ("training --steps", 0, 10**7),
+                ("howto100m --videos", 3, 10**8),
+                ("howto100m --narrations", 0, 10**5),
+                ("howto100m --batches", 0, 10**7),
+            )
+            for words in ([*option.split(), str(value)] for value in (low, -1, high))
+        ),
+        *((["bench", name, "--out", "/"], 1, "--out / is a folder; name a file") for name in BENCHMARKS),
         (["cost", "--steps", "4"], 2, "argument --steps: 4: wanted 5 to 1e+06"),
     ],
     ids=lambda value: " ".join(value)[:60].encode(errors="replace").decode() if isinstance(value, list) else None,
@@ -150,7 +161,7 @@ def test_a_damaged_run_is_one_line(home, small_folder, capsys):
 
 WAITING = """
 import sys, time
-from ssb.__main__ import main
+from ssb.__main__ import BENCHMARKS, main
 from ssb.training import loop
 def fit(config):
     print("ready", flush=True)

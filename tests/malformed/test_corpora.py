@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from helpers import write_corpus
 
-from ssb import CorpusError, load_corpus
+from ssb import ConfigError, CorpusError, ModelError, load_corpus, text
 from ssb.corpora import features, labels, official
 from ssb.corpora.howto100m.index import index
 from ssb.metrics import steps
+from ssb.training import identity
+from ssb.training.runs import finished_run
 
 
 def put(name: str, content: str | bytes):
@@ -425,3 +427,22 @@ def test_one_file_of_all_clips_is_read_once(tmp_path):
 
 def test_write_corpus_is_sound(tmp_path):
     assert len(load_corpus(write_corpus(tmp_path / "sound")).clips) == 12
+
+
+LONG = ["x" * 300, "ä" * 200, "a/" * 3000, "x" * 300 + "/y", "half\0"]
+
+
+@pytest.mark.parametrize("name", LONG, ids=lambda name: ascii(name[:5]))
+def test_a_name_that_no_file_can_have_is_no_corpus(name):
+    with pytest.raises(CorpusError, match="^no corpus '.* nor a folder") as caught:
+        load_corpus(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", LONG, ids=lambda name: ascii(name[:5]))
+def test_a_name_that_no_file_can_have_is_no_run_and_no_model(name):
+    with pytest.raises(ConfigError, match="^pretrained = .*no such finished run"):
+        finished_run(name)
+    with pytest.raises(ModelError, match="^cannot load '"):
+        text.tokenizer(name, [], 0)
+    assert isinstance(identity.model_content(name), str)

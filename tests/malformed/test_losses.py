@@ -398,3 +398,35 @@ def test_workers_train_with_the_value_of_the_file(place, corpus, monkeypatch):
     shutil.rmtree(runs[0].folder)
     assert fit(runs[0].config, corpus, quiet=True).trace["contrast"].iloc[0] == contrasts["0.0"][0]
     assert contrasts["0.1"] != pytest.approx(contrasts["0.0"], rel=1e-3)
+
+
+CUT = """
+import torch
+
+
+def detached(text, video):
+    return (text - video).detach().square().mean()
+
+
+def measured(text, video):
+    return torch.tensor((text - video).square().mean().item())
+
+
+def sorted_out(text, video):
+    with torch.no_grad():
+        return (text - video).square().mean()
+
+
+def constant(text, video):
+    return torch.tensor(1.0)
+"""
+
+
+@pytest.mark.parametrize("name", ["detached", "measured", "sorted_out", "constant"])
+def test_a_loss_without_gradient(name, place, corpus):
+    """Alone it trains nothing; with captioning it does not matter."""
+    write(place / "own.py", CUT)
+    with pytest.raises(TrainingError, match=f"^contrast = 'own:{name}' has no gradient: .* depend on text .c_t. or"):
+        fit(config(f"own:{name}"), corpus, quiet=True)
+    assert not any(files.runs().glob("*/metrics.json"))
+    assert fit(config(f"own:{name}").replace(objective="cross"), corpus, quiet=True).metrics

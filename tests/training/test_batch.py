@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import psutil
@@ -129,6 +130,27 @@ def test_a_run_that_kills_its_worker_is_a_failed_run_and_the_others_are_finished
 def test_a_worker_that_is_killed_once_from_outside_costs_nothing(losses):
     runs = study(2).run({"a": {"lr": 0.002}, "once": own("once"), "b": {"lr": 0.003}})
     assert all(isinstance(run, Run) for members in runs.values() for run in members)
+
+
+@pytest.mark.parametrize("jobs, widths", [(8, [8, 4]), (2, [2, *[2] * 7])])
+def test_a_worker_that_is_killed_before_any_run_began_halves_the_jobs(jobs, widths, monkeypatch, capsys):
+    asked, done = [], Run.__new__(Run)
+    done.metrics = {"t2v R@1": 1.0}
+
+    def parallel(configs, jobs, folder):
+        asked.append(jobs)
+        names = [*configs]
+        if len(asked) == 1:
+            yield batch.Outcome(names[0], done, 1.0, [])
+            raise BrokenExecutor
+        yield from (batch.Outcome(name, done, 1.0, []) for name in names)
+
+    monkeypatch.setattr(batch, "parallel", parallel)
+    todo = {f"run{i}": (f"setting, seed {i}", Config.preset("smoke")) for i in range(10 if jobs == 8 else 8)}
+    assert batch.train(todo, jobs, dict.fromkeys(todo, 1.0)) == {} and asked == widths
+    printed = capsys.readouterr().out
+    assert f"a worker was killed before it began a run, probably for memory: 1 of {len(todo)} runs are kept" in printed
+    assert f"at most {jobs // 2} at the same time; take fewer jobs" in printed
 
 
 def children(process: psutil.Process, name: str = "popen_loky") -> list[psutil.Process]:

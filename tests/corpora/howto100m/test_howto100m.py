@@ -20,6 +20,7 @@ from transformers import BertConfig, BertModel
 from ssb import Config, ConfigError, Corpus, CorpusError, files, fit, load_corpus, text
 from ssb.__main__ import main
 from ssb.bench import howto100m as benchmark
+from ssb.bench.timing import BenchmarkError
 from ssb.corpora import labels, windows
 from ssb.corpora.howto100m import corpus as corpus_module
 from ssb.corpora.howto100m import index as index_module
@@ -911,3 +912,18 @@ def test_a_small_benchmark_writes_its_rows(tmp_path, capsys):
     assert (frame["narrations"] == 1000).all() and frame["cpu"].notna().all() and (frame["median"] >= 0).all()
     assert frame["ratio"].iloc[-3] == 1 and (frame["ratio"].iloc[-2:] > 0.9).all()
     assert [path.name for path in tmp_path.iterdir()] == ["bench.csv"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("videos, narrations, batches, read", [(4, 1, 1, 1), (90, 3, 1000, 1), (400, 1, 3, 3)])
+def test_a_benchmark_of_few_videos_reads_what_there_is(videos, narrations, batches, read, tmp_path):
+    """Fewer than a batch, and fewer batches than asked for: of 90 videos 82 are trained on, of 400 there are 360."""
+    frame = benchmark.bench(tmp_path / "bench.csv", videos, narrations, batches)
+    assert (frame["batches"] == read).all() and (frame["narrations"] == videos * narrations).all()
+
+
+def test_a_benchmark_that_would_fill_the_disk_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "synthesise", None)  # any work would fail
+    with pytest.raises(BenchmarkError, match="--videos 10000000 of --narrations 10000 take 9000 GB, and .* are free"):
+        benchmark.bench(tmp_path / "bench.csv", 10**7, 10**4, 1)
+    assert not any(tmp_path.iterdir())
