@@ -16,7 +16,8 @@ Objective = Literal["none", "identity", "full", "hybrid", "cross"]
 OBJECTIVES: tuple[str, ...] = Objective.__args__
 
 # Settings that have no effect without captioning, and without the EMCL layer.
-CAPTIONING = "captioning temperature support_set decoder_warmup decoder decoder_lr decoder_dropout".split()
+CAPTIONING = "captioning temperature support_set weights_from weights_gradient decoder_warmup".split()
+CAPTIONING += "decoder decoder_lr decoder_dropout".split()
 EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()
 
 MOST_WEIGHTS = 5 * 10**8  # trained from scratch; with their gradient, Adam's two moments and the best epoch's, 10 GB
@@ -93,7 +94,15 @@ class Config(BaseModel):
     captioning: float = Field(10.0, ge=0, le=1e6, description="λ, weight of the captioning loss")
     temperature: float = Field(0.1, gt=0, le=1e3, description="T of the support-set weights")
     support_set: int | None = Field(None, ge=2, le=16384, description="size; None: the batch; see `model.candidates`")
-    decoder_warmup: float = Field(0.0, ge=0, lt=1, description="share of the first steps that train the decoder alone")
+    weights_from: Literal["caption", "other caption", "clip"] = Field(
+        "caption", description="whose similarity to the clips the weights are; the others: see `model.captioning`"
+    )
+    weights_gradient: Literal["both", "text", "video", "none"] = Field(
+        "both", description="the embeddings that learn from captioning, through the weights"
+    )
+    decoder_warmup: float = Field(
+        0.0, ge=0, lt=1, description="share of the first steps in which captioning trains the decoder alone"
+    )
 
     # optimisation
     batch: int = Field(64, ge=2, le=4096, description="B, pairs of a batch; with `sequences`, long videos of a batch")
@@ -142,6 +151,12 @@ class Config(BaseModel):
             raise ValueError("intra = True and emcl = True: EMCL takes no third embedding; take one of them")
         if self.sequences and (self.intra or self.support_set):
             raise ValueError("sequences = True: no intra and no support_set on long videos; leave both unset")
+        if self.weights_from != "caption" and self.sequences:
+            raise ValueError(f"weights_from = {self.weights_from!r}: not on long videos (sequences = True)")
+        if self.weights_from == "other caption" and self.emcl:
+            raise ValueError("weights_from = 'other caption' and emcl = True: EMCL takes no third embedding; take one")
+        if self.weights_from == "clip" and self.weights_gradient in ("text", "video"):
+            raise ValueError("weights_from = 'clip' compares clips alone; take weights_gradient = 'both' or 'none'")
         if self.freeze_text and self.text_encoder == "scratch":
             raise ValueError("freeze_text needs a pretrained text_encoder; take one or set freeze_text = False")
         if not 0 <= self.schedule[0] <= self.schedule[1] <= 1:

@@ -76,7 +76,8 @@ def support_set_weights(
 ) -> Tensor:
     """w_ij = softmax over j in S_i of s(c_t^i, c_v^j) / T (eq. 3): how much of clip j goes into captioning i.
 
-    text (B, d); video (S, d), S ≥ B: first the B clips of the batch, then, if any, clips of earlier batches.
+    text (B, d), or other queries in its place; video (S, d), S ≥ B: first the B clips of the batch, then, if any, clips
+        of earlier batches.
     objective: "identity" S_i = {i}; "full" S_i = {1..S}; "hybrid" the mean of the two; "cross" all j ≠ i.
     candidates: (B, S) bool, False where clip j may not be in S_i; None: every clip may. The own clip of "identity" and
         "hybrid" is always in.

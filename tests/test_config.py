@@ -85,6 +85,8 @@ OTHER = dict(
     captioning=1.0,
     temperature=0.2,
     support_set=32,
+    weights_from="clip",
+    weights_gradient="text",
     decoder_warmup=0.5,
     batch=32,
     epochs=21,
@@ -171,7 +173,7 @@ def test_the_key_is_what_differs_from_the_defaults(preset):
 
 def test_without_captioning_its_settings_have_no_effect():
     captioning = {"captioning", "temperature", "support_set", "decoder_warmup"}
-    captioning |= {"decoder", "decoder_lr", "decoder_dropout"}
+    captioning |= {"weights_from", "weights_gradient", "decoder", "decoder_lr", "decoder_dropout"}
     constants = {"emcl_bases", "emcl_stages", "emcl_temperature", "emcl_beta", "emcl_released"}  # without the layer
     bare = Config(objective="none")
     for name, value in OTHER.items():
@@ -188,6 +190,20 @@ def test_sequences_are_checked():
     assert "no support_set on long videos" in refusal(sequences=True, support_set=4)
     assert "take one of them" in refusal(emcl=True, intra=True)
     assert Config(sequences=True, contrast="s2dtw", objective="cross").s2dtw_gamma == 0.1
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(weights_from="clip", sequences=True), "'clip': not on long videos"),
+        (dict(weights_from="other caption", sequences=True), "'other caption': not on long videos"),
+        (dict(weights_from="other caption", emcl=True), "EMCL takes no third embedding"),
+        (dict(weights_from="clip", weights_gradient="text"), "take weights_gradient = 'both' or 'none'"),
+        (dict(weights_from="clip", weights_gradient="video"), "take weights_gradient = 'both' or 'none'"),
+    ],
+)
+def test_sources_of_weights_are_checked(settings, words):
+    assert words in refusal(**settings)
 
 
 def test_equal_configs_have_one_sha():
@@ -294,6 +310,8 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("support_set", 2.5, TYPE + " integer"),
         ("support_set", "64", TYPE + " integer"),
         ("support_set", True, TYPE + " integer"),
+        ("weights_from", "video", "'caption', 'other caption' or 'clip'"),
+        ("weights_gradient", "clip", "'both', 'text', 'video' or 'none'"),
         ("decoder_warmup", -0.1, LOW + " or equal to 0"),
         ("decoder_warmup", 1.0, "less than 1"),
         ("batch", 1, LOW + " or equal to 2"),

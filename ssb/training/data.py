@@ -104,8 +104,13 @@ class Data:
         self.by_clip = np.argsort(self.clip_of, kind="stable")
         self.count = np.bincount(self.clip_of)
         self.first = np.cumsum(self.count) - self.count
-        nth = corpus.captions.groupby("clip").cumcount().to_numpy()  # of its clip's captions
-        self.next = self.by_clip[self.first[self.clip_of] + (nth + 1) % self.count[self.clip_of]]  # caption of the clip
+        self.nth = corpus.captions.groupby("clip").cumcount().to_numpy()  # of its clip's captions
+        self.next = self.later(np.arange(len(captions)), 1)
+        if config.weights_from == "other caption" and (one := self.train[self.count[self.train] < 2]).size:
+            raise ConfigError(
+                f"weights_from = 'other caption': {len(one)} of {len(self.train)} training clips of {corpus.name} have "
+                f"one caption, such as {corpus.id(one[0])}; take 'caption' or 'clip'"
+            )
 
     def read_text(self, captions: list[str], like: "Data | None"):
         """Set the tokenizers and the text encoder. Tokenizers from scratch are fitted on these training captions."""
@@ -182,11 +187,26 @@ class Data:
     def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
         """The pairs of these captions (B,), padded to the longest. memory: past clips (P,) and their c_v (P, d)."""
         batch = self._batch(rows)
-        if self.config.intra:
+        if self.config.weights_from == "other caption":
+            counts = self.count[self.clip_of[rows]]
+            shift = self.draws(rows).integers(1, np.maximum(counts, 2))
+            batch.other, batch.other_mask = self.texts.padded(self.later(rows, shift))
+        elif self.config.intra:
             batch.other, batch.other_mask = self.texts.padded(self.next[rows])
         if memory:
             batch.past = Past(*memory, *self.clips.of(memory[0]))
         return batch
+
+    def later(self, rows: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
+        """For each of these captions (B,) the one of the same clip that is so many places after it, and after the last
+        the first."""
+        clips = self.clip_of[rows]
+        return self.by_clip[self.first[clips] + (self.nth[rows] + shift) % self.count[clips]]
+
+    def draws(self, rows: np.ndarray) -> np.random.Generator:
+        """What is random in a batch besides the model: of the rows and Config.seed alone, so that resumed runs and
+        several processes draw the same, and the model draws the same without it."""
+        return np.random.default_rng((self.config.seed, *rows.tolist()))
 
     def prefetch(self, rows: np.ndarray):
         """Begin to make this batch, where making it would hold up the step that needs it."""

@@ -37,6 +37,10 @@ class Streamed(Data):
             raise ConfigError(f"{corpus.name}: an epoch is one pair of every video; set epoch = 'clips'")
         if config.intra:
             raise ConfigError(f"{corpus.name}: intra = True needs two captions per clip, and a window has one")
+        if config.weights_from == "other caption":
+            raise ConfigError(
+                f"{corpus.name}: weights_from = 'other caption' needs two captions per clip; take another"
+            )
         if config.sequences:
             raise ConfigError(f"{corpus.name}: sequences = True needs a corpus of long videos, such as events")
         self.train = corpus.split("train")

@@ -1,0 +1,152 @@
+"""Where the weights of a support set come from, which embeddings learn through them, and what is decoded."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy import stats
+
+from ssb import losses
+from ssb.config import OBJECTIVES, Config, ConfigError
+from ssb.corpora.load import load_corpus
+from ssb.training.data import Data
+from ssb.training.loop import fit
+from tests.test_support_set import embedded, gradients, model, pairs, remembered
+
+OPTIONS = {"clips": 60, "captions": 3, "false_negatives": 0.05}  # 40 clips to train on
+SUPPORTS = OBJECTIVES[1:]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus("shapes", **OPTIONS)
+
+
+def small(**changes) -> Config:
+    return Config.preset("smoke", **{"corpus_options": OPTIONS, "batch": 8, **changes})
+
+
+def with_others(batch):
+    """A batch with another caption of each clip."""
+    other = pairs(len(batch.text), seed=9)
+    return replace(batch, other=other.text, other_mask=other.text_mask)
+
+
+def naive_weights(queries, clips, objective, temperature):
+    """w of eq. 3 by loops, of any queries (B, d)."""
+    w = torch.zeros(len(queries), len(clips))
+    for i, query in enumerate(queries):
+        members = [j for j in range(len(clips)) if objective != "cross" or j != i]
+        scores = [torch.exp(query @ clips[j] / (query.norm() * clips[j].norm()) / temperature) for j in members]
+        for j, score in zip(members, scores):
+            w[i, j] = score / sum(scores)
+        if objective in ("identity", "hybrid"):
+            one = torch.eye(len(clips))[i]
+            w[i] = one if objective == "identity" else (w[i] + one) / 2
+    return w
+
+
+@pytest.mark.parametrize("source", ["caption", "other caption", "clip"])
+@pytest.mark.parametrize("objective", SUPPORTS)
+def test_weights_are_those_of_their_source(objective, source, monkeypatch):
+    """And clips of the past are compared with it too."""
+    net = model(objective, weights_from=source, temperature=0.5, support_set=9)
+    batch = with_others(pairs(5))
+    batch.past = remembered(net, replace(pairs(4, seed=1), clips=torch.arange(5, 9)))
+    made, weights = [], losses.support_set_weights
+    monkeypatch.setattr(losses, "support_set_weights", lambda *given: made.append(weights(*given)) or made[-1])
+    net(batch)
+    c_t, c_v = embedded(net, batch)
+    again = net.embed_text(batch.other, batch.other_mask)
+    query = {"caption": c_t, "other caption": again, "clip": c_v}[source]
+    wanted = naive_weights(query, torch.cat([c_v, batch.past.c_v]), objective, 0.5)
+    torch.testing.assert_close(made[0], wanted)
+
+
+@pytest.mark.parametrize("objective", SUPPORTS)
+def test_a_clip_that_is_its_captions_source_needs_no_caption(objective):
+    """With the weights of the clip no caption moves them: the text head gets no gradient, the video head does."""
+    net = model(objective, weights_from="clip", temperature=0.5)
+    gradient = gradients(net, net(pairs(5))["loss"])
+    assert not any(x.any() for name, x in gradient.items() if "text_head" in name)
+    assert any(x.any() for name, x in gradient.items() if "video_head" in name) == (objective != "identity")
+
+
+def test_the_caption_that_is_decoded_gives_no_weight_to_another_ones_support():
+    """What a caption says changes nothing but what is decoded, where its clip's other caption is the source."""
+    net, batch = model("cross", weights_from="other caption"), with_others(pairs(5))
+    changed = replace(batch, text=batch.text + 1)
+    assert torch.equal(net(batch)["captioning"], net(changed)["captioning"])
+    assert not torch.equal(net(batch)["captioning"], net(replace(batch, other=batch.other + 1))["captioning"])
+
+
+@pytest.mark.parametrize("side", ["both", "text", "video", "none"])
+@pytest.mark.parametrize("source", ["caption", "other caption"])
+@pytest.mark.parametrize("objective", ["full", "hybrid", "cross"])
+def test_one_side_learns_as_when_both_do_and_the_other_does_not(objective, source, side):
+    batch = with_others(pairs(5))
+    net, both = (
+        model(objective, weights_from=source, weights_gradient=s, temperature=0.5, support_set=9)
+        for s in (side, "both")
+    )
+    batch.past = remembered(net, replace(pairs(4, seed=1), clips=torch.arange(5, 9)))
+    terms, expected = net(batch), both(batch)
+    assert terms["captioning"] == expected["captioning"]
+    learned, wanted = gradients(net, terms["loss"]), gradients(both, expected["loss"])
+    for name, x in learned.items():
+        stops = name.startswith("text_head") and side in ("video", "none")
+        stops = stops or name.startswith("video_head") and side in ("text", "none")
+        assert torch.equal(x, torch.zeros_like(x) if stops else wanted[name]), name
+    assert all(any(x.any() for name, x in wanted.items() if head in name) for head in ("text_head", "video_head"))
+
+
+def heads(run) -> dict[str, torch.Tensor]:
+    weights = load_file(run.folder / "model.safetensors")
+    return {name: x for name, x in weights.items() if not name.startswith(("decoder.", "to_decoder."))}
+
+
+@pytest.mark.parametrize("changes", [{}, {"support_set": 4}, {"weights_from": "other caption"}, {"objective": "full"}])
+def test_a_decoder_that_nothing_learns_from_changes_no_rank(changes, corpus):
+    """Dropout in the decoder and in the heads, support sets that are drawn: the heads draw the same without them."""
+    still = dict(clip_apart=True, dropout=0.2, decoder_dropout=0.3, epochs=2)
+    none = fit(small(objective="none", **still), corpus, quiet=True)
+    run = fit(small(**still, weights_gradient="none", **changes), corpus, quiet=True)
+    learned, wanted = heads(run), heads(none)
+    assert learned.keys() == wanted.keys() and all(torch.equal(x, wanted[name]) for name, x in learned.items())
+    assert all(np.array_equal(run.ranks[way], ranks) for way, ranks in none.ranks.items())
+    assert not np.array_equal(fit(small(**still, **changes), corpus, quiet=True).ranks["t2v"], none.ranks["t2v"])
+
+
+@pytest.mark.parametrize("epoch", ["pairs", "clips"])
+def test_another_caption_is_any_other_of_the_clip_in_each_step(epoch, corpus):
+    data = Data(small(weights_from="other caption", epoch=epoch), corpus)
+    counts = [0, 0]
+    for rows in np.concatenate([data.order(e) for e in range(30)]):
+        batch = data.batch(rows)
+        assert torch.equal(batch.other, data.batch(rows).other)  # as in a resumed run
+        captions = corpus.captions["text"].tolist()
+        for row, ids, mask in zip(rows, batch.other, batch.other_mask):
+            told = data.tokenizer.decode(ids[mask], skip_special_tokens=True).strip()
+            others = [j for j in np.flatnonzero(data.clip_of == data.clip_of[row]) if j != row]
+            which = [captions[j].lower() == told for j in others]
+            assert any(which)
+            if sum(which) == 1:
+                counts[which.index(True)] += 1
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_clips_with_one_caption_are_refused(corpus):
+    alone = load_corpus("shapes", **OPTIONS | {"captions": 1})
+    with pytest.raises(ConfigError, match="40 of 40 training clips of shapes have one caption, such as .*take 'capt"):
+        Data(small(weights_from="other caption"), alone)
+    Data(small(weights_from="clip"), alone)
+
+
+@pytest.mark.parametrize("source", ["other caption", "clip"])
+def test_every_source_trains(source, corpus):
+    run, usual = (fit(small(weights_from=s, epochs=1), corpus, quiet=True) for s in (source, "caption"))
+    assert run.name != usual.name and not torch.equal(
+        heads(run)["text_head.f.weight"], heads(usual)["text_head.f.weight"]
+    )
