@@ -16,7 +16,7 @@ Objective = Literal["none", "identity", "full", "hybrid", "cross"]
 OBJECTIVES: tuple[str, ...] = Objective.__args__
 
 # Settings that have no effect without captioning, and without the EMCL layer.
-CAPTIONING = "captioning temperature support_set weights_from weights_gradient decoder_warmup".split()
+CAPTIONING = "captioning temperature support_set weights_from weights_gradient decoded decoder_warmup".split()
 CAPTIONING += "decoder decoder_lr decoder_dropout".split()
 EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()
 
@@ -99,6 +99,10 @@ class Config(BaseModel):
     )
     weights_gradient: Literal["both", "text", "video", "none"] = Field(
         "both", description="the embeddings that learn from captioning, through the weights"
+    )
+    decoded: Literal["own", "permuted", "shuffled"] = Field(
+        "own",
+        description='captions to decode; "permuted": always of one other clip; "shuffled": of another pair of the batch',
     )
     decoder_warmup: float = Field(
         0.0, ge=0, lt=1, description="share of the first steps in which captioning trains the decoder alone"

@@ -87,6 +87,7 @@ OTHER = dict(
     support_set=32,
     weights_from="clip",
     weights_gradient="text",
+    decoded="permuted",
     decoder_warmup=0.5,
     batch=32,
     epochs=21,
@@ -173,7 +174,7 @@ def test_the_key_is_what_differs_from_the_defaults(preset):
 
 def test_without_captioning_its_settings_have_no_effect():
     captioning = {"captioning", "temperature", "support_set", "decoder_warmup"}
-    captioning |= {"weights_from", "weights_gradient", "decoder", "decoder_lr", "decoder_dropout"}
+    captioning |= {"weights_from", "weights_gradient", "decoded", "decoder", "decoder_lr", "decoder_dropout"}
     constants = {"emcl_bases", "emcl_stages", "emcl_temperature", "emcl_beta", "emcl_released"}  # without the layer
     bare = Config(objective="none")
     for name, value in OTHER.items():
@@ -312,6 +313,7 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("support_set", True, TYPE + " integer"),
         ("weights_from", "video", "'caption', 'other caption' or 'clip'"),
         ("weights_gradient", "clip", "'both', 'text', 'video' or 'none'"),
+        ("decoded", "other", "'own', 'permuted' or 'shuffled'"),
         ("decoder_warmup", -0.1, LOW + " or equal to 0"),
         ("decoder_warmup", 1.0, "less than 1"),
         ("batch", 1, LOW + " or equal to 2"),

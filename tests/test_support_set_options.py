@@ -3,15 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy import stats
 
 from ssb import losses
 from ssb.config import OBJECTIVES, Config, ConfigError
 from ssb.corpora.load import load_corpus
-from ssb.training.data import Data
+from ssb.training.data import Data, others
 from ssb.training.loop import fit
 from tests.test_support_set import embedded, gradients, model, pairs, remembered
 
@@ -150,3 +153,83 @@ def test_every_source_trains(source, corpus):
     assert run.name != usual.name and not torch.equal(
         heads(run)["text_head.f.weight"], heads(usual)["text_head.f.weight"]
     )
+
+
+# what is decoded
+
+
+def told(data, ids) -> list[str]:
+    return [data.label_tokenizer.decode(row[row >= 0], skip_special_tokens=True).strip() for row in ids]
+
+
+def inputs(batch):
+    return [batch.text, batch.text_mask, batch.video, batch.video_mask, batch.clips]
+
+
+def test_permuted_captions_are_those_of_one_other_clip(corpus):
+    """In all epochs and of all captions of a clip; each clip's are decoded for one other clip, in training alone."""
+    data, own = (Data(small(decoded=d, epoch="pairs"), corpus) for d in ("permuted", "own"))
+    texts = [text.lower() for text in corpus.captions["text"]]
+    clips, seen = {}, set()
+    for rows in np.concatenate([data.order(e) for e in range(3)]):
+        batch, usual = data.batch(rows), own.batch(rows)
+        assert all(torch.equal(x, y) for x, y in zip(inputs(batch), inputs(usual)))
+        for row, text in zip(rows, told(data, batch.labels)):
+            source = data.decoded[row]
+            assert texts[source] == text and data.clip_of[source] in data.train
+            assert clips.setdefault(data.clip_of[row], data.clip_of[source]) == data.clip_of[source]
+            seen.add(source)
+    assert all(clip != source for clip, source in clips.items())
+    assert len(clips) == len(set(clips.values())) == 40 and len(seen) == 120  # each caption is decoded somewhere
+    test = data.pairs("test")
+    assert torch.equal(data.batch(test).labels, own.batch(test).labels)
+    again, other = (Data(small(decoded="permuted", seed=s), corpus).decoded for s in (0, 1))
+    assert np.array_equal(again, data.decoded) and not np.array_equal(other, again)
+
+
+def test_clips_with_fewer_captions_repeat_them(small_folder):
+    """Of clips with 1 to 4 captions: each caption gets one of the same other clip, in turn."""
+    corpus = load_corpus(str(small_folder))
+    rows = [(clip, f"caption {n} of {clip}") for clip in range(12) for n in range(1 + clip % 4)]
+    corpus = replace(corpus, captions=pd.DataFrame(rows, columns=["clip", "text"]))
+    data = Data(Config.preset("smoke", batch=4, decoded="permuted"), corpus)
+    for row, (clip, _) in enumerate(rows):
+        other, _ = rows[data.decoded[row]]
+        if clip not in data.train:
+            assert data.decoded[row] == row
+            continue
+        place = row - next(i for i, (c, _) in enumerate(rows) if c == clip)
+        assert other != clip and other in data.train
+        assert rows[data.decoded[row]][1] == f"caption {place % (1 + other % 4)} of {other}"
+
+
+def test_shuffled_labels_are_of_any_other_pair_of_the_batch(corpus):
+    data, own = (Data(small(decoded=d, batch=5), corpus) for d in ("shuffled", "own"))
+    counts, distinct = np.zeros((5, 5), int), 0
+    for rows in np.concatenate([data.order(e) for e in range(60)]):
+        batch, usual = data.batch(rows), own.batch(rows)
+        assert torch.equal(batch.labels, data.batch(rows).labels)  # as in a resumed run
+        assert all(torch.equal(x, y) for x, y in zip(inputs(batch), inputs(usual)))
+        new, old = (told(data, x.labels) for x in (batch, usual))
+        assert sorted(new) == sorted(old)
+        if len(set(old)) == 5:
+            distinct += 1
+            counts[range(5), [old.index(text) for text in new]] += 1
+    assert distinct > 200 and (counts.diagonal() == 0).all()
+    assert stats.chisquare(counts[~np.eye(5, dtype=bool)]).pvalue > 1e-3
+
+
+@given(st.integers(2, 12), st.integers(0, 2**32 - 1))
+def test_no_place_keeps_its_own(size, seed):
+    values = np.arange(size)
+    made = others(values, np.random.default_rng(seed))
+    assert sorted(made) == values.tolist() and (made != values).all()
+
+
+@pytest.mark.parametrize("decoded", ["permuted", "shuffled"])
+def test_what_is_decoded_is_learnt(decoded, corpus):
+    """The captioning loss and the heads differ from those of the own captions, the first contrastive loss does not."""
+    run, usual = (fit(small(decoded=d, epochs=1), corpus, quiet=True) for d in (decoded, "own"))
+    assert run.trace["contrast"][0] == usual.trace["contrast"][0]
+    assert run.log["captioning"][0] != usual.log["captioning"][0]
+    assert not torch.equal(heads(run)["text_head.f.weight"], heads(usual)["text_head.f.weight"])

@@ -59,6 +59,14 @@ def states(name: str, encoder: torch.nn.Module, ids: text.Ragged, device: str, m
     return text.cached_states(name, encoder, ids, device, mean)
 
 
+def others(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Values (n,), n ≥ 2, so permuted along one random cycle that none stays: each place is as likely to get any other
+    place's."""
+    order, out = random.permutation(len(values)), np.empty_like(values)
+    out[order] = values[np.roll(order, 1)]
+    return out
+
+
 class Data:
     """Fused features in memory, token ids or cached text states, and labels of a corpus, for one Config.
 
@@ -95,6 +103,7 @@ class Data:
 
         self.clips, self.texts = Clips(self.video, self.video_mask, device), Texts(self.text, device)
         self.targets = None if self.labels is None else Texts(self.labels, device)
+        self.decoded = np.arange(len(captions))  # of each caption, whose labels it has
         self.ahead: dict[bytes, Future] = {}  # batches that are made in the background, by their rows
         stores = [self.clips, self.texts, *([self.targets] if self.targets else [])]
         if machine.on_gpu(device) and not all(store.resident for store in stores):
@@ -111,6 +120,11 @@ class Data:
                 f"weights_from = 'other caption': {len(one)} of {len(self.train)} training clips of {corpus.name} have "
                 f"one caption, such as {corpus.id(one[0])}; take 'caption' or 'clip'"
             )
+        if config.decoded == "permuted":
+            rows = np.flatnonzero(np.isin(self.clip_of, self.train))
+            clip = dict(zip(self.train.tolist(), others(self.train, np.random.default_rng(config.seed)).tolist()))
+            clips = np.array([clip[own] for own in self.clip_of[rows].tolist()])
+            self.decoded[rows] = self.by_clip[self.first[clips] + self.nth[rows] % self.count[clips]]
 
     def read_text(self, captions: list[str], like: "Data | None"):
         """Set the tokenizers and the text encoder. Tokenizers from scratch are fitted on these training captions."""
@@ -222,7 +236,9 @@ class Data:
         batch = Batch(*self.texts.padded(captions), *self.clips.of(torch.from_numpy(clips)))
         batch.clips = sent(torch.from_numpy(clips), self.device)
         if self.targets is not None:
-            labels, mask = self.targets.padded(captions)
+            shuffled = self.config.decoded == "shuffled"
+            decoded = others(captions, self.draws(rows)) if shuffled else self.decoded[captions]
+            labels, mask = self.targets.padded(decoded)
             batch.labels = labels.masked_fill(~mask, -100)
         return batch
 

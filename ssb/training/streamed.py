@@ -41,6 +41,8 @@ class Streamed(Data):
             raise ConfigError(
                 f"{corpus.name}: weights_from = 'other caption' needs two captions per clip; take another"
             )
+        if config.decoded != "own":
+            raise ConfigError(f"{corpus.name}: decoded = {config.decoded!r} needs a corpus in memory; take 'own'")
         if config.sequences:
             raise ConfigError(f"{corpus.name}: sequences = True needs a corpus of long videos, such as events")
         self.train = corpus.split("train")
