@@ -17,7 +17,7 @@ OBJECTIVES: tuple[str, ...] = Objective.__args__
 
 # Settings that have no effect without captioning, and without the EMCL layer.
 CAPTIONING = "captioning temperature support_set weights_from weights_gradient decoded decoder_warmup".split()
-CAPTIONING += "decoder decoder_lr decoder_dropout".split()
+CAPTIONING += "decoder decoder_lr decoder_dropout pretrained_decoder".split()
 EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()
 
 MOST_WEIGHTS = 5 * 10**8  # trained from scratch; with their gradient, Adam's two moments and the best epoch's, 10 GB
@@ -44,6 +44,7 @@ class Config(BaseModel):
     epoch: Literal["pairs", "clips"] = Field("pairs", description="every caption once, or every clip with a random one")
     sequences: bool = Field(False, description="train on long videos and their caption sequences, `batch` at a time")
     pretrained: str = Field("", description="a finished run, results/runs/<name>, whose weights this one starts from")
+    pretrained_decoder: str = Field("", description="a finished run whose decoder this one starts from")
 
     # text encoder Φ' and decoder; "scratch": a small T5, its tokenizer fitted on the training captions
     text_encoder: str = Field("t5-base", description='Φ\': "scratch", or a hub name or folder that transformers loads')
@@ -101,8 +102,7 @@ class Config(BaseModel):
         "both", description="the embeddings that learn from captioning, through the weights"
     )
     decoded: Literal["own", "permuted", "shuffled"] = Field(
-        "own",
-        description='captions to decode; "permuted": always of one other clip; "shuffled": of another pair of the batch',
+        "own", description='captions to decode; "permuted": of one other clip; "shuffled": of another pair of the batch'
     )
     decoder_warmup: float = Field(
         0.0, ge=0, lt=1, description="share of the first steps in which captioning trains the decoder alone"

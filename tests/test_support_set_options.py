@@ -1,6 +1,7 @@
 """Where the weights of a support set come from, which embeddings learn through them, and what is decoded."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_model
 from scipy import stats
 
-from ssb import losses
+from ssb import files, losses
 from ssb.config import OBJECTIVES, Config, ConfigError
 from ssb.corpora.load import load_corpus
 from ssb.training.data import Data, others
-from ssb.training.loop import fit
+from ssb.training.loop import decode_with, fit
 from tests.test_support_set import embedded, gradients, model, pairs, remembered
 
 OPTIONS = {"clips": 60, "captions": 3, "false_negatives": 0.05}  # 40 clips to train on
@@ -233,3 +234,76 @@ def test_what_is_decoded_is_learnt(decoded, corpus):
     assert run.trace["contrast"][0] == usual.trace["contrast"][0]
     assert run.log["captioning"][0] != usual.log["captioning"][0]
     assert not torch.equal(heads(run)["text_head.f.weight"], heads(usual)["text_head.f.weight"])
+
+
+# a decoder that another run has trained
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / "model.safetensors")
+
+
+STILL = dict(epochs=1, lr=1e-12, text_lr=1e-12, decoder_lr=1e-12)
+
+
+@pytest.mark.parametrize("streams, taken", [((), True), (("motion",), False)])
+def test_a_run_begins_with_the_decoder_of_another_and_with_heads_of_its_own(streams, taken, corpus):
+    """Whatever captions it was fitted on, its words keep their numbers; the heads begin as without it."""
+    first = fit(small(corpus_options=OPTIONS | {"seed": 3}, objective="full"), quiet=True)
+    settings = small(streams=streams, **STILL)
+    run, fresh = (fit(settings.replace(pretrained_decoder=d), corpus, quiet=True) for d in (first.name, ""))
+    begun, own, given = weights(run), weights(fresh), weights(first)
+    for name, x in begun.items():
+        wanted = given if name.startswith("decoder.") or taken and name.startswith("to_decoder.") else own
+        assert torch.allclose(x, wanted[name], atol=1e-7), name
+    learnt = [name for name in begun if name.startswith("decoder.decoder.")]
+    assert not any(torch.allclose(begun[name], own[name]) for name in learnt)
+    (_, data), (_, trained), (_, usual) = run.load(), first.load(), fresh.load()
+    assert data.label_tokenizer.get_vocab() == trained.label_tokenizer.get_vocab() != usual.label_tokenizer.get_vocab()
+    assert data.tokenizer.get_vocab() == usual.tokenizer.get_vocab()
+    assert run.log["captioning"][0] < fresh.log["captioning"][0] - 0.3  # it has learnt to write
+
+
+def test_a_pretrained_run_may_be_given_another_decoder(corpus):
+    first, second = (fit(small(epochs=1, seed=s), corpus, quiet=True) for s in (1, 2))
+    run = fit(small(pretrained=first.name, pretrained_decoder=second.name, **STILL), corpus, quiet=True)
+    for name, x in weights(run).items():
+        source = second if name.startswith(("decoder.", "to_decoder.")) else first
+        assert torch.allclose(x, weights(source)[name], atol=1e-7), name
+
+
+def test_tied_weights_of_a_decoder_are_loaded(corpus):
+    """Of a T5 whose word vectors are its output layer too, as t5-base has them, the file holds one."""
+    net, given = model("cross"), model("cross")
+    for each in (net, given):
+        each.decoder.lm_head.weight = each.decoder.shared.weight
+    torch.nn.init.normal_(given.decoder.shared.weight)
+    folder = files.runs() / "x"
+    folder.mkdir(parents=True)
+    save_model(given, str(folder / "model.safetensors"))
+    decode_with(net, SimpleNamespace(folder=folder))
+    assert torch.equal(net.decoder.lm_head.weight, given.decoder.lm_head.weight)
+    assert torch.equal(net.decoder.decoder.embed_tokens.weight, given.decoder.shared.weight)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"pretrained_decoder": "0123456789ab"}, "pretrained_decoder = '0123456789ab': no such finished run"),
+        ({"scratch_layers": 2}, "scratch_layers is 1 in that run and 2 in this one; take the same"),
+        ({"scratch_width": 64}, "scratch_width is 32 in that run and 64 in this one"),
+        ({"scratch_heads": 4}, "scratch_heads is 2 in that run and 4 in this one"),
+        ({"decoder": "t5-small"}, "decoder is 'scratch' in that run and 't5-small' in this one"),
+    ],
+)
+def test_decoders_that_do_not_fit_are_refused(changes, message, corpus):
+    first = fit(small(epochs=1), corpus, quiet=True)
+    with pytest.raises(ConfigError, match=message):
+        fit(small(**{"pretrained_decoder": first.name, **changes}), corpus, quiet=True)
+
+
+def test_a_run_without_a_decoder_gives_none(corpus):
+    none = fit(small(epochs=1, objective="none"), corpus, quiet=True)
+    with pytest.raises(ConfigError, match="that run has no decoder, its objective is 'none'"):
+        fit(small(pretrained_decoder=none.name), corpus, quiet=True)
+    assert fit(small(epochs=1, objective="none", pretrained_decoder="any"), corpus, quiet=True).name == none.name

@@ -6,6 +6,7 @@ encoder with what it gives. So none of it may be changed in place.
 
 import functools
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,13 @@ def states(name: str, encoder: torch.nn.Module, ids: text.Ragged, device: str, m
     return text.cached_states(name, encoder, ids, device, mean)
 
 
+class Tokenizers(NamedTuple):
+    """Those of finished runs whose weights a run starts from: of the text encoder and of the decoder; None: its own."""
+
+    tokenizer: Any = None
+    label_tokenizer: Any = None
+
+
 def others(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Values (n,), n ≥ 2, so permuted along one random cycle that none stays: each place is as likely to get any other
     place's."""
@@ -70,15 +78,15 @@ def others(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
 class Data:
     """Fused features in memory, token ids or cached text states, and labels of a corpus, for one Config.
 
-    like: the data of the run whose weights the model starts from; its tokenizers are used. CorpusError for a corpus
-    with fewer than two training clips.
+    like: the data of the run whose weights the model starts from, whose tokenizers are used; or the tokenizers alone.
+    CorpusError for a corpus with fewer than two training clips.
 
     On a GPU what fits is kept there; where something does not, the next batch is made in the background.
     """
 
     background: ThreadPoolExecutor | None = None
 
-    def __init__(self, config: Config, corpus: Corpus, device="cpu", like: "Data | None" = None):
+    def __init__(self, config: Config, corpus: Corpus, device="cpu", like: "Data | Tokenizers | None" = None):
         self.config, self.corpus, self.device = config, corpus, device
         captions = tuple(corpus.captions["text"])
         self.clip_of = corpus.captions["clip"].to_numpy(copy=True)  # of each caption
@@ -126,7 +134,7 @@ class Data:
             clips = np.array([clip[own] for own in self.clip_of[rows].tolist()])
             self.decoded[rows] = self.by_clip[self.first[clips] + self.nth[rows] % self.count[clips]]
 
-    def read_text(self, captions: list[str], like: "Data | None"):
+    def read_text(self, captions: list[str], like: "Data | Tokenizers | None"):
         """Set the tokenizers and the text encoder. Tokenizers from scratch are fitted on these training captions."""
         config, captions = self.config, tuple(captions)
 
@@ -134,7 +142,8 @@ class Data:
             fitted = (captions, config.vocabulary) if name == "scratch" else ((), 0)
             return tokenizer(name, model_content(name), *fitted)
 
-        self.tokenizer = like.tokenizer if like else read(config.text_encoder)
+        like = like or Tokenizers()
+        self.tokenizer = like.tokenizer or read(config.text_encoder)
         if config.freeze_text:
             content = model_content(config.text_encoder)
             self.encoder = frozen_encoder(config.text_encoder, content, len(self.tokenizer))
@@ -143,8 +152,7 @@ class Data:
         self.text_width = self.encoder.config.hidden_size
         self.label_tokenizer = None  # of the decoder
         if config.objective != "none":
-            shared = like.label_tokenizer if like else None  # None where that run did not caption
-            self.label_tokenizer = shared or read(config.decoder)
+            self.label_tokenizer = like.label_tokenizer or read(config.decoder)  # None where that run did not caption
 
     def count_cut(self, captions: list[str], of: int = 0):
         """Set `cut`, a line for the text encoder and one for the decoder where captions have more than `max_tokens`

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_model
 
 from ssb import files, machine, processes
 from ssb.config import Config, ConfigError
@@ -37,6 +37,7 @@ from ssb.training.runs import (
     check,
     check_sound,
     data_for,
+    decoder_run,
     finished_run,
     measured,
 )
@@ -63,6 +64,15 @@ def begin_with(model: SupportSetModel, run: Run):
             raise ConfigError(f"pretrained = {run.name!r}: {difference} {names[0]}; {hint}")
     model.shift.copy_(shift)
     model.scale.copy_(scale)
+
+
+def decode_with(model: SupportSetModel, run: Run):
+    """Load the decoder of a finished run into the model, and the layer before it where the features are as wide."""
+    weights, own = load_file(run.folder / "model.safetensors"), model.state_dict()
+    names = [name for name in weights if name.startswith(DECODER)]
+    if weights["to_decoder.0.weight"].shape != own["to_decoder.0.weight"].shape:
+        names = [name for name in names if name.startswith("decoder.")]
+    model.load_state_dict({name: weights[name] for name in names}, strict=False)  # of tied weights the file has one
 
 
 def fit(config: Config, corpus: TrainingCorpus | None = None, quiet: bool = False) -> Run:
@@ -165,6 +175,8 @@ class Training:
         model = build(self.data)
         if config.pretrained:
             begin_with(model, finished_run(config.pretrained))
+        if config.pretrained_decoder:
+            decode_with(model, decoder_run(config))
         rates = (config.lr, config.text_lr, config.decoder_lr)
         parts = (model.head_parameters(), model.encoder_parameters(), model.decoder_parameters())
         optimizer = torch.optim.Adam([{"params": part, "initial_lr": lr} for part, lr in zip(parts, rates)], fused=True)
