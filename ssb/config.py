@@ -78,6 +78,7 @@ class Config(BaseModel):
     schedule: tuple[float, float] = Field((0.2, 0.8), description="shares of training where the change begins and ends")
     intra: bool = Field(False, description="the triplet loss within each modality too")
     info_nce_temperature: float = Field(0.05, gt=0, le=1e3, description="temperature of InfoNCE")
+    soft_targets: float = Field(0.0, ge=0, le=1, description="by how much similar captions are no negatives")
     emcl: bool = Field(False, description="embeddings pass through EMCL (Jin et al., 2022) before all losses")
     emcl_bases: int = Field(32, ge=1, le=4096, description="K of EMCL; this and the next three are EMCL-Net's")
     emcl_stages: int = Field(9, ge=1, le=1000, description="EM steps of EMCL")
@@ -117,6 +118,7 @@ class Config(BaseModel):
     lr_schedule: Literal["decay", "constant", "cosine"] = Field(
         "decay", description='"decay": ×0.95 each epoch, as MMT does (the paper is silent); "cosine": to 0 at the end'
     )
+    weight_decay: float = Field(0.0, ge=0, le=1e3, description="of the heads but for biases and norms (AdamW)")
     clip: float = Field(0.2, gt=0, le=1e30, description="largest norm of the gradient")
     clip_apart: bool = Field(False, description="clip the decoder's gradient and that of all other weights separately")
     validate_every: int = Field(1, ge=1, le=100_000, description="epochs between validations; the best is the result")

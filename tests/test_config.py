@@ -81,6 +81,7 @@ OTHER = dict(
     schedule=(0.2, 0.9),
     intra=True,
     info_nce_temperature=0.07,
+    soft_targets=0.5,
     objective="none",
     captioning=1.0,
     temperature=0.2,
@@ -95,6 +96,7 @@ OTHER = dict(
     text_lr=1e-4,
     decoder_lr=1e-4,
     lr_schedule="constant",
+    weight_decay=0.01,
     clip=1.0,
     clip_apart=True,
     validate_every=2,
@@ -305,6 +307,8 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("schedule", [0.2], "required"),
         ("intra", "both", TYPE + " boolean"),
         ("info_nce_temperature", 0.0, LOW + " 0"),
+        ("soft_targets", -0.1, LOW + " or equal to 0"),
+        ("weight_decay", -0.1, LOW + " or equal to 0"),
         ("objective", "crss", "'none', 'identity', 'full', 'hybrid' or 'cross'"),
         ("captioning", -1.0, LOW + " or equal to 0"),
         ("temperature", 0.0, LOW + " 0"),
@@ -360,7 +364,9 @@ MOST = dict(max_steps=4096, max_tokens=4096, vocabulary=10**6, scratch_layers=12
 MOST |= {name: 65536 for name in ("scratch_width", "scratch_text_width", "dim", "pool_ffn")}
 MOST |= {name: 1e3 for name in ("margin", "info_nce_temperature", "emcl_temperature", "emcl_beta", "s2dtw_gamma",
                                 "s2dtw_dummy", "s2dtw_temperature", "temperature")}  # fmt: skip
-MOST |= {name: 1e30 for name in ("lr", "text_lr", "decoder_lr", "clip")} | dict(captioning=1e6)
+MOST |= {name: 1e30 for name in ("lr", "text_lr", "decoder_lr", "clip")} | dict(
+    captioning=1e6, weight_decay=1e3, soft_targets=1.0
+)
 SHARES = {"dropout", "decoder_dropout", "decoder_warmup"}  # below 1
 
 

@@ -179,7 +179,14 @@ class Training:
             decode_with(model, decoder_run(config))
         rates = (config.lr, config.text_lr, config.decoder_lr)
         parts = (model.head_parameters(), model.encoder_parameters(), model.decoder_parameters())
-        optimizer = torch.optim.Adam([{"params": part, "initial_lr": lr} for part, lr in zip(parts, rates)], fused=True)
+        groups = [{"params": part, "initial_lr": lr} for part, lr in zip(parts, rates)]
+        optimizer = torch.optim.Adam(groups, fused=True)
+        if config.weight_decay:
+            heads, *others = groups
+            single, several = ([p for p in heads["params"] if (p.ndim > 1) == more] for more in (False, True))
+            decayed = {"params": several, "weight_decay": config.weight_decay}
+            groups = [heads | {"params": single}, heads | decayed, *others]  # biases and norms do not decay
+            optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.model = self.accelerator.prepare_model(model, evaluation_mode=True)  # gradients: processes.sum_gradients
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
@@ -249,7 +256,8 @@ class Training:
             terms = self.model(batch, progress)
             self.accelerator.backward(terms["loss"])
         terms["loss"] = processes.total(terms["loss"].detach())
-        heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)
+        *heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)
+        heads = sum(heads, [])
         processes.sum_gradients([*heads, *encoder, *decoder])
         self.accelerator.unscale_gradients()
         parts = [heads + encoder, decoder] if config.clip_apart else [heads + encoder + decoder]

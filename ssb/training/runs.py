@@ -295,8 +295,7 @@ def decoder_run(config: Config) -> Run:
     for name in shape:
         if (there := getattr(run.config, name)) != (here := getattr(config, name)):
             raise ConfigError(
-                f"pretrained_decoder = {run.name!r}: {name} is {there!r} in that run and {here!r} in this one; take the "
-                "same"
+                f"pretrained_decoder = {run.name!r}: {name} is {there!r} in that run and {here!r} in this one"
             )
     return run
 
