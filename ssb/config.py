@@ -16,7 +16,8 @@ Objective = Literal["none", "identity", "full", "hybrid", "cross"]
 OBJECTIVES: tuple[str, ...] = Objective.__args__
 
 # Settings that have no effect without captioning, and without the EMCL layer.
-CAPTIONING = "captioning temperature support_set decoder_warmup decoder decoder_lr decoder_dropout".split()
+CAPTIONING = "captioning temperature support_set weights_from weights_gradient decoded decoder_warmup".split()
+CAPTIONING += "decoder decoder_lr decoder_dropout pretrained_decoder".split()
 EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()
 
 MOST_WEIGHTS = 5 * 10**8  # trained from scratch; with their gradient, Adam's two moments and the best epoch's, 10 GB
@@ -43,6 +44,7 @@ class Config(BaseModel):
     epoch: Literal["pairs", "clips"] = Field("pairs", description="every caption once, or every clip with a random one")
     sequences: bool = Field(False, description="train on long videos and their caption sequences, `batch` at a time")
     pretrained: str = Field("", description="a finished run, results/runs/<name>, whose weights this one starts from")
+    pretrained_decoder: str = Field("", description="a finished run whose decoder this one starts from")
 
     # text encoder Φ' and decoder; "scratch": a small T5, its tokenizer fitted on the training captions
     text_encoder: str = Field("t5-base", description='Φ\': "scratch", or a hub name or folder that transformers loads')
@@ -76,6 +78,7 @@ class Config(BaseModel):
     schedule: tuple[float, float] = Field((0.2, 0.8), description="shares of training where the change begins and ends")
     intra: bool = Field(False, description="the triplet loss within each modality too")
     info_nce_temperature: float = Field(0.05, gt=0, le=1e3, description="temperature of InfoNCE")
+    soft_targets: float = Field(0.0, ge=0, le=1, description="by how much similar captions are no negatives")
     emcl: bool = Field(False, description="embeddings pass through EMCL (Jin et al., 2022) before all losses")
     emcl_bases: int = Field(32, ge=1, le=4096, description="K of EMCL; this and the next three are EMCL-Net's")
     emcl_stages: int = Field(9, ge=1, le=1000, description="EM steps of EMCL")
@@ -93,7 +96,18 @@ class Config(BaseModel):
     captioning: float = Field(10.0, ge=0, le=1e6, description="λ, weight of the captioning loss")
     temperature: float = Field(0.1, gt=0, le=1e3, description="T of the support-set weights")
     support_set: int | None = Field(None, ge=2, le=16384, description="size; None: the batch; see `model.candidates`")
-    decoder_warmup: float = Field(0.0, ge=0, lt=1, description="share of the first steps that train the decoder alone")
+    weights_from: Literal["caption", "other caption", "clip"] = Field(
+        "caption", description="whose similarity to the clips the weights are; the others: see `model.captioning`"
+    )
+    weights_gradient: Literal["both", "text", "video", "none"] = Field(
+        "both", description="the embeddings that learn from captioning, through the weights"
+    )
+    decoded: Literal["own", "permuted", "shuffled"] = Field(
+        "own", description='captions to decode; "permuted": of one other clip; "shuffled": of another pair of the batch'
+    )
+    decoder_warmup: float = Field(
+        0.0, ge=0, lt=1, description="share of the first steps in which captioning trains the decoder alone"
+    )
 
     # optimisation
     batch: int = Field(64, ge=2, le=4096, description="B, pairs of a batch; with `sequences`, long videos of a batch")
@@ -104,6 +118,7 @@ class Config(BaseModel):
     lr_schedule: Literal["decay", "constant", "cosine"] = Field(
         "decay", description='"decay": ×0.95 each epoch, as MMT does (the paper is silent); "cosine": to 0 at the end'
     )
+    weight_decay: float = Field(0.0, ge=0, le=1e3, description="of the heads but for biases and norms (AdamW)")
     clip: float = Field(0.2, gt=0, le=1e30, description="largest norm of the gradient")
     clip_apart: bool = Field(False, description="clip the decoder's gradient and that of all other weights separately")
     validate_every: int = Field(1, ge=1, le=100_000, description="epochs between validations; the best is the result")
@@ -145,6 +160,12 @@ class Config(BaseModel):
             raise ValueError("intra = True and emcl = True: EMCL takes no third embedding; take one of them")
         if self.sequences and (self.intra or self.support_set):
             raise ValueError("sequences = True: no intra and no support_set on long videos; leave both unset")
+        if self.weights_from != "caption" and self.sequences:
+            raise ValueError(f"weights_from = {self.weights_from!r}: not on long videos (sequences = True)")
+        if self.weights_from == "other caption" and self.emcl:
+            raise ValueError("weights_from = 'other caption' and emcl = True: EMCL takes no third embedding; take one")
+        if self.weights_from == "clip" and self.weights_gradient in ("text", "video"):
+            raise ValueError("weights_from = 'clip' compares clips alone; take weights_gradient = 'both' or 'none'")
         if self.freeze_text and self.text_encoder == "scratch":
             raise ValueError("freeze_text needs a pretrained text_encoder; take one or set freeze_text = False")
         if not 0 <= self.schedule[0] <= self.schedule[1] <= 1:

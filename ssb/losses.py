@@ -27,12 +27,16 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def triplet(
-    text: Tensor, video: Tensor, margin: float = 0.2, negatives: str | float = "hardest", intra: Tensor | None = None
+    text: Tensor,
+    video: Tensor,
+    margin: float | Tensor = 0.2,
+    negatives: str | float = "hardest",
+    intra: Tensor | None = None,
 ) -> Tensor:
     """Hinge loss in both directions, mean over the batch (eq. 1).
 
     text, video: (B, d) embeddings c_t and c_v of the pairs, of any length; row i of the two belongs together.
-    margin: α, in units of cosine similarity.
+    margin: α, in units of cosine similarity, or that of each pair of captions, (B, B) and symmetric.
     negatives: "hardest": the hardest other clip (caption) of the batch, as the paper; "mean": the mean over all of
         them; a number h in [0, 1]: (1 - h) × the mean over the violating ones + h × the hardest. A schedule of h from 0
         to 1 begins with many gradients and ends at eq. 1.
@@ -66,12 +70,26 @@ def triplet(
     return loss
 
 
-def info_nce(text: Tensor, video: Tensor, temperature: float = 0.05) -> Tensor:
+def info_nce(text: Tensor, video: Tensor, temperature: float = 0.05, target: Tensor | None = None) -> Tensor:
     """Symmetric cross-entropy of s / temperature with the own clip (caption) as the class (Table 2e), mean of both
-    directions. Returns a scalar."""
+    directions. target: (B, B) probabilities of the classes of each row instead. Returns a scalar."""
     s = cosine(text, video) / temperature
-    target = torch.arange(len(s), device=s.device)
+    target = torch.arange(len(s), device=s.device) if target is None else target
     return (F.cross_entropy(s, target) + F.cross_entropy(s.T, target)) / 2
+
+
+def caption_similarity(states: Tensor, mask: Tensor) -> Tensor:
+    """The cosine of the mean states of captions: (B, L, W) of a frozen text encoder, mask (B, L) → (B, B), float32 or
+    better."""
+    states = states.to(torch.promote_types(states.dtype, torch.float32)).masked_fill(~mask[..., None], 0)
+    means = states.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return cosine(means, means)
+
+
+def soft_target(similarity: Tensor, temperature: float, share: float) -> Tensor:
+    """(1 - share) × the own class + share × softmax_j(sim_ij / temperature): (B, B) → (B, B), rows of sum 1."""
+    own = torch.eye(len(similarity), dtype=similarity.dtype, device=similarity.device)
+    return (1 - share) * own + share * (similarity / temperature).softmax(dim=1)
 
 
 def support_set_weights(
@@ -79,7 +97,8 @@ def support_set_weights(
 ) -> Tensor:
     """w_ij = softmax over j in S_i of s(c_t^i, c_v^j) / T (eq. 3): how much of clip j goes into captioning i.
 
-    text (B, d); video (S, d), S ≥ B: first the B clips of the batch, then, if any, clips of earlier batches.
+    text (B, d), or other queries in its place; video (S, d), S ≥ B: first the B clips of the batch, then, if any, clips
+        of earlier batches.
     objective: "identity" S_i = {i}; "full" S_i = {1..S}; "hybrid" the mean of the two; "cross" all j ≠ i.
     candidates: (B, S) bool, False where clip j may not be in S_i; None: every clip may. The own clip of "identity" and
         "hybrid" is always in.
@@ -140,6 +159,7 @@ class Contrast:
     paired: row i of text and video is a pair, so captioning knows each caption's own clip. False: only the video of a
         caption is known, so captioning takes clips of other videos.
     intra: accepts the embeddings of another caption of each clip (Config.intra).
+    soft: accepts `Config.soft_targets`.
     named: its module and its name are in the Config, so that it can be imported again.
     floor: its value when all embeddings are one point, where it has no gradient; None where it has no such value.
     floor_name: the floor in words.
@@ -147,6 +167,7 @@ class Contrast:
 
     paired = True
     intra = False
+    soft = False
     named = False
     floor: float | None = None
 
@@ -155,6 +176,10 @@ class Contrast:
         self.config = config
         if config.intra and not self.intra:
             raise ConfigError(f"intra = True is a part of the triplet loss; contrast is {config.contrast!r}")
+        if config.soft_targets and not self.soft:
+            raise ConfigError(f"soft_targets are of 'triplet' and 'info_nce'; contrast is {config.contrast!r}")
+        if config.soft_targets and not config.freeze_text:
+            raise ConfigError("soft_targets are by the states of a frozen text encoder; set freeze_text = True")
 
     def __call__(
         self, text: Tensor, video: Tensor, batch, progress: float = 1.0, other: Tensor | None = None
@@ -179,13 +204,15 @@ class Contrast:
 
 
 class Triplet(Contrast):
-    """`triplet` (eq. 1) with the negatives of the Config; scheduled ones follow `progress`."""
+    """`triplet` (eq. 1) with the negatives of the Config; scheduled ones follow `progress`. With Config.soft_targets s
+    the margin of a negative pair is α (1 - s × max(0, similarity of the captions))."""
 
-    intra = True
+    intra = soft = True
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.floor = (4 if config.intra else 2) * config.margin
+        if not config.soft_targets:  # with them the margins of a batch depend on its captions
+            self.floor = (4 if config.intra else 2) * config.margin
 
     @property
     def floor_name(self) -> str:
@@ -205,14 +232,23 @@ class Triplet(Contrast):
         negatives, (begin, end) = self.config.negatives, self.config.schedule
         if negatives == "scheduled":
             negatives = min(max((progress - begin) / max(end - begin, 1e-9), 0.0), 1.0)
-        return triplet(text, video, self.config.margin, negatives, other)
+        margin, share = self.config.margin, self.config.soft_targets
+        if share:  # clips of captions that say the same need not be as far apart
+            margin = margin * (1 - share * caption_similarity(batch.text, batch.text_mask).clamp(min=0))
+        return triplet(text, video, margin, negatives, other)
 
 
 class InfoNCE(Contrast):
-    """`info_nce` at the temperature of the Config."""
+    """`info_nce` at the temperature of the Config; with its soft_targets towards `soft_target`."""
+
+    soft = True
 
     def __call__(self, text, video, batch, progress=1.0, other=None):
-        return info_nce(text, video, self.config.info_nce_temperature)
+        temperature, share = self.config.info_nce_temperature, self.config.soft_targets
+        if not share:
+            return info_nce(text, video, temperature)
+        similarity = caption_similarity(batch.text, batch.text_mask)
+        return info_nce(text, video, temperature, soft_target(similarity, temperature, share))
 
 
 class S2DTW(Contrast):

@@ -1,5 +1,6 @@
 """The model of Figure 2: two pooling heads into a joint space, and a decoder that captions from a support set."""
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -226,7 +227,7 @@ class Batch:
     video_mask: Tensor  # (B, M)
     labels: Tensor | None = None  # (B, L') ids for the decoder, -100 at padding; None without captioning
     clips: Tensor | None = None  # (B,) which clip of the corpus each is; needed with `past`
-    other: Tensor | None = None  # another caption of each clip, as `text`, and its mask; for the intra-modal loss
+    other: Tensor | None = None  # another caption of each clip, as `text`, and its mask; None: not needed
     other_mask: Tensor | None = None
     past: Past | None = None  # more clips to reconstruct captions from
     support: Tensor | None = None  # (captions, clips) bool, the clips in each support set; None: by Config.objective
@@ -354,23 +355,41 @@ class SupportSetModel(nn.Module):
         terms = {"loss": contrast / processes.count(), "contrast": contrast.detach()}
         terms |= {"similarity": similarity.detach(), "c_v": c_v.detach()}
         if config.objective != "none":
-            captioning = self.captioning(c_t, c_v, batch, learn_weights=progress >= config.decoder_warmup)
+            with self.aside():
+                captioning = self.captioning(c_t, c_v, batch, learn_weights=progress >= config.decoder_warmup)
             terms["loss"] = terms["loss"] + config.captioning * captioning
             terms["captioning"] = processes.total(captioning.detach())
         return terms
 
+    def aside(self):
+        """A context for captioning: where the heads learn nothing from it, they draw the same random numbers as without
+        it, and so learn the same."""
+        if self.config.weights_gradient != "none":
+            return contextlib.nullcontext()
+        return torch.random.fork_rng([self.shift.device] if self.shift.is_cuda else [])
+
+    def query(self, c_t: Tensor, c_v: Tensor, batch: Batch) -> Tensor:
+        """What the clips are compared with, (B, d): c_t, or with Config.weights_from that of another caption of the
+        clip, or c_v of the clip itself."""
+        if self.config.weights_from == "other caption":
+            return processes.spread(self.embed_text, batch.other, batch.other_mask).to(self.shift.dtype)
+        return c_v if self.config.weights_from == "clip" else c_t
+
     def captioning(self, c_t: Tensor, c_v: Tensor, batch: Batch, learn_weights: bool = True) -> Tensor:
         """L_cross (eq. 2-3) of a batch, a scalar; of several processes the part of this one, of its own captions.
-        learn_weights: False stops its gradient to the embeddings (B, d)."""
+        learn_weights: False stops its gradient to the embeddings (B, d), as Config.weights_gradient = "none"."""
         video, mask = batch.video, batch.video_mask
+        learning = self.config.weights_gradient if learn_weights else "none"
+        query = self.query(c_t, c_v, batch)
+        query = query if learning in ("both", "text") else query.detach()
+        c_v = c_v if learning in ("both", "video") else c_v.detach()
         if batch.past is not None:
             c_v = torch.cat([c_v, batch.past.c_v])
             video, mask = torch.cat([video, batch.past.video]), torch.cat([mask, batch.past.video_mask])
         objective = self.config.objective if batch.support is None else "full"  # over the clips of batch.support
         with torch.autocast(c_t.device.type, enabled=False):
             candidates = self.candidates(batch)
-            weights = losses.support_set_weights(c_t, c_v, objective, self.config.temperature, candidates)
-        weights = weights if learn_weights else weights.detach()
+            weights = losses.support_set_weights(query, c_v, objective, self.config.temperature, candidates)
         own = processes.own(len(weights))
         labels = batch.labels[own]
         with processes.apart(self.progress):

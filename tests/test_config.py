@@ -81,10 +81,14 @@ OTHER = dict(
     schedule=(0.2, 0.9),
     intra=True,
     info_nce_temperature=0.07,
+    soft_targets=0.5,
     objective="none",
     captioning=1.0,
     temperature=0.2,
     support_set=32,
+    weights_from="clip",
+    weights_gradient="text",
+    decoded="permuted",
     decoder_warmup=0.5,
     batch=32,
     epochs=21,
@@ -92,6 +96,7 @@ OTHER = dict(
     text_lr=1e-4,
     decoder_lr=1e-4,
     lr_schedule="constant",
+    weight_decay=0.01,
     clip=1.0,
     clip_apart=True,
     validate_every=2,
@@ -100,6 +105,7 @@ OTHER = dict(
     threads=2,
     sequences=True,
     pretrained="0123456789ab",
+    pretrained_decoder="0123456789ab",
     emcl=True,
     emcl_bases=16,
     emcl_stages=5,
@@ -172,7 +178,8 @@ def test_the_key_is_what_differs_from_the_defaults(preset):
 
 def test_without_captioning_its_settings_have_no_effect():
     captioning = {"captioning", "temperature", "support_set", "decoder_warmup"}
-    captioning |= {"decoder", "decoder_lr", "decoder_dropout"}
+    captioning |= {"weights_from", "weights_gradient", "decoded", "decoder", "decoder_lr", "decoder_dropout"}
+    captioning |= {"pretrained_decoder"}
     constants = {"emcl_bases", "emcl_stages", "emcl_temperature", "emcl_beta", "emcl_released"}  # without the layer
     bare = Config(objective="none")
     for name, value in OTHER.items():
@@ -189,6 +196,20 @@ def test_sequences_are_checked():
     assert "no support_set on long videos" in refusal(sequences=True, support_set=4)
     assert "take one of them" in refusal(emcl=True, intra=True)
     assert Config(sequences=True, contrast="s2dtw", objective="cross").s2dtw_gamma == 0.1
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(weights_from="clip", sequences=True), "'clip': not on long videos"),
+        (dict(weights_from="other caption", sequences=True), "'other caption': not on long videos"),
+        (dict(weights_from="other caption", emcl=True), "EMCL takes no third embedding"),
+        (dict(weights_from="clip", weights_gradient="text"), "take weights_gradient = 'both' or 'none'"),
+        (dict(weights_from="clip", weights_gradient="video"), "take weights_gradient = 'both' or 'none'"),
+    ],
+)
+def test_sources_of_weights_are_checked(settings, words):
+    assert words in refusal(**settings)
 
 
 def test_equal_configs_have_one_sha():
@@ -287,6 +308,8 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("schedule", [0.2], "required"),
         ("intra", "both", TYPE + " boolean"),
         ("info_nce_temperature", 0.0, LOW + " 0"),
+        ("soft_targets", -0.1, LOW + " or equal to 0"),
+        ("weight_decay", -0.1, LOW + " or equal to 0"),
         ("objective", "crss", "'none', 'identity', 'full', 'hybrid' or 'cross'"),
         ("captioning", -1.0, LOW + " or equal to 0"),
         ("temperature", 0.0, LOW + " 0"),
@@ -295,6 +318,9 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("support_set", 2.5, TYPE + " integer"),
         ("support_set", "64", TYPE + " integer"),
         ("support_set", True, TYPE + " integer"),
+        ("weights_from", "video", "'caption', 'other caption' or 'clip'"),
+        ("weights_gradient", "clip", "'both', 'text', 'video' or 'none'"),
+        ("decoded", "other", "'own', 'permuted' or 'shuffled'"),
         ("decoder_warmup", -0.1, LOW + " or equal to 0"),
         ("decoder_warmup", 1.0, "less than 1"),
         ("batch", 1, LOW + " or equal to 2"),
@@ -340,7 +366,9 @@ MOST = dict(max_steps=4096, max_tokens=4096, vocabulary=10**6, scratch_layers=12
 MOST |= {name: 65536 for name in ("scratch_width", "scratch_text_width", "dim", "pool_ffn")}
 MOST |= {name: 1e3 for name in ("margin", "info_nce_temperature", "emcl_temperature", "emcl_beta", "s2dtw_gamma",
                                 "s2dtw_dummy", "s2dtw_temperature", "temperature")}  # fmt: skip
-MOST |= {name: 1e30 for name in ("lr", "text_lr", "decoder_lr", "clip")} | dict(captioning=1e6)
+MOST |= {name: 1e30 for name in ("lr", "text_lr", "decoder_lr", "clip")} | dict(
+    captioning=1e6, weight_decay=1e3, soft_targets=1.0
+)
 SHARES = {"dropout", "decoder_dropout", "decoder_warmup"}  # below 1
 
 

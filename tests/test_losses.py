@@ -2,6 +2,7 @@
 
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -561,3 +562,88 @@ def test_gradient_stays_finite_where_weights_underflow(temperature):
         out, some = losses.weighted_mean(weights, torch.ones(6, 5, 2), mask)
         out[some].square().sum().backward()
         assert text.grad.isfinite().all() and video.grad.isfinite().all()
+
+
+# targets that know which captions say the same
+
+SOFT = dict(freeze_text=True, text_encoder="any")
+
+
+def captions(size, dim=4, dtype=torch.float64):
+    """Frozen states of captions of different lengths, as a batch has them, and rubbish in the padding."""
+    generator = torch.Generator().manual_seed(size)
+    states = torch.randn(size, 5, dim, dtype=torch.float64, generator=generator) + 0.5
+    mask = torch.arange(5) < torch.tensor([1 + (3 * i) % 5 for i in range(size)])[:, None]
+    return SimpleNamespace(text=states.masked_fill(~mask[..., None], 9.0).to(dtype), text_mask=mask)
+
+
+def naive_similarity(batch):
+    means = [states[mask].mean(0) for states, mask in zip(batch.text, batch.text_mask)]
+    return [[s(a, b) for b in means] for a in means]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("negatives", ["hardest", "mean"])
+def test_soft_margins_are_smaller_the_more_captions_are_alike(size, share, negatives):
+    text, video = pairs(size, seed=size)
+    batch, wanted = captions(size), 0.0
+    sim, own = naive_similarity(batch), [s(text[i], video[i]) for i in range(size)]
+    assert min(map(min, sim)) < 0 or size == 2  # which counts as 0
+    for i in range(size):
+        margins = {j: 0.7 * (1 - share * max(0.0, sim[i][j])) for j in range(size) if j != i}
+        for way in (lambda j: s(text[i], video[j]), lambda j: s(text[j], video[i])):
+            hinges = [max(0.0, margin - own[i] + way(j)) for j, margin in margins.items()]
+            wanted += (max(hinges) if negatives == "hardest" else sum(hinges) / len(hinges)) / size
+    contrast = losses.contrast(Config(soft_targets=share, margin=0.7, negatives=negatives, **SOFT))
+    assert contrast(text, video, batch).item() == pytest.approx(wanted, abs=1e-12)
+    assert contrast.floor is None and wanted < losses.triplet(text, video, 0.7, negatives)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_soft_classes_are_a_mixture(size, share):
+    """Towards both directions: the own clip, and the clips of similar captions."""
+    text, video = pairs(size, seed=size)
+    batch, wanted, tau = captions(size), 0.0, 0.4
+    sim = naive_similarity(batch)
+    for i in range(size):
+        near = [math.exp(x / tau) for x in sim[i]]
+        target = [share * x / sum(near) + (1 - share) * (i == j) for j, x in enumerate(near)]
+        for way in (lambda j: s(text[i], video[j]), lambda j: s(text[j], video[i])):
+            scores = [way(j) / tau for j in range(size)]
+            total = math.log(sum(map(math.exp, scores)))
+            wanted -= sum(t * (score - total) for t, score in zip(target, scores)) / (2 * size)
+    config = Config(soft_targets=share, contrast="info_nce", info_nce_temperature=tau, **SOFT)
+    assert losses.contrast(config)(text, video, batch).item() == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("contrast", ["triplet", "info_nce"])
+def test_soft_targets_of_captions_at_right_angles_are_hard_ones(contrast):
+    """To rounding, at a low temperature; the mean states of a mean head give what the states give."""
+    text, video = pairs(4)
+    apart = SimpleNamespace(text=torch.eye(4).double()[:, None], text_mask=torch.ones(4, 1).bool())
+    soft, hard = (
+        losses.contrast(Config(contrast=contrast, soft_targets=x, info_nce_temperature=0.02, **SOFT))
+        for x in (1.0, 0.0)
+    )
+    torch.testing.assert_close(soft(text, video, apart), hard(text, video, apart))
+    batch = captions(4)
+    means = torch.stack([x[mask].mean(0) for x, mask in zip(batch.text, batch.text_mask)])[:, None]
+    given = SimpleNamespace(text=means, text_mask=apart.text_mask)
+    torch.testing.assert_close(soft(text, video, given), soft(text, video, batch))
+    assert not torch.allclose(soft(text, video, batch), hard(text, video, batch))
+
+
+def test_similarity_of_half_precision_states_is_in_float32():
+    batch = captions(7, dtype=torch.float16)
+    similarity = losses.caption_similarity(batch.text, batch.text_mask)
+    assert similarity.dtype == torch.float32
+    torch.testing.assert_close(similarity, torch.tensor(naive_similarity(captions(7))).float(), atol=2e-3, rtol=0)
+
+
+def test_soft_targets_need_a_frozen_encoder_and_one_of_two_losses():
+    with pytest.raises(ConfigError, match="set freeze_text = True"):
+        losses.contrast(Config(soft_targets=0.5))
+    with pytest.raises(ConfigError, match="soft_targets are of 'triplet' and 'info_nce'; contrast is 's2dtw'"):
+        losses.contrast(Config(soft_targets=0.5, contrast="s2dtw", sequences=True, objective="none", **SOFT))

@@ -47,6 +47,8 @@ SETTINGS = {
     "intra": dict(objective="cross", contrast="triplet", intra=True),
     "triplet": dict(objective="cross", contrast="triplet"),
     "emcl": dict(objective="cross", contrast="info_nce", emcl=True, emcl_bases=4),
+    "other caption": dict(objective="hybrid", weights_from="other caption", weights_gradient="text"),
+    "shuffled": dict(objective="cross", weights_from="clip", decoded="shuffled", weight_decay=0.01, support_set=5),
     "s2dtw": dict(objective="none", contrast="s2dtw", **LONG),
     "s2dtw cross": dict(objective="cross", contrast="s2dtw", **LONG),
 }

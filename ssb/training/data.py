@@ -6,6 +6,7 @@ encoder with what it gives. So none of it may be changed in place.
 
 import functools
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,18 +60,33 @@ def states(name: str, encoder: torch.nn.Module, ids: text.Ragged, device: str, m
     return text.cached_states(name, encoder, ids, device, mean)
 
 
+class Tokenizers(NamedTuple):
+    """Those of finished runs whose weights a run starts from: of the text encoder and of the decoder; None: its own."""
+
+    tokenizer: Any = None
+    label_tokenizer: Any = None
+
+
+def others(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Values (n,), n ≥ 2, so permuted along one random cycle that none stays: each place is as likely to get any other
+    place's."""
+    order, out = random.permutation(len(values)), np.empty_like(values)
+    out[order] = values[np.roll(order, 1)]
+    return out
+
+
 class Data:
     """Fused features in memory, token ids or cached text states, and labels of a corpus, for one Config.
 
-    like: the data of the run whose weights the model starts from; its tokenizers are used. CorpusError for a corpus
-    with fewer than two training clips.
+    like: the data of the run whose weights the model starts from, whose tokenizers are used; or the tokenizers alone.
+    CorpusError for a corpus with fewer than two training clips.
 
     On a GPU what fits is kept there; where something does not, the next batch is made in the background.
     """
 
     background: ThreadPoolExecutor | None = None
 
-    def __init__(self, config: Config, corpus: Corpus, device="cpu", like: "Data | None" = None):
+    def __init__(self, config: Config, corpus: Corpus, device="cpu", like: "Data | Tokenizers | None" = None):
         self.config, self.corpus, self.device = config, corpus, device
         captions = tuple(corpus.captions["text"])
         self.clip_of = corpus.captions["clip"].to_numpy(copy=True)  # of each caption
@@ -95,6 +111,7 @@ class Data:
 
         self.clips, self.texts = Clips(self.video, self.video_mask, device), Texts(self.text, device)
         self.targets = None if self.labels is None else Texts(self.labels, device)
+        self.decoded = np.arange(len(captions))  # of each caption, whose labels it has
         self.ahead: dict[bytes, Future] = {}  # batches that are made in the background, by their rows
         stores = [self.clips, self.texts, *([self.targets] if self.targets else [])]
         if machine.on_gpu(device) and not all(store.resident for store in stores):
@@ -104,10 +121,20 @@ class Data:
         self.by_clip = np.argsort(self.clip_of, kind="stable")
         self.count = np.bincount(self.clip_of)
         self.first = np.cumsum(self.count) - self.count
-        nth = corpus.captions.groupby("clip").cumcount().to_numpy()  # of its clip's captions
-        self.next = self.by_clip[self.first[self.clip_of] + (nth + 1) % self.count[self.clip_of]]  # caption of the clip
+        self.nth = corpus.captions.groupby("clip").cumcount().to_numpy()  # of its clip's captions
+        self.next = self.later(np.arange(len(captions)), 1)
+        if config.weights_from == "other caption" and (one := self.train[self.count[self.train] < 2]).size:
+            raise ConfigError(
+                f"weights_from = 'other caption': {len(one)} of {len(self.train)} training clips of {corpus.name} have "
+                f"one caption, such as {corpus.id(one[0])}; take 'caption' or 'clip'"
+            )
+        if config.decoded == "permuted":
+            rows = np.flatnonzero(np.isin(self.clip_of, self.train))
+            clip = dict(zip(self.train.tolist(), others(self.train, np.random.default_rng(config.seed)).tolist()))
+            clips = np.array([clip[own] for own in self.clip_of[rows].tolist()])
+            self.decoded[rows] = self.by_clip[self.first[clips] + self.nth[rows] % self.count[clips]]
 
-    def read_text(self, captions: list[str], like: "Data | None"):
+    def read_text(self, captions: list[str], like: "Data | Tokenizers | None"):
         """Set the tokenizers and the text encoder. Tokenizers from scratch are fitted on these training captions."""
         config, captions = self.config, tuple(captions)
 
@@ -115,7 +142,8 @@ class Data:
             fitted = (captions, config.vocabulary) if name == "scratch" else ((), 0)
             return tokenizer(name, model_content(name), *fitted)
 
-        self.tokenizer = like.tokenizer if like else read(config.text_encoder)
+        like = like or Tokenizers()
+        self.tokenizer = like.tokenizer or read(config.text_encoder)
         if config.freeze_text:
             content = model_content(config.text_encoder)
             self.encoder = frozen_encoder(config.text_encoder, content, len(self.tokenizer))
@@ -124,8 +152,7 @@ class Data:
         self.text_width = self.encoder.config.hidden_size
         self.label_tokenizer = None  # of the decoder
         if config.objective != "none":
-            shared = like.label_tokenizer if like else None  # None where that run did not caption
-            self.label_tokenizer = shared or read(config.decoder)
+            self.label_tokenizer = like.label_tokenizer or read(config.decoder)  # None where that run did not caption
 
     def count_cut(self, captions: list[str], of: int = 0):
         """Set `cut`, a line for the text encoder and one for the decoder where captions have more than `max_tokens`
@@ -182,11 +209,26 @@ class Data:
     def batch(self, rows: np.ndarray, memory: tuple[torch.Tensor, ...] = ()) -> Batch:
         """The pairs of these captions (B,), padded to the longest. memory: past clips (P,) and their c_v (P, d)."""
         batch = self._batch(rows)
-        if self.config.intra:
+        if self.config.weights_from == "other caption":
+            counts = self.count[self.clip_of[rows]]
+            shift = self.draws(rows).integers(1, np.maximum(counts, 2))
+            batch.other, batch.other_mask = self.texts.padded(self.later(rows, shift))
+        elif self.config.intra:
             batch.other, batch.other_mask = self.texts.padded(self.next[rows])
         if memory:
             batch.past = Past(*memory, *self.clips.of(memory[0]))
         return batch
+
+    def later(self, rows: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
+        """For each of these captions (B,) the one of the same clip that is so many places after it, and after the last
+        the first."""
+        clips = self.clip_of[rows]
+        return self.by_clip[self.first[clips] + (self.nth[rows] + shift) % self.count[clips]]
+
+    def draws(self, rows: np.ndarray) -> np.random.Generator:
+        """What is random in a batch besides the model: of the rows and Config.seed alone, so that resumed runs and
+        several processes draw the same, and the model draws the same without it."""
+        return np.random.default_rng((self.config.seed, *rows.tolist()))
 
     def prefetch(self, rows: np.ndarray):
         """Begin to make this batch, where making it would hold up the step that needs it."""
@@ -202,7 +244,9 @@ class Data:
         batch = Batch(*self.texts.padded(captions), *self.clips.of(torch.from_numpy(clips)))
         batch.clips = sent(torch.from_numpy(clips), self.device)
         if self.targets is not None:
-            labels, mask = self.targets.padded(captions)
+            shuffled = self.config.decoded == "shuffled"
+            decoded = others(captions, self.draws(rows)) if shuffled else self.decoded[captions]
+            labels, mask = self.targets.padded(decoded)
             batch.labels = labels.masked_fill(~mask, -100)
         return batch
 

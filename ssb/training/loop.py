@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_model
 
 from ssb import files, machine, processes
 from ssb.config import Config, ConfigError
@@ -37,6 +37,7 @@ from ssb.training.runs import (
     check,
     check_sound,
     data_for,
+    decoder_run,
     finished_run,
     measured,
 )
@@ -63,6 +64,15 @@ def begin_with(model: SupportSetModel, run: Run):
             raise ConfigError(f"pretrained = {run.name!r}: {difference} {names[0]}; {hint}")
     model.shift.copy_(shift)
     model.scale.copy_(scale)
+
+
+def decode_with(model: SupportSetModel, run: Run):
+    """Load the decoder of a finished run into the model, and the layer before it where the features are as wide."""
+    weights, own = load_file(run.folder / "model.safetensors"), model.state_dict()
+    names = [name for name in weights if name.startswith(DECODER)]
+    if weights["to_decoder.0.weight"].shape != own["to_decoder.0.weight"].shape:
+        names = [name for name in names if name.startswith("decoder.")]
+    model.load_state_dict({name: weights[name] for name in names}, strict=False)  # of tied weights the file has one
 
 
 def fit(config: Config, corpus: TrainingCorpus | None = None, quiet: bool = False) -> Run:
@@ -165,9 +175,18 @@ class Training:
         model = build(self.data)
         if config.pretrained:
             begin_with(model, finished_run(config.pretrained))
+        if config.pretrained_decoder:
+            decode_with(model, decoder_run(config))
         rates = (config.lr, config.text_lr, config.decoder_lr)
         parts = (model.head_parameters(), model.encoder_parameters(), model.decoder_parameters())
-        optimizer = torch.optim.Adam([{"params": part, "initial_lr": lr} for part, lr in zip(parts, rates)], fused=True)
+        groups = [{"params": part, "initial_lr": lr} for part, lr in zip(parts, rates)]
+        optimizer = torch.optim.Adam(groups, fused=True)
+        if config.weight_decay:
+            heads, *others = groups
+            single, several = ([p for p in heads["params"] if (p.ndim > 1) == more] for more in (False, True))
+            decayed = {"params": several, "weight_decay": config.weight_decay}
+            groups = [heads | {"params": single}, heads | decayed, *others]  # biases and norms do not decay
+            optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.model = self.accelerator.prepare_model(model, evaluation_mode=True)  # gradients: processes.sum_gradients
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         torch.manual_seed(config.seed)  # dropout of a seed is the same whatever was built before
@@ -243,7 +262,8 @@ class Training:
                 )
             self.accelerator.backward(terms["loss"])
         terms["loss"] = processes.total(terms["loss"].detach())
-        heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)
+        *heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)
+        heads = sum(heads, [])
         processes.sum_gradients([*heads, *encoder, *decoder])
         self.accelerator.unscale_gradients()
         parts = [heads + encoder, decoder] if config.clip_apart else [heads + encoder + decoder]

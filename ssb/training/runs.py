@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_model
 
@@ -18,7 +19,7 @@ from ssb.corpora.load import CORPORA, load_corpus
 from ssb.corpora.reading import CorpusError, listed
 from ssb.metrics import retrieval
 from ssb.model import DECODER, HEADS, SupportSetModel
-from ssb.training.data import Data
+from ssb.training.data import Data, Tokenizers
 from ssb.training.identity import identity
 from ssb.training.protocol import TrainingCorpus, TrainingData
 from ssb.training.stories import StoryData
@@ -69,7 +70,9 @@ def _is_users(thing) -> bool:
     return getattr(getattr(thing, "func", thing), "__module__", "ssb").partition(".")[0] != "ssb"
 
 
-def load(config: Config, corpus: TrainingCorpus, device="cpu", like: TrainingData | None = None) -> TrainingData:
+def load(
+    config: Config, corpus: TrainingCorpus, device="cpu", like: TrainingData | Tokenizers | None = None
+) -> TrainingData:
     """The batches of a corpus: `Data`, or `StoryData` of its long videos for a run of sequences; `Streamed` where it is
     not in memory. like: as in `Data`."""
     in_memory = StoryData if config.sequences else Data
@@ -265,21 +268,42 @@ def corpus_label(config: Config) -> str:
     return "; ".join([config.corpus, *(f"{name} {value}" for name, value in options.items())])
 
 
-def finished_run(name: str) -> Run:
-    """A finished run by its name, as `Config.pretrained` gives it; ConfigError for an unknown one."""
+def finished_run(name: str, setting: str = "pretrained") -> Run:
+    """A finished run by its name, as this setting of a Config gives it; ConfigError for an unknown one."""
     if Path(name).name != name or not os.path.exists(files.runs() / name / "metrics.json"):
-        raise ConfigError(f"pretrained = {name!r}: no such finished run in {files.short(files.runs())}; train it first")
+        raise ConfigError(f"{setting} = {name!r}: no such finished run in {files.short(files.runs())}; train it first")
     return Run(files.runs() / name)
 
 
 def data_for(config: Config, corpus: TrainingCorpus, device="cpu", like: TrainingData | None = None) -> TrainingData:
-    """`load` for a run; where it begins with the weights of another run, with that run's tokenizers. CorpusError where
-    test clips of the corpus are among the data of that run."""
+    """`load` for a run; where it begins with the weights of another run, or with its decoder, with that run's
+    tokenizers. CorpusError where test clips of the corpus are among the data of that run."""
     if config.pretrained:
         like = finished_run(config.pretrained).load()[1]
-    if like is not None and like.corpus.fingerprint != corpus.fingerprint:
-        check_unseen(like.corpus, corpus)
+    origins = [like]
+    if config.pretrained_decoder:
+        with torch.random.fork_rng():  # the heads begin as without it
+            origins.append(decoder_run(config).load()[1])
+    for origin in origins:
+        if origin is not None and origin.corpus.fingerprint != corpus.fingerprint:
+            check_unseen(origin.corpus, corpus)
+    if config.pretrained_decoder:
+        like = Tokenizers(like and like.tokenizer, origins[1].label_tokenizer)
     return load(config, corpus, device, like)
+
+
+def decoder_run(config: Config) -> Run:
+    """The run of `Config.pretrained_decoder`; ConfigError for an unknown one, and one of another or no decoder."""
+    run = finished_run(config.pretrained_decoder, "pretrained_decoder")
+    shape = ["decoder", *(["scratch_width", "scratch_layers", "scratch_heads"] if config.decoder == "scratch" else [])]
+    if run.config.objective == "none":
+        raise ConfigError(f"pretrained_decoder = {run.name!r}: that run has no decoder, its objective is 'none'")
+    for name in shape:
+        if (there := getattr(run.config, name)) != (here := getattr(config, name)):
+            raise ConfigError(
+                f"pretrained_decoder = {run.name!r}: {name} is {there!r} in that run and {here!r} in this one"
+            )
+    return run
 
 
 def build(data: TrainingData) -> SupportSetModel:

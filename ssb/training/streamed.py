@@ -37,6 +37,12 @@ class Streamed(Data):
             raise ConfigError(f"{corpus.name}: an epoch is one pair of every video; set epoch = 'clips'")
         if config.intra:
             raise ConfigError(f"{corpus.name}: intra = True needs two captions per clip, and a window has one")
+        if config.weights_from == "other caption":
+            raise ConfigError(
+                f"{corpus.name}: weights_from = 'other caption' needs two captions per clip; take another"
+            )
+        if config.decoded != "own":
+            raise ConfigError(f"{corpus.name}: decoded = {config.decoded!r} needs a corpus in memory; take 'own'")
         if config.sequences:
             raise ConfigError(f"{corpus.name}: sequences = True needs a corpus of long videos, such as events")
         self.train = corpus.split("train")

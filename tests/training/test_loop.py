@@ -126,6 +126,31 @@ def test_each_rate_moves_its_own_part_alone(home, slow):
     assert still == {name for name in begun if name.startswith(RATES[slow])} | {unused}
 
 
+def test_weight_decay_is_of_the_heads_matrices_alone(home):
+    """With all rates next to zero but for decay: matrices of the heads shrink by 1 - lr × decay in each step."""
+    still = dict(epochs=1, lr_schedule="constant", lr=1e-9, text_lr=1e-9, decoder_lr=1e-9, weight_decay=1e3)
+    changes = dict(text_pooling="transformer", pool_heads=2, pool_ffn=8)
+    config = small(**still, **changes).model_copy(update={"weight_decay": 1e7})  # 1 % a step
+    corpus = load_corpus("shapes", **SMALL["corpus_options"])
+    work = loop.Training(config, corpus, files.runs() / "x", quiet=True)
+    begun = {name: p.detach().clone() for name, p in work.raw.named_parameters()}
+    steps = work.data.order(0)
+    for captions in steps:
+        work.take_step(captions)
+    for name, p in work.raw.named_parameters():
+        decays = "head." in name and p.ndim > 1
+        wanted = begun[name] * (1 - 1e-9 * 1e7) ** len(steps) if decays else begun[name]
+        assert torch.allclose(p, wanted, rtol=1e-5, atol=1e-6), name
+
+
+def test_a_run_that_decays_resumes_and_clips_as_one_that_does_not(home):
+    """AdamW with a decay of nearly nothing is Adam, whatever groups its weights are in."""
+    plain, decayed = (fit(small(epochs=1, **changes), quiet=True) for changes in ({}, {"weight_decay": 1e-12}))
+    assert plain.name != decayed.name
+    one, two = (load_file(run.folder / "model.safetensors") for run in (plain, decayed))
+    assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-5) for name in one if name != "scale")
+
+
 def test_the_second_caption_is_the_next_of_the_clip(home, small_folder):
     """Of clips with 1, 2, 3 and 4 captions, in any order: from each caption one after another, each once, and back."""
     counts = {f"clip{i:02d}": 1 + i % 4 for i in range(12)}
