@@ -42,6 +42,7 @@ class Config(BaseModel):
     max_steps: int = Field(32, ge=1, le=4096, description="M, time steps of a clip; MSR-VTT: at most 32 seconds")
     max_tokens: int = Field(100, ge=2, le=4096, description="tokens of a caption, the end mark included")
     epoch: Literal["pairs", "clips"] = Field("pairs", description="every caption once, or every clip with a random one")
+    train_clips: int | None = Field(None, ge=2, le=10**8, description="train on so many clips; None: on all")
     sequences: bool = Field(False, description="train on long videos and their caption sequences, `batch` at a time")
     pretrained: str = Field("", description="a finished run, results/runs/<name>, whose weights this one starts from")
     pretrained_decoder: str = Field("", description="a finished run whose decoder this one starts from")
@@ -160,6 +161,8 @@ class Config(BaseModel):
             raise ValueError("intra = True and emcl = True: EMCL takes no third embedding; take one of them")
         if self.sequences and (self.intra or self.support_set):
             raise ValueError("sequences = True: no intra and no support_set on long videos; leave both unset")
+        if self.sequences and self.train_clips:
+            raise ValueError("sequences = True and train_clips: clips of a long video stay together; leave it unset")
         if self.weights_from != "caption" and self.sequences:
             raise ValueError(f"weights_from = {self.weights_from!r}: not on long videos (sequences = True)")
         if self.weights_from == "other caption" and self.emcl:

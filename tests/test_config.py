@@ -101,6 +101,7 @@ OTHER = dict(
     clip_apart=True,
     validate_every=2,
     evaluate="val",
+    train_clips=10,
     precision="bf16",
     threads=2,
     sequences=True,
@@ -336,6 +337,7 @@ NUMBERS = ("dropout", "decoder_dropout", "margin", "info_nce_temperature", "capt
         ("decoder_lr", -1.0, LOW + " 0"),
         ("lr_schedule", "step", "'decay', 'constant' or 'cosine'"),
         ("evaluate", "train", "'test' or 'val'"),
+        ("train_clips", 1, LOW + " or equal to 2"),
         ("clip", 0.0, LOW + " 0"),
         ("validate_every", 0, LOW + " or equal to 1"),
         ("precision", "fp8", "'no', 'bf16' or 'fp16'"),
@@ -360,7 +362,7 @@ def test_a_bad_value_is_named(name, value, words):
     assert message.startswith((f"{name} = ", f"{name}.", words)) and words in message
 
 
-MOST = dict(max_steps=4096, max_tokens=4096, vocabulary=10**6, scratch_layers=128, scratch_text_layers=128,
+MOST = dict(train_clips=10**8, max_steps=4096, max_tokens=4096, vocabulary=10**6, scratch_layers=128, scratch_text_layers=128,
             scratch_heads=1024, pool_layers=128, pool_heads=1024, emcl_bases=4096, emcl_stages=1000, support_set=16384,
             batch=4096, epochs=100_000, validate_every=100_000, threads=1024, seed=2**32 - 1)  # fmt: skip
 MOST |= {name: 65536 for name in ("scratch_width", "scratch_text_width", "dim", "pool_ffn")}

@@ -21,6 +21,7 @@ from ssb.metrics import retrieval
 from ssb.model import HEADS, Batch, Past
 from ssb.training.device import Clips, Texts, sent
 from ssb.training.identity import model_content
+from ssb.training.protocol import training_items
 
 _features: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}  # those of the last call of `features`
 
@@ -90,7 +91,7 @@ class Data:
         self.config, self.corpus, self.device = config, corpus, device
         captions = tuple(corpus.captions["text"])
         self.clip_of = corpus.captions["clip"].to_numpy(copy=True)  # of each caption
-        self.train = corpus.split("train")
+        self.train = training_items(config, corpus)
         if len(self.train) < 2:
             raise CorpusError(f"{corpus.name}: one training clip; a contrastive loss needs at least 2")
         self.video, self.video_mask = features(corpus, config.streams, config.max_steps)  # (N, M, D), (N, M)

@@ -26,7 +26,7 @@ from ssb.model import DECODER, SupportSetModel
 from ssb.training.collapse import Watch, at_chance
 from ssb.training.device import fetched, tf32
 from ssb.training.identity import identity
-from ssb.training.protocol import TrainingCorpus
+from ssb.training.protocol import TrainingCorpus, training_items
 from ssb.training.runs import (
     IDENTITY,
     NOTE,
@@ -165,7 +165,7 @@ class Training:
         device = self.accelerator.device
         if config.precision == "fp16" and device.type == "cpu":
             raise ConfigError("precision = 'fp16' needs a GPU; on a CPU take 'no' or 'bf16'")
-        if processes.count() > min(config.batch, len(corpus.split("train"))):
+        if processes.count() > min(config.batch, len(training_items(config, corpus))):
             raise ConfigError(f"{processes.count()} processes for batch = {config.batch}: each needs a row of a batch")
         self.first = processes.index() == 0  # it writes what the run writes
         self.data = data_for(config, corpus, device)

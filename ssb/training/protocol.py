@@ -5,7 +5,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ssb.config import Config
+from ssb import files
+from ssb.config import Config, ConfigError
 from ssb.model import Batch
 
 
@@ -26,6 +27,17 @@ class TrainingCorpus(Protocol):
 
     def video_of(self, item: int) -> str:
         """The video that an item is cut from, "" where that is not known."""
+
+
+def training_items(config: Config, corpus: TrainingCorpus) -> np.ndarray:
+    """The items to train on: those of the training split, or the first `Config.train_clips` of them in the order of a
+    hash of their ids, so that a smaller number is a part of a larger one. ConfigError where there are fewer."""
+    items, wanted = corpus.split("train"), config.train_clips
+    if wanted is None:
+        return items
+    if wanted > len(items):
+        raise ConfigError(f"train_clips = {wanted}: {corpus.name} has {len(items)} training clips")
+    return np.sort(sorted(items, key=lambda item: files.digest(corpus.id(item)))[:wanted])
 
 
 class TrainingData(Protocol):

@@ -16,6 +16,7 @@ from ssb.corpora.howto100m.corpus import HowTo100M, spaced
 from ssb.machine import threads
 from ssb.model import Batch, Past
 from ssb.training.data import Data
+from ssb.training.protocol import training_items
 from ssb.training.readers import Readers, Source, padded
 
 NARRATIONS = 20_000  # of the training videos, to fit a tokenizer on
@@ -45,7 +46,7 @@ class Streamed(Data):
             raise ConfigError(f"{corpus.name}: decoded = {config.decoded!r} needs a corpus in memory; take 'own'")
         if config.sequences:
             raise ConfigError(f"{corpus.name}: sequences = True needs a corpus of long videos, such as events")
-        self.train = corpus.split("train")
+        self.train = training_items(config, corpus)
         self.streams = corpus.chosen(config.streams)
         captions = self.sample() if "scratch" in (config.text_encoder, config.decoder) else []
         self.read_text(captions, like)

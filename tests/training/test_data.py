@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from ssb import Config, load_corpus, text
+from ssb import Config, ConfigError, load_corpus, text
 from ssb.training import data as module
 from ssb.training import runs
 from ssb.training.data import Data
@@ -146,3 +146,15 @@ def test_loaded_runs_share_one_corpus_until_it_changes(corpus, tmp_path, monkeyp
     with pytest.raises(ValueError, match="pass that one"):
         other.load()
     assert len(read) == 2 and some[0].load()[1].corpus is data[0].corpus and len(read) == 2
+
+
+def test_fewer_training_clips_are_a_part_of_more_and_the_others_stay(tiny):
+    corpus = load_corpus("shapes", **tiny.corpus_options)
+    few, more, every = (Data(tiny.replace(train_clips=n), corpus) for n in (8, 20, None))
+    assert len(few.train) == 8 and {*few.train} < {*more.train} < {*every.train}
+    assert {*few.clip_of[few.order(0).ravel()]} == {*few.train}
+    assert np.array_equal(few.pairs("test"), every.pairs("test")) and few.corpus.fingerprint == corpus.fingerprint
+    mean = few.video[few.train][few.video_mask[few.train]].mean(0)
+    assert torch.equal(few.statistics()[0], mean)
+    with pytest.raises(ConfigError, match="train_clips = 41: shapes has 40 training clips"):
+        Data(tiny.replace(train_clips=41), corpus)
