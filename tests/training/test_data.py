@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from ssb import Config, load_corpus, text
+from ssb import Config, load_corpus, losses, text
 from ssb.training import data as module
 from ssb.training import runs
 from ssb.training.data import Data
@@ -146,3 +146,17 @@ def test_loaded_runs_share_one_corpus_until_it_changes(corpus, tmp_path, monkeyp
     with pytest.raises(ValueError, match="pass that one"):
         other.load()
     assert len(read) == 2 and some[0].load()[1].corpus is data[0].corpus and len(read) == 2
+
+
+@pytest.mark.parametrize("contrast", ["triplet", "info_nce"])
+def test_soft_targets_are_by_the_states_that_batches_have(config, corpus, contrast):
+    """A mean head, whose batches hold means, learns as one whose batches hold all states."""
+    soft = config.replace(soft_targets=0.8, contrast=contrast, epochs=1)
+    run, hard = (fit(c, corpus, quiet=True) for c in (soft, soft.replace(soft_targets=0.0)))
+    assert run.trace["contrast"][0] != hard.trace["contrast"][0]
+    data, similarities = Data(soft, corpus), []
+    rows = data.order(0)[0]
+    for pooling in ("mean", "max"):
+        batch = Data(soft.replace(text_pooling=pooling), corpus).batch(rows)
+        similarities.append(losses.caption_similarity(batch.text, batch.text_mask))
+    torch.testing.assert_close(*similarities)
