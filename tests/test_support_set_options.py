@@ -290,7 +290,7 @@ def test_tied_weights_of_a_decoder_are_loaded(corpus):
     "changes, message",
     [
         ({"pretrained_decoder": "0123456789ab"}, "pretrained_decoder = '0123456789ab': no such finished run"),
-        ({"scratch_layers": 2}, "scratch_layers is 1 in that run and 2 in this one; take the same"),
+        ({"scratch_layers": 2}, "scratch_layers is 1 in that run and 2 in this one"),
         ({"scratch_width": 64}, "scratch_width is 32 in that run and 64 in this one"),
         ({"scratch_heads": 4}, "scratch_heads is 2 in that run and 4 in this one"),
         ({"decoder": "t5-small"}, "decoder is 'scratch' in that run and 't5-small' in this one"),

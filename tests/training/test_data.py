@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from ssb import Config, ConfigError, load_corpus, text
+from ssb import Config, ConfigError, load_corpus, losses, text
 from ssb.training import data as module
 from ssb.training import runs
 from ssb.training.data import Data
@@ -158,3 +158,17 @@ def test_fewer_training_clips_are_a_part_of_more_and_the_others_stay(tiny):
     assert torch.equal(few.statistics()[0], mean)
     with pytest.raises(ConfigError, match="train_clips = 41: shapes has 40 training clips"):
         Data(tiny.replace(train_clips=41), corpus)
+
+
+@pytest.mark.parametrize("contrast", ["triplet", "info_nce"])
+def test_soft_targets_are_by_the_states_that_batches_have(config, corpus, contrast):
+    """A mean head, whose batches hold means, learns as one whose batches hold all states."""
+    soft = config.replace(soft_targets=0.8, contrast=contrast, epochs=1)
+    run, hard = (fit(c, corpus, quiet=True) for c in (soft, soft.replace(soft_targets=0.0)))
+    assert run.trace["contrast"][0] != hard.trace["contrast"][0]
+    data, similarities = Data(soft, corpus), []
+    rows = data.order(0)[0]
+    for pooling in ("mean", "max"):
+        batch = Data(soft.replace(text_pooling=pooling), corpus).batch(rows)
+        similarities.append(losses.caption_similarity(batch.text, batch.text_mask))
+    torch.testing.assert_close(*similarities)

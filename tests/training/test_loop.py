@@ -143,7 +143,7 @@ def test_weight_decay_is_of_the_heads_matrices_alone(home):
         assert torch.allclose(p, wanted, rtol=1e-5, atol=1e-6), name
 
 
-def test_a_run_that_decays_resumes_and_clips_as_one_that_does_not(home):
+def test_a_decay_of_next_to_nothing_is_none(home):
     """AdamW with a decay of nearly nothing is Adam, whatever groups its weights are in."""
     plain, decayed = (fit(small(epochs=1, **changes), quiet=True) for changes in ({}, {"weight_decay": 1e-12}))
     assert plain.name != decayed.name
