@@ -363,8 +363,9 @@ def test_a_bad_value_is_named(name, value, words):
 
 
 MOST = dict(train_clips=10**8, max_steps=4096, max_tokens=4096, vocabulary=10**6, scratch_layers=128,
-            scratch_text_layers=128, scratch_heads=1024, pool_layers=128, pool_heads=1024, emcl_bases=4096, emcl_stages=1000, support_set=16384,
-            batch=4096, epochs=100_000, validate_every=100_000, threads=1024, seed=2**32 - 1)  # fmt: skip
+            scratch_text_layers=128, scratch_heads=1024, pool_layers=128, pool_heads=1024, emcl_bases=4096,
+            emcl_stages=1000, support_set=16384, batch=4096, epochs=100_000, validate_every=100_000, threads=1024,
+            seed=2**32 - 1)  # fmt: skip
 MOST |= {name: 65536 for name in ("scratch_width", "scratch_text_width", "dim", "pool_ffn")}
 MOST |= {name: 1e3 for name in ("margin", "info_nce_temperature", "emcl_temperature", "emcl_beta", "s2dtw_gamma",
                                 "s2dtw_dummy", "s2dtw_temperature", "temperature")}  # fmt: skip
