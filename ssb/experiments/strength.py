@@ -71,8 +71,10 @@ def gains(study: Study, runs: Runs) -> pd.DataFrame:
     the R@1 of both and the gain of `cross` at that λ. Written to results/<corpus>/<table>_gains.csv."""
     clips, rows = runs["laptop"][0].ranks["clip"], {}
     ranks = stacked(runs)
-    for name in (name for name in runs if captioned(name, LAMBDAS[0]) in runs):
-        scores = {w: validated(runs[captioned(name, w)]).sum() for w in LAMBDAS}
+    for name in runs:
+        scores = {w: validated(runs[each]).sum() for w in LAMBDAS if (each := captioned(name, w)) in runs}
+        if not scores:
+            continue
         best = max(scores, key=scores.get)
         hits = [points(ranks[setting], "R@1") for setting in (captioned(name, best), name)]
         row = {"val R@1": validated(runs[name])["val R@1"], "λ": best, "R@1": hits[1].mean()}

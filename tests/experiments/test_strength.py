@@ -1,0 +1,69 @@
+"""Gain against the strength of the baseline, on runs made by hand: λ by validation, gains by test, the slope."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ssb import Study
+from ssb.experiments import strength
+from ssb.experiments.strength import captioned
+
+SMALL = {"corpus_options": {"clips": 60, "false_negatives": 0.05}}
+CLIPS = np.repeat(np.arange(50), 2)
+
+
+class Made:
+    """A run whose first `hits` of 100 test queries are right, and which has this R@1 on the validation clips."""
+
+    def __init__(self, hits: int, val: float):
+        ranks = np.where(np.arange(100) < hits, 1.0, 9.0)
+        self.ranks = {"t2v": ranks, "clip": CLIPS}
+        self.metrics = {"best_epoch": 3, "t2v R@1": float(hits)}
+        self.log = pd.DataFrame({"epoch": [1, 3], "val R@1": [99.0, val], "val R@5": 50.0, "val R@10": 60.0})
+
+
+@pytest.fixture
+def runs():
+    """Three baselines of R@1 10, 20, 30, on validation 12, 22, 32; captioning gains 6, 3 and 1 points at λ = 0.3."""
+    made = {}
+    for name, hits, gain in (("laptop", 10, 6), ("weak", 20, 3), ("strong", 30, 1)):
+        made[name] = [Made(hits + seed, hits + 2) for seed in (0, 1)]
+        for weight, (more, val) in zip(strength.LAMBDAS, ((9, 0), (gain, 5), (20, 3))):
+            made[captioned(name, weight)] = [Made(hits + seed + more, hits + val) for seed in (0, 1)]
+    return made
+
+
+@pytest.fixture
+def study(home):
+    return Study("strength", preset="smoke", seeds=[0, 1], jobs=1, changes=SMALL)
+
+
+def test_the_weight_is_chosen_on_validation_and_the_gain_measured_on_test(study, runs, home):
+    gains = strength.gains(study, runs)
+    assert gains["λ"].tolist() == [0.3] * 3 and gains["delta"].tolist() == [6, 3, 1]
+    assert gains["val R@1"].tolist() == [12, 22, 32] and gains["R@1"].tolist() == [10.5, 20.5, 30.5]
+    written = pd.read_csv(home / "results/shapes-smoke/strength_gains.csv", index_col="baseline")
+    assert written["delta"].tolist() == gains["delta"].tolist()
+
+
+def test_a_setting_that_collapsed_is_left_out(study, runs):
+    del runs[captioned("weak", 0.1)], runs["strong"]
+    gains = strength.gains(study, runs)
+    assert gains.index.tolist() == ["laptop", "weak"] and gains["λ"].tolist() == [0.3, 0.3]
+
+
+def test_the_slope_is_that_of_least_squares(study, runs):
+    gains = strength.gains(study, runs)
+    slope = strength.slope(runs, gains)
+    assert slope.delta == pytest.approx(np.polyfit([12, 22, 32], [6, 3, 1], 1)[0])
+    words = strength.reading(gains, slope)
+    assert "falls by 0.25 points" in words and "strongest baseline (strong; validation R@1 32.0): +1.00" in words
+    assert "grows by" in strength.reading(gains, slope._replace(delta=0.1))
+    figure = strength.figure(gains, slope, "title")
+    assert "validation clips" in figure.axes[0].get_xlabel()
+
+
+def test_there_are_sixteen_baselines_and_the_named_ones():
+    grid = strength.baselines(Study("s", preset="laptop", seeds=[0], jobs=1, changes=SMALL))
+    assert len({str(sorted(changes.items())) for changes in grid.values()}) == len(grid) >= 17
+    assert grid["laptop"] == {}
