@@ -23,7 +23,7 @@ from ssb.study import Study
 from ssb.training.runs import Run, configure, load
 
 RECALLS = ("t2v R@1", "t2v R@5", "t2v R@10")
-MOST_EPOCHS, MOST_STEPS = 160, 8000  # of a look: a run of `none` of 8,000 steps takes a minute or two on one core
+MOST_STEPS = 8000  # of a look: a run of `none` of 8,000 steps takes a minute or two on one core
 LOOKS = Experiment(
     "Looks at the validation clips",
     alt="Recall of every setting tried on the validation clips, in the order of the search, and the best so far.",
@@ -55,13 +55,14 @@ def heads(found: Mapping) -> list[dict]:
     return [{"video_pooling": head, **loss} for head, loss in pairs]
 
 
-def baseline_steps(batches: int) -> list[Step]:
-    """The search of `none`. batches: of an epoch."""
-    epochs = [n for n in (20, 40, 80, 160) if n <= min(MOST_EPOCHS, MOST_STEPS // batches)]
+def baseline_steps(epochs: int, batches: int) -> list[Step]:
+    """The search of `none`. epochs: of the preset. batches: of an epoch."""
+    tried = (max(1, epochs // 2), epochs, 2 * epochs, 4 * epochs)
+    tried = [n for n in tried if n <= max(epochs, MOST_STEPS // batches)]
     return [
         Step("head and loss", heads),
         values("lr", 5e-4, 2e-3),
-        values("epochs", *epochs),
+        values("epochs", *tried),
         values("dim", 512, 1024),
         values("dropout", 0.0, 0.1, 0.5),
         values("weight_decay", 0.01, 0.1),
@@ -112,7 +113,8 @@ class Search:
 
     def baseline(self) -> dict:
         """Search the settings of `none`; what was found."""
-        return self.take(baseline_steps(len(load(self.study.base, self.study.corpus).order(0))))
+        base = self.study.base
+        return self.take(baseline_steps(base.epochs, len(load(base, self.study.corpus).order(0))))
 
     def captioning(self) -> dict:
         """Search those of `cross` around what was found; what was found."""

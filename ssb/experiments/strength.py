@@ -15,7 +15,8 @@ from ssb.report import Experiment
 from ssb.study import Runs, Study, stacked
 from ssb.training.runs import Run
 
-HEADS, NEGATIVES, EPOCHS, WIDTHS = ("conv", "mean"), ("scheduled", "hardest"), (5, 20), (64, 512)
+HEADS, NEGATIVES, WIDTHS = ("conv", "mean"), ("scheduled", "hardest"), (64, 512)
+EPOCHS = (8, 2)  # of the preset, an eighth and a half
 NAMED = ("tuned", "paper_small")  # presets that are baselines too, and `laptop`
 LAMBDAS = (0.1, 0.3, 1.0)
 STRENGTH = Experiment(
@@ -32,6 +33,7 @@ def baselines(study: Study) -> dict[str, dict]:
     named = {"laptop": {}}
     if study.base.corpus in CORPORA and study.preset == "laptop":
         named |= {preset: changes for preset in NAMED if (changes := recorded(study.base.corpus, preset))}
+    counts = [max(1, study.base.epochs // part) for part in EPOCHS]
     cells = {
         f"{head}, {negatives}, {epochs} epochs, d = {dim}": {
             "video_pooling": head,
@@ -40,7 +42,7 @@ def baselines(study: Study) -> dict[str, dict]:
             "epochs": epochs,
             "dim": dim,
         }
-        for head, negatives, epochs, dim in product(HEADS, NEGATIVES, EPOCHS, WIDTHS)
+        for head, negatives, epochs, dim in product(HEADS, NEGATIVES, counts, WIDTHS)
     }
     return named | cells
 
