@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-import ssb
 from ssb import files
 from ssb.bench.timing import BenchmarkError, rows
 from ssb.config import Config
@@ -24,7 +23,7 @@ from ssb.corpora.load import load_corpus
 from ssb.corpora.reading import CorpusError
 from ssb.training.runs import configure
 
-HERE = Path(ssb.__file__).parents[1]
+HERE = Path(__file__).resolve().parents[2]
 ROUNDS = 3
 START = """
 import json, sys, time

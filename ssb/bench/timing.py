@@ -1,16 +1,20 @@
 """Timing of calls in interleaved rounds, and the table of a benchmark."""
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ssb import files
-from ssb.machine import machine
+from ssb.machine import machine, peak_memory
 
 ROUNDS = 5
+LESS = "s", "MB"  # units of which less is better
 
 
 class BenchmarkError(ValueError):
@@ -37,11 +41,11 @@ def row(what: str, values: np.ndarray | float, unit: str, ratio: float | None = 
 
 
 def rows(values: Mapping[str, np.ndarray], unit: str) -> list[dict]:
-    """Rows of values, name → (rounds,), each with how many times as fast it is as the first: the quotient of the
-    medians, of seconds the first by its own, of rates its own by the first."""
+    """Rows of values, name → (rounds,), each with how many times as good it is as the first: the quotient of the
+    medians, of seconds and memory the first by its own, of rates its own by the first."""
     first, *_ = medians = {what: float(np.median(each)) for what, each in values.items()}
     ratios = {what: x / medians[first] for what, x in medians.items()}
-    return [row(what, each, unit, 1 / ratios[what] if unit == "s" else ratios[what]) for what, each in values.items()]
+    return [row(what, each, unit, 1 / ratios[what] if unit in LESS else ratios[what]) for what, each in values.items()]
 
 
 def compare(calls: Mapping[str, Callable[[], object]], amount: int = 1, unit: str = "s", **options) -> list[dict]:
@@ -49,6 +53,16 @@ def compare(calls: Mapping[str, Callable[[], object]], amount: int = 1, unit: st
     rates `amount` per second. options: of `seconds`."""
     taken = seconds(calls.values(), time.process_time, **options).T
     return rows(dict(zip(calls, taken if unit == "s" else amount / taken)), unit)
+
+
+def in_process(work: Callable[..., dict], *arguments) -> dict:
+    """What a function returns in a new process, and `peak`, the most memory of that process in MB. BenchmarkError where
+    the process is killed."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(work, *arguments).result() | {"peak": process.submit(peak_memory).result() / 2**20}
+        except BrokenProcessPool:
+            raise BenchmarkError(f"{work.__name__}: its process was killed; free memory, or measure less") from None
 
 
 def write(rows: list[dict], out: Path, **columns) -> pd.DataFrame:

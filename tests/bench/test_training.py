@@ -75,12 +75,11 @@ def test_vocabulary_is_scored_at_padding_by_the_literal_way_alone(config, corpus
 SIZES = scoring.Sizes(search=((40, 20), (50, 30)), emcl=(70, 40), whole=(66, 34))
 
 
-@pytest.mark.slow  # a dozen processes
 def test_a_small_run_writes_its_rows(config, corpus, tmp_path, capsys, monkeypatch):
     pytest.importorskip("torchmetrics")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(scoring, "ONE_BY_ONE", 40)
-    monkeypatch.setattr(start, "ROUNDS", 1)
+    monkeypatch.setattr(start, "child", lambda program, *_: ([4.0, 0.5], *((5.0, 6.0) if len(_) > 2 else ())))
     monkeypatch.setattr(start, "commit", lambda checkout: "0123456789ab")
     out = tmp_path / "results" / "bench.csv"
     training.bench(config, corpus, out, 2, start.HERE, SIZES)
@@ -117,6 +116,17 @@ def test_a_small_run_writes_its_rows(config, corpus, tmp_path, capsys, monkeypat
     assert "R@1 of 40 queries among 20 items" in said and "msrvtt1k is not in" in said
     assert [path.name for path in out.parent.iterdir()] == ["bench.csv"]
     assert not files.runs().exists()
+
+
+@pytest.mark.slow  # three processes
+def test_what_the_processes_measure(config, tmp_path):
+    """A further start is faster than the first, which imports the library; Table 1 leaves a run of each objective."""
+    for program in (start.LOAD, start.START):
+        (first, further), used, clock = start.child(program, config, tmp_path)
+        assert 0 < further < first and first + further <= used + 0.1 and clock > 0
+    assert start.child(start.TABLE1, config, tmp_path)[1] > 0
+    rows = pd.read_csv(tmp_path / "results" / "shapes-paper" / "table1.csv")
+    assert rows["setting"].nunique() == 5 and (rows["seed"] == 0).all()
 
 
 def test_a_whole_run_takes_every_step_and_validates(config, corpus, monkeypatch):
