@@ -195,17 +195,19 @@ def cost(args: Namespace):
 
 @argument("--corpus", default="shapes", help="default: shapes")
 @argument("--steps", type=number(1, 1e6), default=30, help="of each variant, in 5 rounds (default: 30)")
+@argument("--before", type=Path, metavar="CHECKOUT", help="of an earlier commit, to compare a study with")
 @argument("--out", type=Path, help="default: results/bench.csv")
 def bench_training(args: Namespace):
-    """Training steps and rankings against a literal implementation of the paper."""
+    """Training, its start and rankings against a literal implementation of the paper, and an earlier commit."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # read by Accelerator
     from ssb.corpora.load import check_name, load_corpus
 
     accepted(args, check_name, args.corpus)
-    out = table_of(args, "bench.csv")
+    out = table_of(args, "bench.csv", "--before")
     from ssb.bench import training
     from ssb.training.runs import configure
 
-    training.bench(configure("laptop", args.corpus), load_corpus(args.corpus), out, args.steps)
+    training.bench(configure("laptop", args.corpus), load_corpus(args.corpus), out, args.steps, args.before)
 
 
 @argument("--out", type=Path, help="default: results/s2dtw_bench.csv")

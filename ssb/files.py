@@ -60,7 +60,7 @@ def short(path: Path) -> str:
     return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
 
 
-def digest(*parts: str | bytes) -> str:
+def digest(*parts: str | bytes | memoryview) -> str:
     """Twelve hex digits of the SHA-256 of the parts, in order. Each part is preceded by its length, so that parts
     cannot run into one another."""
     sha = hashlib.sha256()

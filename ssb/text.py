@@ -9,6 +9,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import tokenizers
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -28,7 +29,7 @@ from transformers import (
 
 from ssb import files
 from ssb.config import Config
-from ssb.corpora.tokens import longer, token_ids  # noqa: F401
+from ssb.corpora.tokens import content, longer, token_ids  # noqa: F401
 from ssb.progress import Bar
 
 # Hub models that a package installs as well, so that they load without a download: hub name → folder in site-packages
@@ -42,6 +43,7 @@ ENCODERS = {
     "longt5": "LongT5EncoderModel",
     "switch_transformers": "SwitchTransformersEncoderModel",
 }
+SPECIAL = dict(pad_token="<pad>", eos_token="</s>", unk_token="<unk>")  # of a fitted tokenizer, in T5's order
 WANTED = (
     "take a text encoder (such as BERT, RoBERTa or MiniLM), or a model with one (such as T5, LongT5, BART, CLIP or "
     "SigLIP)"
@@ -133,17 +135,22 @@ def fit_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFa
     """Byte-level BPE fitted on (training) captions, lower-cased, with T5's special tokens at T5's positions:
     0 padding, 1 end, 2 unknown."""
     bpe = ByteLevelBPETokenizer(lowercase=True, add_prefix_space=True)
-    special = dict(pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    options = dict(vocab_size=vocabulary, min_frequency=2, special_tokens=[*special.values()], show_progress=False)
+    options = dict(vocab_size=vocabulary, min_frequency=2, special_tokens=[*SPECIAL.values()], show_progress=False)
     bpe.train_from_iterator(captions, **options)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **SPECIAL)
 
 
 def tokenizer(name: str, captions: list[str], vocabulary: int):
-    """The tokenizer of a pretrained model, or for "scratch" one fitted on the captions. ModelError where a folder has
-    none."""
+    """The tokenizer of a pretrained model, or for "scratch" one fitted on the captions, once, then read from
+    `files.cache()`. ModelError where a folder has none."""
     if name == "scratch":
-        return fit_tokenizer(captions, vocabulary)
+        key = files.digest(tokenizers.__version__, str(vocabulary), *captions)
+
+        def make(draft: Path):
+            fit_tokenizer(captions, vocabulary).backend_tokenizer.save(str(draft / "tokenizer.json"))
+
+        path = files.kept(files.cache() / f"tokenizer-{key}", make) / "tokenizer.json"
+        return PreTrainedTokenizerFast(tokenizer_file=str(path), **SPECIAL)
     loaded = pretrained(AutoTokenizer, name)
     if len(loaded) <= len(loaded.all_special_ids):  # transformers makes an empty one where the files are missing
         raise ModelError(f"{name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
@@ -304,6 +311,20 @@ class Ragged:
         return Ragged(means, np.arange(len(means) + 1))
 
 
+def cached_ids(tokenizer, captions: list[str], most: int) -> Ragged:
+    """`token_ids`, computed once for these captions and this tokenizer, then read from `files.cache()`."""
+    if not (its := content(tokenizer)):
+        return Ragged.of(token_ids(tokenizer, captions, most))
+
+    def make(draft: Path):
+        ids = Ragged.of(token_ids(tokenizer, captions, most))
+        np.save(draft / "values.npy", ids.values, allow_pickle=False)
+        np.save(draft / "offsets.npy", ids.offsets, allow_pickle=False)
+
+    folder = files.kept(files.cache() / f"tokens-{files.digest(its, str(most), *captions)}", make)
+    return Ragged(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("values", "offsets")))
+
+
 def frozen_states(encoder: torch.nn.Module, ids: Ragged, device="cpu", batch: int = 128) -> Ragged:
     """States of a frozen encoder for every caption, rows of (tokens, width) float16; similar lengths share a batch, for
     less padding. On a CPU as many batches at a time as there are cores for torch's threads; the numbers are the same
@@ -338,7 +359,7 @@ def cached_states(name: str, encoder: torch.nn.Module, ids: Ragged, device="cpu"
     """`frozen_states`, computed once for these captions and this encoder, then memory-mapped from `files.cache()`:
     rows of (tokens, width) float16. mean: their `means`, rows of (1, width) float32, kept beside them. ids: rows of the
     encoder's token ids. StorageError where they cannot be written."""
-    weights = (p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in encoder.parameters())
+    weights = (p.detach().cpu().contiguous().view(torch.uint8).numpy().data.cast("B") for p in encoder.parameters())
     key = files.digest(name, files.digest(*weights), ids.values.tobytes(), ids.offsets.tobytes())
 
     def make(draft: Path):

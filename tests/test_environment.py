@@ -37,7 +37,7 @@ def test_what_the_library_imports_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {requirement(line)[0].replace("-", "_") for line in project["dependencies"]}
     declared |= {"sklearn", "IPython", "PIL"}  # which come with scikit-learn, ipykernel and pillow
-    compared = {"bench/training.py": {"torchmetrics"}, "bench/alignment.py": {"tslearn", "numba"}}  # of the tests
+    compared = {"bench/scoring.py": {"torchmetrics"}, "bench/alignment.py": {"tslearn", "numba"}}  # of the tests
     paths = sorted((ROOT / "ssb").rglob("*.py"))
     assert len(paths) > 60, "the sub-packages are read too"
     for path in paths:

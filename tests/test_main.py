@@ -280,7 +280,7 @@ def test_benchmarks_get_their_options(monkeypatch, tmp_path):
     assert calls == [
         (alignment, home / "a.csv"),
         (howto100m, Path("b.csv"), 9, 40, 1000),
-        (training, config, "corpus events", Path("c.csv"), 30),
+        (training, config, "corpus events", Path("c.csv"), 30, None),
         (scale, Path("d.csv"), Path()),  # and its figure beside it
     ]
     calls.clear()

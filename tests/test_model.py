@@ -647,6 +647,31 @@ def test_token_ids_are_those_of_the_tokenizers_own_call(captions, most):
         assert text.longer(each, [], most) == 0
 
 
+def test_ids_and_fitted_tokenizers_are_kept_and_made_again_where_damaged(tokenizer, monkeypatch):
+    def kept(most=40, captions=CAPTIONS, encoder=tokenizer):
+        ids = text.cached_ids(encoder, captions, most)
+        return [ids.values[begin:end].tolist() for begin, end in zip(ids.offsets[:-1], ids.offsets[1:])]
+
+    wanted = [row.tolist() for row in text.token_ids(tokenizer, CAPTIONS, 40)]
+    assert kept() == wanted == kept() and len([*files.cache().glob("tokens-*")]) == 1
+    tokenizer(CAPTIONS, truncation=True, max_length=3)  # which the tokenizer remembers
+    assert kept() == wanted and len([*files.cache().glob("tokens-*")]) == 1
+    assert kept(4) == [row.tolist() for row in text.token_ids(tokenizer, CAPTIONS, 4)]
+    assert kept(captions=CAPTIONS[1:]) == wanted[1:] != kept(encoder=text.fit_tokenizer(CAPTIONS, 265))[1:]
+    assert len([*files.cache().glob("tokens-*")]) == 4
+    for path in files.cache().glob("tokens-*/*.npy"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert kept() == wanted
+
+    fitted = text.tokenizer("scratch", CAPTIONS, 300)
+    monkeypatch.setattr(text, "fit_tokenizer", None)  # it is not fitted again
+    again = text.tokenizer("scratch", CAPTIONS, 300)
+    assert text.content(fitted) == text.content(again) == text.content(tokenizer) and len(again) == len(tokenizer)
+    assert again.special_tokens_map == tokenizer.special_tokens_map and again.eos_token_id == 1
+    with pytest.raises(TypeError):
+        text.tokenizer("scratch", CAPTIONS, 299)
+
+
 def test_an_end_mark_written_in_a_caption_takes_it_from_no_other(tokenizer):
     rows = text.token_ids(tokenizer, ["a star</s>", "a red circle"], 10)
     assert [row[-1] for row in rows] == [1, 1]

@@ -362,13 +362,20 @@ def test_on_a_gpu(form):
 @pytest.mark.slow  # the other library compiles itself
 def test_benchmark_compares_like_with_like(monkeypatch, capsys, tmp_path):
     pytest.importorskip("tslearn")
-    frame = benchmark.bench(tmp_path / "results" / "s2dtw_bench.csv", sizes=[(3, 5)])
+    frame = benchmark.bench(tmp_path / "results" / "s2dtw_bench.csv", sizes=[(3, 5)], count=200)
     kept = pd.read_csv(tmp_path / "results" / "s2dtw_bench.csv")
     machine = ["corpus", "commit", "dirty", "torch", "cpu", "cores", "threads"]
     assert list(kept) == ["what", "median", "min", "max", "ratio", "unit", *machine]
     assert kept["ratio"].tolist() == frame["ratio"].tolist() and (kept["threads"] == 1).all()
-    assert frame["what"].tolist() == [f"soft-DTW 5x5: {way}" for way in ("by cell", "tslearn", "ours")]
-    assert frame["ratio"][0] == 1 and (frame["unit"] == "pairs/s").all() and "ours" in capsys.readouterr().out
+    assert frame["what"].tolist() == [
+        *(f"soft-DTW 5x5: {way}" for way in ("by cell", "tslearn", "ours")),
+        *(f"memory, 200 x 200: {way}" for way in ("cells at once", "in blocks")),
+    ]
+    assert frame["unit"].tolist() == ["pairs/s"] * 3 + ["MB"] * 2 and "ours" in capsys.readouterr().out
+    speed, memory = frame["median"][:3], frame["median"][3:]
+    assert memory[3] == pytest.approx(200 * 200 * 17 * 17 * 4 / 2**20, rel=1e-3) and 10 < memory[4] < 400
+    quotients = [*speed / speed[0], *memory[3] / memory]
+    assert frame["ratio"].tolist() == pytest.approx(quotients, rel=2e-3) and frame["ratio"][0] == 1
     monkeypatch.setattr(benchmark, "s2dtw", lambda x, *_, **__: x.sum((1, 2)))
     with pytest.raises(ValueError, match="differ"):
         benchmark.aligning(3, 5)

@@ -1,22 +1,26 @@
 """`ssb bench alignment`: soft-DTW of a batch of pairs, value and gradient, as ratios within one run on one thread.
 
 `s2dtw` is compared with the recursions of Cuturi & Blondel (2017) cell by cell in Python and with tslearn's compiled
-loops. All three get the same costs; they are timed only if they agree. Written to results/s2dtw_bench.csv.
+loops. All three get the same costs; they are timed only if they agree. The memory of scoring many sequences and videos,
+in blocks as `s2dtw.distances` does it, is compared with that of the cells of all pairs. Written to
+results/s2dtw_bench.csv.
 """
 
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ssb.bench.timing import BenchmarkError, compare, write
+from ssb.bench.timing import BenchmarkError, compare, in_process, rows, write
 from ssb.machine import threads
-from ssb.s2dtw import s2dtw
+from ssb.s2dtw import distances, s2dtw
 
 SIZES = ((256, 17), (64, 129))  # pairs, side: 16 videos of 8 clips and 8 captions with dummies; 8 videos of 64 and 64
 GAMMA = 0.1
+COUNT, LONG = 2000, 8  # videos and sequences that are scored, and their clips and captions
 
 
 def by_cell(cost: list[list[float]], gamma: float) -> tuple[float, list[list[float]]]:
@@ -77,7 +81,25 @@ def aligning(pairs: int, cells: int, gamma: float = GAMMA) -> list[dict]:
     return compare(calls, pairs, "pairs/s")
 
 
-def bench(out: Path, sizes=SIZES) -> pd.DataFrame:
+def scored(count: int) -> dict:
+    """Nothing; scores so many sequences and videos of LONG clips and captions, for its memory."""
+    with threads(1):
+        video, text = torch.randn(2, count, LONG, 64)
+        distances(video, text)
+    return {}
+
+
+def scoring(count: int) -> list[dict]:
+    """Rows for the memory of scoring so many sequences and videos: the cells of all pairs at once, computed, of which
+    S2DTW needs several copies; and all that a process takes in blocks, without its imports."""
+    once = (count * (2 * LONG + 1)) ** 2 * 4 / 2**20
+    base, peak = (in_process(scored, each)["peak"] for each in (1, count))
+    name = f"memory, {count:,} x {count:,}"
+    return rows({f"{name}: cells at once": np.array([once]), f"{name}: in blocks": np.array([peak - base])}, "MB")
+
+
+def bench(out: Path, sizes=SIZES, count: int = COUNT) -> pd.DataFrame:
     """Measure on one thread, print, and write one row per implementation and size to `out`; returns the frame."""
     with threads(1):
-        return write([row for size in sizes for row in aligning(*size)], out, corpus="made up")
+        measured = [row for size in sizes for row in aligning(*size)]
+        return write(measured + scoring(count), out, corpus="made up")

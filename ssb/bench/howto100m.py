@@ -4,27 +4,27 @@ Writes a caption.json of 1,200,000 synthetic videos of 40 narrations of four wor
 into a temporary folder, 4.1 GB with the index, indexes it, and reads batches of the `smoke` preset in a new process.
 The features are one sparse file of 200 steps per video, all zeros, which takes no space: the numbers do not include the
 speed of a disk. Peaks are resident memory, compared with that of a process that only imports the library.
+
+Two readers are compared with one, twice: the pairs are received and dropped, which only the readers limit; and they are
+made to batches, as in training. The readers and training share the cores, so the processor time of both says what to
+expect: on two cores two readers give at most 2 r / (r + t) times the batches of one.
 """
 
 import json
-import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 
-from ssb.bench.timing import ROUNDS, BenchmarkError, row, write
+from ssb.bench.timing import ROUNDS, BenchmarkError, in_process, row, rows, write
 from ssb.config import Config
 from ssb.corpora.howto100m import index
 from ssb.corpora.load import load_corpus
-from ssb.machine import peak_memory, threads
+from ssb.machine import threads
 from ssb.training.readers import Readers
 from ssb.training.streamed import Streamed
 
@@ -66,9 +66,10 @@ def indexing(folder: Path, batches: int) -> dict:
 
 
 def reading(folder: Path, batches: int) -> dict:
-    """Seconds to draw the order of an epoch, how many of its batches were read, pairs per second of these in at most
-    ROUNDS rounds, each read by one reader and by two (rounds, 2), and the memory of the largest reader at the end, in
-    MB. A batch of fewer training videos than the preset's is all of them."""
+    """Seconds to draw the order of an epoch; how many of its batches were read; pairs per second of these in at most
+    ROUNDS rounds, received only and made to batches, each with the pairs of one reader and of two (2, 2, rounds);
+    milliseconds of the processor for a batch, in the readers and in this process; and the memory of the largest reader
+    at the end, in MB. A batch of fewer training videos than the preset's is all of them."""
     config = Config.preset("smoke", max_steps=32)
     with threads(1):
         data = Streamed(config, load_corpus(folder))
@@ -77,30 +78,39 @@ def reading(folder: Path, batches: int) -> dict:
         seconds = time.perf_counter() - start_time
         assert len(np.unique(order)) == order.size
         order = order[:batches]
-        rounds = min(ROUNDS, len(order))
-        rates, readers = np.empty((rounds, len(READERS))), [Readers(data.source, count) for count in READERS]
+        readers = [Readers(data.source, count) for count in READERS]
         for each in readers:
             each.read(order[-1])  # starts them
-        for i, part in enumerate(np.array_split(order, rounds)):
+        processes = [psutil.Process(process.pid) for x in readers for process in x.processes]
+        rates, used = np.empty((2, len(READERS), min(ROUNDS, len(order)))), np.zeros(2)
+        for i, data.batches in enumerate(np.array_split(order, rates.shape[2])):
             for j in (0, 1) if i % 2 else (1, 0):  # what one has read, the other finds in memory
                 data.readers = readers[j]
-                start_time = time.perf_counter()
-                for numbers in part:
-                    batch = data.batch(numbers)
-                    assert batch.video.shape == (len(part[0]), config.max_steps, DIM) and batch.text_mask.any(1).all()
-                rates[i, j] = part.size / (time.perf_counter() - start_time)
-    memory = max(psutil.Process(process.pid).memory_info().rss for x in readers for process in x.processes)
-    return {"order": seconds, "batches": len(order), "rates": rates, "reader": memory / 2**20}
+                for way, take in enumerate((received, made)):
+                    start_time, before = time.perf_counter(), worked(processes)
+                    for step, numbers in enumerate(data.batches):
+                        take(data, numbers, step)
+                    rates[way, j, i] = data.batches.size / (time.perf_counter() - start_time)
+                used += worked(processes) - before  # of `made`
+        memory = max(process.memory_info().rss for process in processes)
+    each = 1000 * used / (len(READERS) * len(order))
+    return {"order": seconds, "batches": len(order), "rates": rates, "used": each, "reader": memory / 2**20}
 
 
-def in_process(work: Callable[..., dict], *arguments) -> dict:
-    """What a function returns in a new process, and `peak`, the most memory of that process in MB. BenchmarkError where
-    the process is killed."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        try:
-            return process.submit(work, *arguments).result() | {"peak": process.submit(peak_memory).result() / 2**20}
-        except BrokenProcessPool:
-            raise BenchmarkError(f"{work.__name__}: its process was killed; free memory, or measure less") from None
+def received(data: Streamed, numbers: np.ndarray, step: int):
+    """Take over the pairs of a batch from a reader."""
+    data.readers.read(numbers, data.batches[step + 1 :])
+
+
+def made(data: Streamed, numbers: np.ndarray, step: int):
+    """A batch, as training takes it."""
+    batch = data.batch(numbers)
+    assert batch.video.shape == (len(numbers), data.config.max_steps, DIM) and batch.text_mask.any(1).all()
+
+
+def worked(readers: list[psutil.Process]) -> np.ndarray:
+    """Seconds of the processor so far: of the readers, of this process (2,)."""
+    return np.array([sum(sum(reader.cpu_times()[:2]) for reader in readers), time.process_time()])
 
 
 def bench(out: Path, videos: int, count: int, batches: int) -> pd.DataFrame:
@@ -117,15 +127,17 @@ def bench(out: Path, videos: int, count: int, batches: int) -> pd.DataFrame:
         folder = Path(home) / "howto100m"
         synthesise(folder, videos, count)
         results = {work.__name__: in_process(work, folder, batches) for work in (alone, indexing, reading)}
-    base, rates = results["alone"]["peak"], results["reading"]["rates"]
-    rows = [
+    base, read = results["alone"]["peak"], results["reading"]
+    names = "{}, one reader", "{}, two readers"
+    measured = [
         row("index: time", results["indexing"]["seconds"] * 100_000 / videos, "s per 100,000 videos"),
-        row("order of an epoch", results["reading"]["order"], "s"),
-        row("batches, one reader", rates[:, 0], "pairs/s", 1.0),
-        row("batches, two readers", rates[:, 1], "pairs/s", np.median(rates[:, 1] / rates[:, 0])),
-        row("memory of a reader", results["reading"]["reader"], "MB", results["reading"]["reader"] / base),
-        *(row(f"peak: {name}", result["peak"], "MB", result["peak"] / base) for name, result in results.items()),
+        row("order of an epoch", read["order"], "s"),
     ]
+    for way, rates in zip(("received", "batches"), read["rates"]):
+        measured += rows({name.format(way): values for name, values in zip(names, rates)}, "pairs/s")
+    for part, used in zip(("readers", "training"), read["used"]):
+        measured.append(row(f"processor time of a batch: {part}", used, "ms"))
+    peaks = {"memory of a reader": read["reader"]} | {f"peak: {name}": x["peak"] for name, x in results.items()}
+    measured += [row(name, value, "MB", value / base) for name, value in peaks.items()]
     with threads(1):  # as in `reading`
-        read = results["reading"]["batches"]  # an epoch of few videos has fewer than asked for
-        return write(rows, out, corpus="made up", videos=videos, narrations=count * videos, batches=read)
+        return write(measured, out, corpus="made up", videos=videos, narrations=count * videos, batches=read["batches"])

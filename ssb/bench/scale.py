@@ -6,9 +6,12 @@ the exponent: 0 for a cost that does not depend on the size, 1 for one that is p
 """
 
 import itertools
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -87,7 +90,8 @@ def reading(config: Config, clips: int) -> Iterator[dict]:
         data._features.clear()  # those of the last time
         for kept in (data.tokenizer, data.token_ids):
             kept.cache_clear()
-        data.Data(config, corpus).order(0)
+        with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, SSB_HOME=home):  # nor those on disk
+            data.Data(config, corpus).order(0)
 
     yield row(READ, "clips", clips, repeated(read))
     yield row(TRAIN, "clips", clips, repeated(training(config, corpus)), STEPS * config.batch)

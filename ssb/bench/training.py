@@ -1,30 +1,34 @@
-"""`ssb bench training`: how fast a training step and a ranking are, as ratios within one run on one thread.
+"""`ssb bench training`: how fast training, its start and its evaluation are, as ratios within one run on one thread.
 
-Training steps of the `laptop` preset are compared with a literal implementation of the paper: captions padded to 100
-tokens, states of the frozen text encoder computed again in every step, T5's own decoder, which computes padding too,
-the states of all tokens where the head takes their mean alone, and torch's default Adam; the rows between leave some of
-this out. The packed decoder is also compared with T5's own by itself.
-`retrieval.search` is compared with a sorted matrix and with torchmetrics, called once
-per query.
+The literal implementation of the paper that the rows named `step` and `run` begin with: captions padded to 100 tokens,
+states of the frozen text encoder computed again in every step, T5's own decoder, which computes padding too, the states
+of all tokens where the head takes their mean alone, and torch's default Adam; a whole run of it computes the ranks of
+all protocols in every validation, too. The rows between leave some of this out. The packed decoder is also compared
+with T5's own by itself. `ssb.bench.scoring` measures rankings, `ssb.bench.start` the start of runs and an earlier
+commit of the library. Times are the processor's: a ratio is how many times as fast a row is as the first of its kind.
 """
 
+import contextlib
+import copy
 import functools
+import io
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from ssb import text
-from ssb.bench.timing import ROUNDS, BenchmarkError, compare, write
+from ssb.bench import scoring, start
+from ssb.bench.timing import ROUNDS, compare, write
 from ssb.config import Config
 from ssb.corpora.corpus import Corpus
 from ssb.machine import threads
-from ssb.metrics import retrieval
 from ssb.model import Batch, SupportSetModel
 from ssb.training.data import Data
+from ssb.training.loop import Training
 from ssb.training.runs import build
 
 LENGTH = 100  # tokens that the paper pads to
@@ -75,7 +79,7 @@ class Steps:
         batch.text, batch.text_mask = source.padded(captions)
         if "padding" in self.literal:
             batch.text, batch.text_mask = padded(batch.text, 0), padded(batch.text_mask, False)
-            batch.labels = padded(batch.labels, -100)
+            batch.labels = None if batch.labels is None else padded(batch.labels, -100)
         if "states" in self.literal:
             with torch.no_grad():
                 batch.text = self.encoder(input_ids=batch.text, attention_mask=batch.text_mask.long()).last_hidden_state
@@ -115,47 +119,58 @@ def decoding(steps: Steps, batches: np.ndarray) -> list[dict]:
     return compare({name: functools.partial(decode, loss) for name, loss in ways.items()}, batches.size, "captions/s")
 
 
-def ranking(queries: int, items: int) -> list[dict]:
-    """Rows for four implementations of R@1; BenchmarkError if they do not agree or torchmetrics is missing."""
-    try:
-        from torchmetrics.functional.retrieval import retrieval_recall
-    except ImportError:
-        raise BenchmarkError("the benchmark compares with torchmetrics: pip install torchmetrics") from None
-    generator = torch.Generator().manual_seed(0)
-    gallery, target = torch.randn(items, 256, generator=generator), torch.arange(queries) % items
-    query = gallery[target] + 6 * torch.randn(queries, 256, generator=generator)
+class LiteralTraining(Training):
+    """A run that trains in the literal way of STEPS, and computes the ranks of all protocols in every validation."""
 
-    def similarity() -> Tensor:
-        return F.normalize(query) @ F.normalize(gallery).T
-
-    def by_torchmetrics() -> float:
-        right = torch.arange(items) == target[:, None]
-        recalls = [[retrieval_recall(s, r, top_k=k) for k in (1, 5, 10)] for s, r in zip(similarity(), right)]
-        return 100 * torch.tensor(recalls)[:, 0].mean().item()
-
-    def by_sorting() -> float:
-        ranks = (similarity().argsort(dim=1, descending=True) == target[:, None]).nonzero()[:, 1]
-        return 100 * (ranks == 0).double().mean().item()
-
-    def by_values() -> float:  # as the public code of collaborative experts and CLIP4Clip ranks
-        distance = -similarity().numpy()
-        own = np.take_along_axis(distance, target.numpy()[:, None], axis=1)
-        ranks = np.where(np.sort(distance, axis=1) == own)[1]
-        return 100 * (ranks == 0).mean()
-
-    def ours() -> float:
-        return retrieval.metrics(retrieval.search(query, gallery, target))["R@1"]
-
-    calls = {"ranks: torchmetrics": by_torchmetrics, "ranks: argsort": by_sorting, "ranks: np.sort": by_values}
-    calls["ranks: ours"] = ours
-    recalls = {f"{work():.3f}" for work in calls.values()}
-    if len(recalls) > 1:
-        raise BenchmarkError(f"R@1 differs: {recalls}")
-    print(f"R@1 of {queries} queries among {items} items: {recalls.pop()} by all of them")
-    return compare(calls, queries, "queries/s")
+    def __init__(self, config: Config, corpus: Corpus, folder: Path):
+        super().__init__(config, corpus, folder, quiet=True)
+        steps, self.data = Steps(self.data, STEPS["literal"]), copy.copy(self.data)
+        self.data.batch = lambda captions, memory: steps.batch(captions)
+        self.data.ranks = lambda model, split, every=True: steps.data.ranks(model, split)
+        self.raw.caption_loss = functools.partial(caption_loss, self.raw)
+        groups = [{name: group[name] for name in ("params", "initial_lr")} for group in self.optimizer.param_groups]
+        self.optimizer = self.accelerator.prepare_optimizer(torch.optim.Adam(groups))
 
 
-def bench(config: Config, corpus: Corpus, out: Path, steps: int = 30, queries: int = 1000, items: int = 1000):
-    """Measure on one thread, print, and write one row per measurement to `out`; returns the frame."""
-    with threads(1):
-        return write(training(config, corpus, steps) + ranking(queries, items), out, corpus=corpus.name)
+def running(config: Config, corpus: Corpus, rounds: int = 2) -> list[dict]:
+    """Rows for whole runs of an epoch, of the Config and without captioning: from the data to the files of the run,
+    with the text states on disk."""
+
+    def run(kind: type, config: Config):
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            torch.manual_seed(config.seed)
+            kind(config, corpus, Path(folder) / "run").run()
+
+    found = []
+    for objective in dict.fromkeys([config.objective, "none"]):
+        changed = config.replace(objective=objective, epochs=1)
+        ways = {"literal": LiteralTraining, "ours": functools.partial(Training, quiet=True)}
+        calls = {f"run, {objective}: {name}": functools.partial(run, kind, changed) for name, kind in ways.items()}
+        found += compare(calls, rounds=rounds)
+    return found
+
+
+def validating(config: Config, corpus: Corpus) -> list[dict]:
+    """Rows for a validation that computes the ranks of all protocols, and for one that computes those that select."""
+    steps = Steps(Data(config, corpus), set())
+    names = {"validation: all protocols": True, "validation: what selects": False}
+    calls = {name: functools.partial(steps.data.ranks, steps.model, "val", every) for name, every in names.items()}
+    return compare(calls)
+
+
+def bench(
+    config: Config,
+    corpus: Corpus,
+    out: Path,
+    steps: int = 30,
+    before: Path | None = None,
+    sizes: scoring.Sizes = scoring.SIZES,
+):
+    """Measure on one thread, print, and write one row per measurement to `out`; returns the frame. before: a checkout
+    of an earlier commit, with which the start of a run and Table 1 are compared."""
+    with threads(1), torch.random.fork_rng():
+        earlier = start.commit(before) if before else ""  # first, as it may be refused
+        rows = training(config, corpus, steps) + running(config, corpus) + validating(config, corpus)
+        rows += scoring.ranking(sizes.search) + scoring.emcl_rows(sizes)
+        rows += start.starting(config) + (start.against(before, config) if before else [])
+        return write(rows, out, corpus=corpus.name, before=earlier)

@@ -3,6 +3,7 @@
 import threading
 
 import numpy as np
+import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerFast
 
@@ -21,6 +22,17 @@ def longer(tokenizer, captions: list[str], most: int) -> int:
     return sum(len(row) + (end is not None and row[-1:] != [end]) > most for row in rows)
 
 
+def content(tokenizer) -> str:
+    """All that the ids of a tokenizer depend on; "" for one that is written in Python."""
+    if not _fast(tokenizer):
+        return ""
+    with _encoding:
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()  # which the last call has set, and each call sets again
+        backend.no_padding()
+        return f"{tokenizers.__version__} {tokenizer.eos_token_id} {backend.to_str()}"
+
+
 _encoding = threading.Lock()  # a tokenizer is set up for one call at a time
 
 
@@ -28,7 +40,7 @@ def _encoded(tokenizer, captions: list[str], most: int | None = None) -> list[li
     """Ids as the tokenizer gives them, at most `most` of them where it is given."""
     if not captions:
         return []
-    if getattr(type(tokenizer), "_encode_plus", None) is PreTrainedTokenizerFast._encode_plus:
+    if _fast(tokenizer):
         with _encoding:
             tokenizer([""], truncation=most is not None, max_length=most)  # sets up the backend
             return [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(captions)]
@@ -38,3 +50,8 @@ def _encoded(tokenizer, captions: list[str], most: int | None = None) -> list[li
         return tokenizer(captions, truncation=most is not None, max_length=most)["input_ids"]
     finally:
         transformers.logging.set_verbosity(level)
+
+
+def _fast(tokenizer) -> bool:
+    """Is it one of the library tokenizers alone?"""
+    return getattr(type(tokenizer), "_encode_plus", None) is PreTrainedTokenizerFast._encode_plus

@@ -44,8 +44,14 @@ def tokenizer(name: str, content: str, captions: tuple[str, ...], vocabulary: in
 
 @functools.lru_cache(maxsize=4)
 def token_ids(tokenizer, captions: tuple[str, ...], most: int) -> text.Ragged:
-    """`text.token_ids`, a row for each caption, kept for the next call."""
-    return text.Ragged.of(text.token_ids(tokenizer, list(captions), most))
+    """`text.cached_ids`, kept for the next call."""
+    return text.cached_ids(tokenizer, list(captions), most)
+
+
+@functools.lru_cache(maxsize=4)
+def longer(tokenizer, captions: tuple[str, ...], most: int) -> int:
+    """`text.longer`, kept for the next call."""
+    return text.longer(tokenizer, list(captions), most)
 
 
 @functools.lru_cache(maxsize=1)
@@ -160,7 +166,7 @@ class Data:
         tokens. of: how many captions there are, these and shorter ones; 0: these."""
         self.cut, most, of = [], self.config.max_tokens, of or len(captions)
         for part, tokenizer in (("text encoder", self.tokenizer), ("decoder", self.label_tokenizer)):
-            if count := text.longer(tokenizer, captions, most) if tokenizer is not None else 0:
+            if count := longer(tokenizer, tuple(captions), most) if tokenizer is not None else 0:
                 self.cut.append(
                     f"{self.corpus.name}: {100 * count / of:.1f} % of {of} captions are cut for the {part}, "
                     f"after max_tokens = {most}"

@@ -905,10 +905,15 @@ def test_a_small_benchmark_writes_its_rows(tmp_path, capsys):
     benchmark.bench(out, 200, 5, 5)
     frame = pd.read_csv(out)
     assert list(frame)[:6] == ["what", "median", "min", "max", "ratio", "unit"]
-    assert frame["what"].tolist()[-6:] == [
-        "batches, one reader", "batches, two readers", "memory of a reader",
-        "peak: alone", "peak: indexing", "peak: reading",
+    assert frame["what"].tolist() == [
+        "index: time", "order of an epoch",
+        "received, one reader", "received, two readers", "batches, one reader", "batches, two readers",
+        "processor time of a batch: readers", "processor time of a batch: training",
+        "memory of a reader", "peak: alone", "peak: indexing", "peak: reading",
     ]  # fmt: skip
+    median = frame["median"]
+    quotients = [1, median[3] / median[2], 1, median[5] / median[4], *median[8:] / median[9]]
+    assert frame["ratio"].dropna().tolist() == pytest.approx(quotients, rel=2e-3)
     assert (frame["narrations"] == 1000).all() and frame["cpu"].notna().all() and (frame["median"] >= 0).all()
     assert frame["ratio"].iloc[-3] == 1 and (frame["ratio"].iloc[-2:] > 0.9).all()
     assert [path.name for path in tmp_path.iterdir()] == ["bench.csv"]
