@@ -1,0 +1,136 @@
+"""When does captioning gain: with how many training clips, in which batch, for which queries?"""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from ssb.figures import COLOURS, MARKS, PAGE, styled
+from ssb.metrics.meaning import same
+from ssb.metrics.statistics import paired
+from ssb.report import Experiment
+from ssb.study import Runs, Study, stacked
+
+PARTS = (12, 6, 3, 1.5, 1)  # of the training clips: a twelfth to all of them
+BATCHES = (16, 32, 128, 256)  # and that of the preset
+OTHERS = {"0": (0, 0), "1-2": (1, 2), "3-9": (3, 9), "10 or more": (10, 10**9)}  # other clips a query is true of
+WHEN = Experiment(
+    "When captioning gains",
+    baseline="none",
+    alt="Gain of cross in mean log rank against training clips, against the batch and by false negatives of a query.",
+)
+TABLES = {"when": WHEN}
+SCALE = -100.0  # of the logarithm of a rank: gains are positive, in percent of a rank
+
+
+def variants(study: Study) -> dict[str, tuple[str, int, dict]]:
+    """Name → what varies, its value, and what it changes in the preset. The first is the preset itself."""
+    clips, batch = len(study.corpus.split("train")), study.base.batch
+    cells = {"all": ("", clips, {})}
+    sizes = sorted({max(batch, round(clips / part)) for part in PARTS} - {clips})
+    cells |= {f"{n} clips": ("training clips", n, {"train_clips": n}) for n in sizes if n < clips}
+    sizes = [n for n in BATCHES if n != batch and n <= clips]
+    return cells | {f"batch {n}": ("batch", n, {"batch": n}) for n in sizes}
+
+
+def grid(study: Study) -> dict[str, dict]:
+    """Every variant without captioning and with `cross`."""
+    cells = {}
+    for name, (_, _, changes) in variants(study).items():
+        cells |= {f"{objective}, {name}": changes | {"objective": objective} for objective in ("none", "cross")}
+    return cells
+
+
+def log_ranks(runs: Runs) -> dict[str, np.ndarray]:
+    """Setting → SCALE · ln(rank) of each test query, (seeds, Q), which uses every query."""
+    return {name: SCALE * np.log(ranks) for name, ranks in stacked(runs).items()}
+
+
+def gains(study: Study, runs: Runs) -> pd.DataFrame:
+    """Each variant: the gain of `cross` over no captioning, in mean log rank. Written to
+    results/<corpus>/<table>_gains.csv. The preset itself stands in both curves."""
+    values, clips, rows = log_ranks(runs), runs["none, all"][0].ranks["clip"], []
+    for name, (kind, size, _) in variants(study).items():
+        pair = values.get(f"cross, {name}"), values.get(f"none, {name}")
+        if any(value is None for value in pair):
+            continue  # a run collapsed
+        for curve, x in ((kind, size),) if kind else (("training clips", size), ("batch", study.base.batch)):
+            row = {"variant": name, "kind": curve, "size": x, "none": pair[1].mean() / SCALE}
+            rows.append(row | compared(*pair, clips))
+    frame = pd.DataFrame(rows).sort_values(["kind", "size"], ignore_index=True).round(3)
+    study.write(frame, f"{study.table}_gains.csv")
+    return frame
+
+
+def compared(one: np.ndarray, other: np.ndarray, clips: np.ndarray) -> dict:
+    """Columns of the difference of two settings."""
+    found = paired(one, other, clips)
+    return {name: getattr(found, name) for name in ("delta", "delta_low", "delta_high", "p", "seeds_low", "seeds_high")}
+
+
+def by_query(study: Study, runs: Runs, fits: np.ndarray | None = None) -> pd.DataFrame:
+    """The gain of `cross` in mean log rank by how many other test clips the query is true of, as far as is known. fits:
+    (Q, C) bool; None: `ssb.metrics.meaning.same`. Written to results/<corpus>/<table>_queries.csv."""
+    fits = same(study.corpus) if fits is None else fits
+    others, values, clips = fits.sum(axis=1) - 1, log_ranks(runs), runs["none, all"][0].ranks["clip"]
+    rows = []
+    for label, (low, high) in OTHERS.items():
+        chosen = (others >= low) & (others <= high)
+        if len(np.unique(clips[chosen])) > 1:
+            pair = values["cross, all"][:, chosen], values["none, all"][:, chosen]
+            rows.append({"others": label, "queries": int(chosen.sum())} | compared(*pair, clips[chosen]))
+    frame = pd.DataFrame(rows).round(3)
+    study.write(frame, f"{study.table}_queries.csv")
+    return frame
+
+
+def trend(runs: Runs, fits: np.ndarray) -> dict:
+    """The gain in log rank of queries that are true of other clips too, less that of the rest: over queries and over
+    seeds. NaN where one of the two has no queries."""
+    values, clips = log_ranks(runs), runs["none, all"][0].ranks["clip"]
+    many = fits.sum(axis=1) > 1
+    weights = np.where(many, 1 / max(1, many.sum()), -1 / max(1, (~many).sum())) * len(many)
+    return compared(values["cross, all"] * weights, values["none, all"] * weights, clips)
+
+
+def reading(gains: pd.DataFrame, queries: pd.DataFrame, trend: Mapping) -> str:
+    """The gains in words, a line for each curve and one for the queries."""
+    lines = []
+    for kind, part in gains.groupby("kind", sort=False):
+        ends = [f"{row.delta:+.1f} % [{row.delta_low:.1f}, {row.delta_high:.1f}] at {row.size:g}"
+                for row in (part.iloc[0], part.iloc[-1])]  # fmt: skip
+        lines.append(f"Gain of cross in log rank against {kind}: {' and '.join(ends)}.")
+    if len(queries) > 1:
+        low, high, more = trend["delta_low"], trend["delta_high"], trend["delta"]
+        verb = "gain more" if low > 0 else "gain less" if high < 0 else "do not differ in their gain"
+        lines.append(f"Queries that are true of other clips too {verb}: {more:+.1f} % [{low:.1f}, {high:.1f}].")
+    return "\n".join(lines)
+
+
+@styled
+def figure(gains: pd.DataFrame, queries: pd.DataFrame, title: str) -> plt.Figure:
+    """The gain against the training clips, against the batch, and by how many other clips a query is true of; bars:
+    95 % over queries, thin ones over seeds."""
+    canvas, axes = plt.subplots(1, 3, figsize=(PAGE, 2.6), sharey=True)
+    for axis, (kind, part), mark, colour in zip(axes, gains.groupby("kind", sort=False), MARKS, COLOURS):
+        draw(axis, part, part["size"], mark, colour)
+        ticks = part["size"].tolist()
+        axis.set(xscale="log", xlabel=kind, xticks=ticks, xticklabels=[f"{n:g}" for n in ticks])
+        axis.minorticks_off()
+        axis.tick_params(axis="x", labelrotation=45)
+    draw(axes[2], queries, range(len(queries)), MARKS[2], COLOURS[2])
+    axes[2].set(xticks=range(len(queries)), xticklabels=queries["others"], xlabel="other clips a query is true of")
+    for axis in axes:
+        axis.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
+    axes[0].set_ylabel("gain of cross in log rank (%)")
+    canvas.suptitle(title, fontsize=8)
+    return canvas
+
+
+def draw(axis: plt.Axes, part: pd.DataFrame, x, mark: str, colour):
+    """A curve of gains with both intervals."""
+    for kind, width in (("delta", 2.2), ("seeds", 0.8)):
+        ends = np.clip([part["delta"] - part[f"{kind}_low"], part[f"{kind}_high"] - part["delta"]], 0, None)
+        axis.errorbar(x, part["delta"], ends, fmt="none", color=colour, elinewidth=width)
+    axis.plot(x, part["delta"], marker=mark, ms=4, lw=1, color=colour)
