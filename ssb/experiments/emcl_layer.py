@@ -14,7 +14,8 @@ from ssb.corpora.corpus import Corpus
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import combined, paired
 from ssb.report import Experiment
-from ssb.study import Study, stacked
+from ssb.study import Study
+from ssb.tables.verdicts import acts, stacked
 from ssb.training.runs import Run
 
 EXPERIMENT = Experiment(
@@ -116,6 +117,6 @@ def layer_claims(study: Study, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
         ("EMCL as a layer beats no EMCL: cross", "cross + EMCL", "cross"): paired(*cross),
         ("EMCL as a layer gains more with cross", "gain on cross", "gain on none"): more,
     }
-    about = {"seeds": len(runs["none"]), "paper": np.nan}
+    about = {"seeds": len(runs["none"]), "paper": np.nan, "acts": acts(runs["cross"], runs["cross + EMCL"])}
     keys = "claim", "setting", "baseline"
     return study.judged([dict(zip(keys, names)) | about | gain._asdict() for names, gain in claims.items()])

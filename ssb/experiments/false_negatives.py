@@ -16,7 +16,8 @@ from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import combined, settled
 from ssb.report import Experiment
-from ssb.study import Study, stacked
+from ssb.study import Study
+from ssb.tables.verdicts import acts, stacked
 from ssb.training.runs import Run
 
 SWEEP = {
@@ -106,7 +107,8 @@ class Sweep:
             base, clips = hits.pop("none"), runs[rate]["none"][0].ranks["clip"]
             for setting, values in hits.items():
                 pairs.setdefault(setting, []).append((weight, values, base, clips))
-        rows = {setting: combined(pairs[setting])._asdict() for setting in pairs}
+        every = {setting: [run for each in runs.values() for run in each[setting]] for setting in pairs}
+        rows = {setting: combined(pairs[setting])._asdict() | {"acts": acts(every[setting])} for setting in pairs}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
 
     def claims(self, trend: pd.DataFrame) -> pd.DataFrame:
