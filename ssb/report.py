@@ -65,6 +65,8 @@ def metrics_table(run: Run) -> pd.DataFrame:
 def printed(summary: pd.DataFrame) -> pd.DataFrame:
     """A `Study.summary` as text; a number that is not available is blank."""
     columns = {name: cells(summary[name]) for name in (*METRICS, "R@1 sd")}
+    if "log rank" in summary:  # not in tables of before there was one
+        columns["log rank"] = cells(summary["log rank"], "{:.2f}".format)
     columns["R@1 95 %"] = intervals(summary["R@1 low"], summary["R@1 high"])
     columns["delta"] = cells(summary["delta"], signed)
     columns["over queries"] = intervals(summary["delta_low"], summary["delta_high"])
@@ -184,7 +186,7 @@ class Comparison:
         self.study, self.runs, self.experiment, self.ranks = study, runs, experiment, ranks
         self.title = title or f"{experiment.title}, {study.subtitle}"
         self.baseline = baseline or experiment.baseline
-        self.rows = study.rows(runs, also)
+        self.rows = study.rows(runs, also, fixed, ranks)
         self.summary = study.summary(runs, self.baseline, fixed, ranks, experiment.number)
 
     def table(self):

@@ -18,6 +18,7 @@ from ssb.metrics.statistics import settled
 from ssb.paper import Claim
 from ssb.progress import minutes, waiting
 from ssb.published import Planned
+from ssb.tables import released
 from ssb.tables.verdicts import EMPTY, Ranks, Runs, claimed, compared, judged
 from ssb.training import batch
 from ssb.training.loop import fit, read_back
@@ -216,15 +217,26 @@ class Study:
         print("".join(f"{line}\n" for line in remarks), end="", flush=True)
         return batch.train(todo, self.jobs, estimates, remarks)
 
-    def rows(self, runs: Runs, also: pd.DataFrame | None = None) -> pd.DataFrame:
-        """One row for each run, with its provenance; written to results/<corpus>/<table>.csv. also: further columns, by
-        setting and seed."""
+    def rows(
+        self, runs: Runs, also: pd.DataFrame | None = None, fixed: Ranks = EMPTY, ranks: Ranks | None = None
+    ) -> pd.DataFrame:
+        """One row for each run, with its provenance; written to results/<corpus>/<table>.csv, and the ranks beside it,
+        see `release`. also: further columns, by setting and seed. fixed, ranks: as in `summary`."""
         frame = self.frame(runs)
         if also is not None:
             new = [name for name in also if name not in frame or name in ("setting", "seed")]
             frame = frame.merge(also[new].round(4), on=["setting", "seed"])
         self.write(frame, f"{self.table}.csv")
+        self.release([runs], fixed, ranks)
         return frame
+
+    def release(self, tables: Iterable[Runs], fixed: Ranks = EMPTY, ranks: Ranks | None = None):
+        """Write the ranks of every test query of the table's runs to results/<corpus>/<table>.npz, by which
+        `ssb.tables.released` computes summary and claims again. tables: of all parts. ConfigError as of `write`."""
+        self._may_write()
+        path = self.results / f"{self.table}.npz"
+        released.write(path, tables, fixed, ranks)
+        self._wrote(path)
 
     def frame(self, runs: Runs) -> pd.DataFrame:
         """`rows` without writing them; `trained_on` is a column where runs began with the weights of others."""
@@ -233,7 +245,7 @@ class Study:
             for run in members:
                 row = {"table": self.table, "corpus": self.corpus.name, "setting": setting, "seed": run.config.seed}
                 row |= {name: f"{value:.2f}" for name, value in run.metrics.items() if name not in COUNTS}
-                row |= {name: run.metrics[name] for name in COUNTS} | {"share": share_cell(run.share)}
+                row |= {"share": share_cell(run.share)} | {name: run.metrics[name] for name in COUNTS}
                 row |= {"trained_on": run.trained_on}
                 row |= {"preset": self.preset, "run": run.name, "config_sha": run.config.sha}
                 rows.append(row | run.provenance)
@@ -347,8 +359,11 @@ class Study:
             published.check_rows(self.results / name, frame)
         with files.written(self.results / name) as draft:
             frame.to_csv(draft, index=False, lineterminator="\n")
-        self.tables = list(dict.fromkeys([*self.tables, self.results / name]))
-        print(f"wrote {files.short(self.results / name)}")
+        self._wrote(self.results / name)
+
+    def _wrote(self, path: Path):
+        self.tables = list(dict.fromkeys([*self.tables, path]))
+        print(f"wrote {files.short(path)}")
 
 
 def checked(changes: Mapping, what: str) -> Mapping:

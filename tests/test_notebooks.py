@@ -288,7 +288,7 @@ def test_a_comparison_writes_and_shows_a_table(home, hand, capsys):
     assert "cross-captioning beats no captioning: held" in printed and "which ssb.settings() lists" in printed
     assert "Beyond the noise of queries and seeds: cross (higher)." in printed
     names = {path.name for path in (home / "results/shapes-smoke").iterdir()}
-    assert names == {"table1.csv", "table1_summary.csv", "table1_claims.csv"}
+    assert names == {"table1.csv", "table1.npz", "table1_summary.csv", "table1_claims.csv"}
     assert (home / "figures/shapes-smoke/table1.pdf").exists()
 
 

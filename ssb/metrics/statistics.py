@@ -133,6 +133,14 @@ def combined(pairs: Iterable[tuple]) -> Difference:
     return Difference(float(delta), *percentiles(drawn), p, *over_seeds(each), *map(float, around), noise)
 
 
+def over_both(values, groups=None) -> tuple[float, float, float]:
+    """The mean over seeds and queries with its 95 % interval for new ones of both: (mean, low, high); NaN for the ends
+    of a single seed. Arguments as of `draws`, the values (seeds, Q)."""
+    table = by_group(by_seed(values), groups)
+    half = Noise.of(table).half() if min(table.shape) > 1 else np.nan
+    return float(table.mean()), float(table.mean() - half), float(table.mean() + half)
+
+
 def by_group(values: np.ndarray, groups=None) -> np.ndarray:
     """(seeds, Q) → (seeds, G), a number for each group, with the same mean over all: mean + n (mean of the group −
     mean) for a group of n times as many queries as the average. Its deviations are those of a ratio of sums (Cochran,

@@ -8,7 +8,7 @@ import pandas as pd
 from ssb.config import ConfigError
 from ssb.metrics import retrieval
 from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import ACTS, DELTA, interval, paired, settled
+from ssb.metrics.statistics import ACTS, DELTA, interval, over_both, paired, settled
 from ssb.paper import Claim, paper_difference, paper_numbers
 from ssb.training.runs import Run
 
@@ -16,6 +16,7 @@ Runs = Mapping[str, list[Run]]  # setting → its runs, one for each seed
 Ranks = Mapping[str, np.ndarray]  # setting → ranks, (seeds, Q), or (Q,) without seeds
 EMPTY: Mapping = {}
 VERDICTS = {"higher": "held", "lower": "contradicted"}  # of a claim; the others are as those of a comparison
+LOG = ("log delta", "log low", "log high")  # difference in the mean of ln(rank), and its interval over both
 UNDECIDED = ("inconclusive", "not resolved")  # the second in tables of before there were four verdicts
 
 
@@ -45,12 +46,13 @@ def compared(
         each = pd.DataFrame([retrieval.metrics(r) for r in members])
         hits = points(members, "R@1")
         low, high = interval(hits, clips)
-        row = {"seeds": len(members), **each.mean().round(2)}
+        row = {"seeds": len(members), **each.mean().round(2), "log rank": np.log(members).mean()}
         row |= {"R@1 sd": each["R@1"].std(ddof=1), "R@1 low": low, "R@1 high": high}
         row |= {f"paper {metric}": printed.get((setting, metric), np.nan) for metric in ("R@1", "R@5")}
         if setting != baseline:
             base = np.broadcast_to(points(ranks[baseline], "R@1"), hits.shape)  # it may have no seeds
             row |= paired(hits, base, clips)._asdict()
+            row |= zip(LOG, over_both(np.log(members) - np.log(ranks[baseline]), clips))
             row["acts"] = acts(*(runs[name] for name in (setting, baseline) if name in runs))
         rows[setting] = row
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
@@ -68,13 +70,15 @@ def claimed(runs: Runs, claims: Iterable[Claim], corpus: str, ranks: Ranks | Non
             one, other = (points(ranks[name], "R@1") for name in (claim.setting, claim.baseline))
             row = {"claim": claim.text, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
             row |= {"paper": paper_difference(claim, corpus), "acts": acts(runs[claim.setting], runs[claim.baseline])}
-            rows.append(row | paired(one, other, clips)._asdict())
+            logs = np.log(ranks[claim.setting]) - np.log(ranks[claim.baseline])
+            rows.append(row | paired(one, other, clips)._asdict() | dict(zip(LOG, over_both(logs, clips))))
     return rows
 
 
 def judged(rows: list[dict]) -> pd.DataFrame:
     """Claims with their differences → a row each, with p adjusted and verdicts. acts, where a row has it, as in
     `ssb.metrics.statistics.verdict`."""
-    columns = ["claim", "setting", "baseline", "seeds", "paper", *DELTA, "acts"]
+    logs = LOG if any(LOG[0] in row for row in rows) else ()  # not where the claims are of other things than ranks
+    columns = ["claim", "setting", "baseline", "seeds", "paper", *DELTA, *logs, "acts"]
     frame = pd.DataFrame([{"acts": True, **row} for row in rows], columns=columns)
     return settled(frame).round(3).replace({"verdict": VERDICTS})
