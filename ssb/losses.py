@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssb import machine, s2dtw
+from ssb import machine, processes, s2dtw
 from ssb.config import OBJECTIVES, Config, ConfigError, located
 
 CONSTANT = 1e-5  # share of its mean below which the deviation of a feature is no more than the rounding of one number
@@ -135,6 +135,20 @@ def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Ten
     total = torch.einsum("bs,smd->bmd", weights, sequences.masked_fill(~mask[..., None], 0))
     some = present > torch.finfo(present.dtype).tiny ** 0.5  # below it the gradient of the division overflows
     return total / present.where(some, torch.ones_like(present))[..., None], some
+
+
+def share(captioning: Tensor, contrast: Tensor, embeddings: tuple[Tensor, ...]) -> Tensor:
+    """Captioning's share of the gradient that reaches the heads: a / (a + b), with a and b the norms of the gradients
+    of both terms of eq. 3 with respect to the embeddings (c_t, c_v); a scalar, 0 where neither has one. captioning:
+    λ L_cross; of several processes both terms are the part of this one. Nothing is changed by it."""
+    norms = []
+    for term in (captioning, contrast):
+        parts = [torch.zeros_like(x) for x in embeddings]
+        if term.requires_grad:
+            found = torch.autograd.grad(term, embeddings, retain_graph=True, allow_unused=True)
+            parts = [zero if part is None else part for part, zero in zip(found, parts)]
+        norms.append(processes.total(torch.cat([part.detach().flatten() for part in parts]).float()).norm())
+    return norms[0] / (norms[0] + norms[1]).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def scale_of(mean, deviation):

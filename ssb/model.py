@@ -341,10 +341,11 @@ class SupportSetModel(nn.Module):
         `support` returns them; labels (B, L)."""
         return decoder.caption_loss(self.decoder, support, mask, labels)
 
-    def forward(self, batch: Batch, progress: float = 1.0) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, progress: float = 1.0, with_share: bool = False) -> dict[str, Tensor]:
         """The terms of L = L_contrast + λ L_cross (eq. 3), the cosine similarities (B, B), and c_v (B, d).
 
-        progress: share of the training steps done (see `losses.Contrast`). Of several processes, each gets the whole
+        progress: share of the training steps done (see `losses.Contrast`). with_share: where there is captioning, also
+        its share of the gradient that reaches the heads, see `losses.share`. Of several processes, each gets the whole
         batch, and "loss" is its part, of which the sum is L (see `ssb.processes`).
         """
         config, self.progress = self.config, progress
@@ -357,6 +358,8 @@ class SupportSetModel(nn.Module):
         if config.objective != "none":
             with self.aside():
                 captioning = self.captioning(c_t, c_v, batch, learn_weights=progress >= config.decoder_warmup)
+            if with_share:
+                terms["share"] = losses.share(config.captioning * captioning, terms["loss"], (c_t, c_v))
             terms["loss"] = terms["loss"] + config.captioning * captioning
             terms["captioning"] = processes.total(captioning.detach())
         return terms

@@ -12,7 +12,8 @@ from ssb import figures
 from ssb.config import PRESETS, Config
 from ssb.metrics import retrieval
 from ssb.paper import Claim
-from ssb.study import EMPTY, PROTOCOLS, Grid, Ranks, Runs, Study
+from ssb.study import PROTOCOLS, Grid, Study
+from ssb.tables.verdicts import EMPTY, Ranks, Runs
 from ssb.training.runs import Run
 
 METRICS = ("R@1", "R@5", "R@10", "MdR")  # of the tables in notebooks and README
@@ -42,7 +43,8 @@ def reading(summary: pd.DataFrame, baseline: str) -> str:
         delta, low, high = (signed(row[name]) for name in ("delta", "delta_low", "delta_high"))
         difference = row["paper R@1"] - base["paper R@1"]
         paper = "" if np.isnan(difference) else f" (paper {signed(difference)})"
-        test = f"[{low}, {high}], p = {row['p']:.3f}: {row['verdict']}"
+        p = "" if np.isnan(row["p"]) else f", p = {row['p']:.3f}"
+        test = f"[{low}, {high}]{p}: {row['verdict']}"
         lines.append(f"{setting} against {baseline}: {delta} {test}{paper}")
         if row["verdict"] in ("higher", "lower"):
             resolved.append(f"{setting} ({row['verdict']})")
@@ -63,11 +65,17 @@ def metrics_table(run: Run) -> pd.DataFrame:
 def printed(summary: pd.DataFrame) -> pd.DataFrame:
     """A `Study.summary` as text; a number that is not available is blank."""
     columns = {name: cells(summary[name]) for name in (*METRICS, "R@1 sd")}
+    if "log rank" in summary:  # not in tables of before there was one
+        columns["log rank"] = cells(summary["log rank"], "{:.2f}".format)
     columns["R@1 95 %"] = intervals(summary["R@1 low"], summary["R@1 high"])
     columns["delta"] = cells(summary["delta"], signed)
     columns["over queries"] = intervals(summary["delta_low"], summary["delta_high"])
     columns["over seeds"] = intervals(summary["seeds_low"], summary["seeds_high"])
+    if "low" in summary:  # not in tables of before there was an interval over both
+        columns["over both"] = intervals(summary["low"], summary["high"])
     columns["p"] = cells(summary["p"], "{:.3f}".format)
+    if "resolves" in summary:
+        columns["resolves"] = cells(summary["resolves"])
     columns["verdict"] = summary["verdict"].fillna("").tolist()
     columns |= {name: cells(summary[name]) for name in ("paper R@1", "paper R@5")}
     return pd.DataFrame(columns, index=summary.index)
@@ -114,7 +122,8 @@ def verdicts(claims: pd.DataFrame) -> str:
         paper = "" if np.isnan(row.paper) else f", paper {signed(row.paper)}"
         queries = f"[{signed(row.delta_low)}, {signed(row.delta_high)}] over queries"
         seeds = f"[{signed(row.seeds_low)}, {signed(row.seeds_high)}] over {row.seeds} seeds"
-        lines.append(f"{row.claim}: {row.verdict} ({signed(row.delta)} points, {queries}, {seeds}{paper})")
+        resolves = "" if np.isnan(getattr(row, "resolves", np.nan)) else f", resolves {row.resolves:.1f}"
+        lines.append(f"{row.claim}: {row.verdict} ({signed(row.delta)} points, {queries}, {seeds}{resolves}{paper})")
     return "\n".join(lines)
 
 
@@ -177,7 +186,7 @@ class Comparison:
         self.study, self.runs, self.experiment, self.ranks = study, runs, experiment, ranks
         self.title = title or f"{experiment.title}, {study.subtitle}"
         self.baseline = baseline or experiment.baseline
-        self.rows = study.rows(runs, also)
+        self.rows = study.rows(runs, also, fixed, ranks)
         self.summary = study.summary(runs, self.baseline, fixed, ranks, experiment.number)
 
     def table(self):

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import joblib
 import numpy as np
@@ -16,12 +15,12 @@ from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import CORPORA, load_corpus
 from ssb.corpora.reading import CorpusError, listed
-from ssb.metrics import retrieval
-from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import DELTA, interval, paired, settled
-from ssb.paper import Claim, paper_difference, paper_numbers
+from ssb.metrics.statistics import settled
+from ssb.paper import Claim
 from ssb.progress import minutes
 from ssb.published import Planned
+from ssb.tables import released
+from ssb.tables.verdicts import EMPTY, Ranks, Runs, claimed, compared, judged
 from ssb.training import batch
 from ssb.training.loop import fit, read_back
 from ssb.training.runs import (
@@ -38,10 +37,6 @@ from ssb.training.runs import (
 PROTOCOLS = ("t2v", "v2t best-caption", "v2t max-per-video")
 COUNTS = ("best_epoch", "n_queries")  # of Run.metrics, whole numbers
 Grid = Mapping[str, Mapping]  # setting → what it changes in the preset
-Runs = Mapping[str, list[Run]]  # setting → its runs, one for each seed
-Ranks = Mapping[str, np.ndarray]  # setting → ranks, (seeds, Q), or (Q,) without seeds
-EMPTY: Mapping = MappingProxyType({})
-VERDICTS = {"higher": "held", "lower": "contradicted", "not resolved": "not resolved"}  # of a claim
 MOST_JOBS = 1024
 SMOKE = "SMOKE PRESET: seconds of training that test whether everything runs. Its numbers and figures mean nothing."
 
@@ -231,15 +226,26 @@ class Study:
         print("".join(f"{line}\n" for line in remarks), end="", flush=True)
         return batch.train(todo, self.jobs, estimates, remarks)
 
-    def rows(self, runs: Runs, also: pd.DataFrame | None = None) -> pd.DataFrame:
-        """One row for each run, with its provenance; written to results/<corpus>/<table>.csv. also: further columns, by
-        setting and seed."""
+    def rows(
+        self, runs: Runs, also: pd.DataFrame | None = None, fixed: Ranks = EMPTY, ranks: Ranks | None = None
+    ) -> pd.DataFrame:
+        """One row for each run, with its provenance; written to results/<corpus>/<table>.csv, and the ranks beside it,
+        see `release`. also: further columns, by setting and seed. fixed, ranks: as in `summary`."""
         frame = self.frame(runs)
         if also is not None:
             new = [name for name in also if name not in frame or name in ("setting", "seed")]
             frame = frame.merge(also[new].round(4), on=["setting", "seed"])
         self.write(frame, f"{self.table}.csv")
+        self.release([runs], fixed, ranks)
         return frame
+
+    def release(self, tables: Iterable[Runs], fixed: Ranks = EMPTY, ranks: Ranks | None = None):
+        """Write the ranks of every test query of the table's runs to results/<corpus>/<table>.npz, by which
+        `ssb.tables.released` computes summary and claims again. tables: of all parts. ConfigError as of `write`."""
+        self._may_write()
+        path = self.results / f"{self.table}.npz"
+        released.write(path, tables, fixed, ranks)
+        self._wrote(path)
 
     def frame(self, runs: Runs) -> pd.DataFrame:
         """`rows` without writing them; `trained_on` is a column where runs began with the weights of others."""
@@ -248,7 +254,8 @@ class Study:
             for run in members:
                 row = {"table": self.table, "corpus": self.corpus.name, "setting": setting, "seed": run.config.seed}
                 row |= {name: f"{value:.2f}" for name, value in run.metrics.items() if name not in COUNTS}
-                row |= {name: run.metrics[name] for name in COUNTS} | {"trained_on": run.trained_on}
+                row |= {"share": share_cell(run.share)} | {name: run.metrics[name] for name in COUNTS}
+                row |= {"trained_on": run.trained_on}
                 row |= {"preset": self.preset, "run": run.name, "config_sha": run.config.sha}
                 rows.append(row | run.provenance)
         frame = pd.DataFrame(rows).sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
@@ -263,10 +270,12 @@ class Study:
         (resampling clips, since captions of one clip are not independent), the paper's number where it prints one, and
         the difference to the baseline:
           delta, delta_low, delta_high   of the seed means, 95 % by paired bootstrap over clips
-          p                              of that bootstrap, adjusted by Holm for the number of settings compared
           seeds_low, seeds_high          95 % by Student's t over the differences of runs of the same seed
-          verdict                        "higher" or "lower" where p < 0.05 and the seeds' interval agrees, else
-                                         "not resolved"
+          low, high                      95 % over both, see `ssb.metrics.statistics.Noise`
+          p                              of that, adjusted by Holm for the number of settings compared
+          resolves                       the smallest true difference that the table finds with 80 % power
+          verdict                        "higher" or "lower" where p < 0.05, else "equivalent", "hardly acts" or
+                                         "inconclusive", see `ssb.metrics.statistics.verdict`
         fixed: further settings that have no seeds, name → ranks (Q,) of the same queries; one may be the baseline.
         ranks: setting → ranks (seeds, Q) in place of the runs' own from text to video, such as semantic ones.
         paper: the table of the paper whose numbers are shown too, "2a"; "": none.
@@ -280,29 +289,12 @@ class Study:
         self, runs: Runs, baseline: str, fixed: Ranks = EMPTY, ranks: Ranks | None = None, paper: str = ""
     ) -> pd.DataFrame:
         """`summary` before p is adjusted and judged, not written."""
-        if baseline not in [*runs, *fixed]:
-            raise ConfigError(f"baseline = {baseline!r}: the settings are {', '.join([*fixed, *runs])}")
-        printed = paper_numbers(paper)
-        ranks = {name: given[None] for name, given in fixed.items()} | (ranks or stacked(runs))
-        clips, rows = next(iter(runs.values()))[0].ranks["clip"], {}
-        for setting, members in ranks.items():
-            each = pd.DataFrame([retrieval.metrics(r) for r in members])
-            hits = points(members, "R@1")
-            low, high = interval(hits, clips)
-            row = {"seeds": len(members), **each.mean().round(2)}
-            row |= {"R@1 sd": each["R@1"].std(ddof=1), "R@1 low": low, "R@1 high": high}
-            row |= {f"paper {metric}": printed.get((setting, metric), np.nan) for metric in ("R@1", "R@5")}
-            if setting != baseline:
-                base = np.broadcast_to(points(ranks[baseline], "R@1"), hits.shape)  # it may have no seeds
-                row |= paired(hits, base, clips)._asdict()
-            rows[setting] = row
-        frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
-        return frame.reindex(columns=frame.columns.union([*DELTA], sort=False))  # missing in a table of one setting
+        return compared(runs, baseline, fixed, ranks, paper)
 
     def training(self, runs: Runs) -> pd.DataFrame:
         """How each setting trained, means over seeds: its weights without the decoder's, the epoch kept, the
-        contrastive loss at the first validated epoch, at the kept one and the last, and the last captioning loss (nats
-        per token). Written to results/<corpus>/<table>_training.csv."""
+        contrastive loss at the first validated epoch, at the kept one and the last, the last captioning loss (nats per
+        token) and captioning's `Run.share`. Written to results/<corpus>/<table>_training.csv."""
         rows = {}
         for setting, members in runs.items():
             each = []
@@ -310,7 +302,8 @@ class Study:
                 contrast, kept = run.log.set_index("epoch")["contrast"], run.metrics["best_epoch"]
                 row = {"epoch kept": kept, "contrast, first": contrast.iloc[0], "kept": contrast[kept]}
                 captioning = run.log.get("captioning", contrast * np.nan)
-                each.append(row | {"last": contrast.iloc[-1], "captioning, last": captioning.iloc[-1]})
+                row |= {"last": contrast.iloc[-1], "captioning, last": captioning.iloc[-1]}
+                each.append(row | {"captioning, share": np.nan if run.share is None else run.share})
             rows[setting] = {"weights": members[0].weights, **pd.DataFrame(each).mean().round(3)}
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
         self.write(frame.reset_index(), f"{self.table}_training.csv")
@@ -319,21 +312,11 @@ class Study:
     def claims(self, runs: Runs, claims: Iterable[Claim], ranks: Ranks | None = None) -> pd.DataFrame:
         """A paper's claims about the settings, tested as `summary` tests: one row for each claim whose two settings are
         here. Written to results/<corpus>/<table>_claims.csv. ranks: as in `summary`."""
-        ranks = ranks or stacked(runs)
-        clips = next(iter(runs.values()))[0].ranks["clip"]
-        rows = []
-        for claim in claims:
-            if {claim.setting, claim.baseline} <= runs.keys():
-                one, other = (points(ranks[name], "R@1") for name in (claim.setting, claim.baseline))
-                row = {"claim": claim.text, "setting": claim.setting, "baseline": claim.baseline, "seeds": len(one)}
-                row |= {"paper": paper_difference(claim, self.corpus.name)}
-                rows.append(row | paired(one, other, clips)._asdict())
-        return self.judged(rows)
+        return self.judged(claimed(runs, claims, self.corpus.name, ranks))
 
     def judged(self, rows: list[dict]) -> pd.DataFrame:
         """Claims with their differences → with p adjusted and verdicts, written."""
-        frame = pd.DataFrame(rows, columns=["claim", "setting", "baseline", "seeds", "paper", *DELTA])
-        frame = settled(frame).round(3).replace({"verdict": VERDICTS})
+        frame = judged(rows)
         self.write(frame, f"{self.table}_claims.csv")
         return frame
 
@@ -392,8 +375,11 @@ class Study:
             published.check_rows(self.results / name, frame)
         with files.written(self.results / name) as draft:
             frame.to_csv(draft, index=False, lineterminator="\n")
-        self.tables = list(dict.fromkeys([*self.tables, self.results / name]))
-        print(f"wrote {files.short(self.results / name)}")
+        self._wrote(self.results / name)
+
+    def _wrote(self, path: Path):
+        self.tables = list(dict.fromkeys([*self.tables, path]))
+        print(f"wrote {files.short(path)}")
 
 
 def checked(changes: Mapping, what: str) -> Mapping:
@@ -403,11 +389,11 @@ def checked(changes: Mapping, what: str) -> Mapping:
     return changes
 
 
+def share_cell(share: float | None) -> str:
+    """`Run.share` in a row of a table: "" without captioning, "unknown" where it was not recorded."""
+    return "" if share is None else "unknown" if np.isnan(share) else f"{share:.4f}"
+
+
 def _cell(value) -> str:
     """A value of `ssb.Config` as text, a list without its brackets."""
     return " ".join(map(str, value)) if value and isinstance(value, list | tuple) else str(value)
-
-
-def stacked(runs: Runs, protocol: str = "t2v") -> dict[str, np.ndarray]:
-    """Setting → the ranks of its runs, (seeds, Q)."""
-    return {setting: np.stack([run.ranks[protocol] for run in members]) for setting, members in runs.items()}

@@ -238,7 +238,7 @@ def book(tmp_path):
 
 def test_a_notebook_is_listed_with_its_verdicts_and_minutes(book):
     """Two runs of four and two minutes of one core, one of them in two rows."""
-    words = "Held: cross beats none (shapes, mine). Contradicted: hybrid beats none (mine). Not resolved: 1 of 4 tests."
+    words = "Held: cross beats none (shapes, mine). Contradicted: hybrid beats none (mine). Inconclusive: 1 of 4 tests."
     line = f"| [01_a](01_a.ipynb) | Table 1: which? | {words} | shapes 3, mine 3 |"
     assert overview.notebooks(book).splitlines()[-1] == line
 
@@ -246,14 +246,14 @@ def test_a_notebook_is_listed_with_its_verdicts_and_minutes(book):
 def test_nothing_resolved_and_nothing_claimed(book):
     (book / "results/mine/t_claims.csv").unlink()
     (book / "results/shapes/t_claims.csv").write_text(CLAIMS)
-    assert "| None of 2 tests is resolved. |" in overview.notebooks(book)
+    assert "| Inconclusive: 2 of 2 tests. |" in overview.notebooks(book)
     (book / "results/shapes/t_claims.csv").rename(book / "results/shapes/other_claims.csv")
     assert "| Table 1: which? |  |" in overview.notebooks(book)
     summary = "setting,delta,verdict\nnone,,\na,1,higher\nb,1,not resolved\nc,0,not resolved\n"
     (book / "results/shapes/t_summary.csv").write_text(summary)
     path = book / "notebooks" / "01_a.ipynb"
     path.write_text(path.read_text().replace("t_claims", "t_summary"))
-    assert "| Against none on shapes: 1 higher, 0 lower, 2 not resolved. |" in overview.notebooks(book)
+    assert "| Against none on shapes: 1 higher, 0 lower, 2 inconclusive. |" in overview.notebooks(book)
 
 
 def test_the_grid_shows_what_differs():
@@ -288,7 +288,7 @@ def test_a_comparison_writes_and_shows_a_table(home, hand, capsys):
     assert "cross-captioning beats no captioning: held" in printed and "which ssb.settings() lists" in printed
     assert "Beyond the noise of queries and seeds: cross (higher)." in printed
     names = {path.name for path in (home / "results/shapes-smoke").iterdir()}
-    assert names == {"table1.csv", "table1_summary.csv", "table1_claims.csv"}
+    assert names == {"table1.csv", "table1.npz", "table1_summary.csv", "table1_claims.csv"}
     assert (home / "figures/shapes-smoke/table1.pdf").exists()
 
 

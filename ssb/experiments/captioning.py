@@ -255,7 +255,8 @@ def examples(
 
 COMPARED = {  # by the verdict on a claim
     "held": "better than",
-    "not resolved": "neither better nor worse beyond the noise than",
+    "inconclusive": "neither better nor worse beyond the noise than",
+    "equivalent": "as good as",
     "contradicted": "worse than",
 }
 
@@ -286,7 +287,7 @@ def reading(results: Results, claims: pd.DataFrame) -> str:
         for name in (name for name in METRICS if name in own and name != "CIDEr" and len(own) > 1):
             gain = own[name] - results.constant[name]
             low, high = over_seeds(gain)
-            side = "higher" if low > 0 else "lower" if high < 0 else "not resolved"
+            side = "higher" if low > 0 else "lower" if high < 0 else "inconclusive"
             lines.append(
                 f"{name} of its captions from the clip itself, difference to one sentence for all clips: "
                 f"{signed(gain.mean())} [{signed(low)}, {signed(high)}] over seeds: {side}."

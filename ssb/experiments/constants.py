@@ -41,7 +41,7 @@ def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = ())
     for (y, x), delta in np.ndenumerate(deltas):
         text = dict(ha="center", va="center", fontsize=7)
         if (name := names[y][x]) in summary.index:
-            weight = "normal" if summary["verdict"][name] == "not resolved" else "bold"
+            weight = "normal" if summary["verdict"][name] not in ("higher", "lower") else "bold"
             colour = "white" if abs(delta) > 0.6 * norm.vmax else "black"
             axis.text(x, y, f"{delta:+.1f}", fontweight=weight, color=colour, **text)
         elif name in collapsed:

@@ -14,7 +14,8 @@ from ssb.corpora.corpus import Corpus
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import combined, paired
 from ssb.report import Experiment
-from ssb.study import Study, stacked
+from ssb.study import Study
+from ssb.tables.verdicts import Runs, acts, stacked
 from ssb.training.runs import Run
 
 EXPERIMENT = Experiment(
@@ -104,9 +105,14 @@ def grid(ours: Constants) -> dict[str, dict]:
     return cells
 
 
-def layer_claims(study: Study, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
-    """Does the layer gain, without captioning and with it, and does it gain more with it? Written to
-    results/<corpus>/<table>_claims.csv. What the layer alone adds in the paper is not known."""
+def layer_claims(study: Study, runs: Runs) -> pd.DataFrame:
+    """`layer_gains`, judged and written to results/<corpus>/<table>_claims.csv."""
+    return study.judged(layer_gains(runs))
+
+
+def layer_gains(runs: Runs) -> list[dict]:
+    """Does the layer gain, without captioning and with it, and does it gain more with it? A row for
+    each claim. What the layer alone adds in the paper is not known."""
     hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs, "t2v").items()}
     clips = runs["none"][0].ranks["clip"]
     none, cross = ((hits[f"{name} + EMCL"], hits[name], clips) for name in ("none", "cross"))
@@ -116,6 +122,6 @@ def layer_claims(study: Study, runs: Mapping[str, list[Run]]) -> pd.DataFrame:
         ("EMCL as a layer beats no EMCL: cross", "cross + EMCL", "cross"): paired(*cross),
         ("EMCL as a layer gains more with cross", "gain on cross", "gain on none"): more,
     }
-    about = {"seeds": len(runs["none"]), "paper": np.nan}
+    about = {"seeds": len(runs["none"]), "paper": np.nan, "acts": acts(runs["cross"], runs["cross + EMCL"])}
     keys = "claim", "setting", "baseline"
-    return study.judged([dict(zip(keys, names)) | about | gain._asdict() for names, gain in claims.items()])
+    return [dict(zip(keys, names)) | about | gain._asdict() for names, gain in claims.items()]

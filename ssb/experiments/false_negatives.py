@@ -16,7 +16,8 @@ from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import combined, settled
 from ssb.report import Experiment
-from ssb.study import Study, stacked
+from ssb.study import Study
+from ssb.tables.verdicts import Runs, acts, stacked
 from ssb.training.runs import Run
 
 SWEEP = {
@@ -72,6 +73,7 @@ class Sweep:
         frames = [study.frame(runs[rate]).assign(false_negatives=rate) for rate, study in self.studies.items()]
         frame = pd.concat(frames, ignore_index=True)
         self.first.write(frame, f"{self.first.table}.csv")
+        self.first.release(runs.values())
         return frame
 
     def summary(self, runs: Mapping) -> pd.DataFrame:
@@ -96,24 +98,34 @@ class Sweep:
         rates, which share their clips; the one over seeds is Student's t over the slopes of the single seeds.
         ConfigError for a single rate.
         """
-        x = np.log10(summary.drop_duplicates("dial")["per batch"].to_numpy())
-        if len(x) < 2:
-            raise ConfigError(f"rates = {list(self.studies)}: a trend needs at least 2")
-        weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()  # of the rates in the slope
-        pairs = {}
-        for weight, rate in zip(weights, self.studies):
-            hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs[rate], "t2v").items()}
-            base, clips = hits.pop("none"), runs[rate]["none"][0].ranks["clip"]
-            for setting, values in hits.items():
-                pairs.setdefault(setting, []).append((weight, values, base, clips))
-        rows = {setting: combined(pairs[setting])._asdict() for setting in pairs}
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
+        return slopes(runs, summary)
 
     def claims(self, trend: pd.DataFrame) -> pd.DataFrame:
         """The trends as claims, written to <table>_claims.csv: points of gain for every tenfold of false negatives."""
-        about = {"baseline": "none", "seeds": len(self.first.seeds), "paper": np.nan}
-        claims = trend.reset_index().to_dict("records")
-        return self.first.judged([{"claim": f"{CLAIM}: {row['setting']}"} | about | row for row in claims])
+        return self.first.judged(claimed_trends(trend, len(self.first.seeds)))
+
+
+def slopes(runs: Mapping[float, Runs], summary: pd.DataFrame) -> pd.DataFrame:
+    """`Sweep.trend`: rate → setting → its runs, and the summary → a row for each setting."""
+    x = np.log10(summary.drop_duplicates("dial")["per batch"].to_numpy())
+    if len(x) < 2:
+        raise ConfigError(f"rates = {list(runs)}: a trend needs at least 2")
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()  # of the rates in the slope
+    pairs = {}
+    for weight, rate in zip(weights, runs):
+        hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs[rate], "t2v").items()}
+        base, clips = hits.pop("none"), runs[rate]["none"][0].ranks["clip"]
+        for setting, values in hits.items():
+            pairs.setdefault(setting, []).append((weight, values, base, clips))
+    every = {setting: [run for each in runs.values() for run in each[setting]] for setting in pairs}
+    rows = {setting: combined(pairs[setting])._asdict() | {"acts": acts(every[setting])} for setting in pairs}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
+
+
+def claimed_trends(trend: pd.DataFrame, seeds: int) -> list[dict]:
+    """The trends as the rows of claims. trend: of `slopes`."""
+    about = {"baseline": "none", "seeds": seeds, "paper": np.nan}
+    return [{"claim": f"{CLAIM}: {row['setting']}"} | about | row for row in trend.reset_index().to_dict("records")]
 
 
 @styled

@@ -14,6 +14,7 @@ from ssb import files
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, PAGE, difference, legend, styled
 from ssb.report import METRICS, Experiment, best, markdown, printed, reading, signed
+from ssb.tables.verdicts import UNDECIDED
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 
@@ -92,12 +93,16 @@ def by_corpus(cells: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
     """`claims` for reading: a row for each claim, the paper's difference, and for each corpus ours with its intervals
-    over queries and over seeds and the verdict; "" where the corpus does not test the claim."""
+    over queries and over seeds, the verdict, and after a slash the smallest effect that the design resolves; "" where
+    the corpus does not test the claim."""
     texts = []
     for row in frame.itertuples():
         pairs = (row.delta_low, row.delta_high), (row.seeds_low, row.seeds_high)
         intervals = " ".join(f"[{signed(low)}, {signed(high)}]" for low, high in pairs)
-        texts.append(f"{signed(row.delta)} {intervals} {row.verdict}")
+        resolves = getattr(row, "resolves", np.nan)  # no column of tables of before there were four verdicts
+        texts.append(
+            f"{signed(row.delta)} {intervals} {row.verdict}" + ("" if np.isnan(resolves) else f" / {resolves:.1f}")
+        )
     paper = ["" if np.isnan(x) else signed(x) for x in frame["paper"]]
     return by_corpus(frame.assign(paper=paper, text=texts), ["table", "claim", "paper"])
 
@@ -265,18 +270,16 @@ def write(root: Path) -> list[Path]:
 
 
 def _verdicts(frame: pd.DataFrame) -> str:
-    """Claims in words: which were held or contradicted, on which corpora, and how many tests resolved nothing."""
+    """Claims in words: which were held or contradicted, or two settings equivalent, on which corpora, and how many
+    tests were inconclusive."""
     parts = []
-    for verdict in ("held", "contradicted"):
+    for verdict in ("held", "contradicted", "equivalent", "hardly acts"):
         corpora = frame[frame["verdict"] == verdict].groupby("claim", sort=False)["corpus"].agg(", ".join)
         each = [f"{claim.partition(' (points')[0]} ({names})" for claim, names in corpora.items()]
         if each:
             parts.append(f"{verdict.capitalize()}: {'; '.join(each)}.")
-    unresolved = (frame["verdict"] == "not resolved").sum()
-    if unresolved == len(frame):
-        return f"None of {unresolved} tests is resolved."
-    if unresolved:
-        parts.append(f"Not resolved: {unresolved} of {len(frame)} tests.")
+    if undecided := frame["verdict"].isin(UNDECIDED).sum():
+        parts.append(f"Inconclusive: {undecided} of {len(frame)} tests.")
     return " ".join(parts)
 
 
@@ -286,6 +289,8 @@ def _differences(summaries: list[tuple[str, str, Path]]) -> str:
     for corpus, _, path in summaries:
         summary = pd.read_csv(path, index_col="setting")
         baseline, counts = summary.index[summary["delta"].isna()][0], summary["verdict"].value_counts()
-        higher, lower, same = (counts.get(verdict, 0) for verdict in ("higher", "lower", "not resolved"))
-        parts.append(f"Against {baseline} on {corpus}: {higher} higher, {lower} lower, {same} not resolved.")
+        counts = counts.rename(dict.fromkeys(UNDECIDED, "inconclusive")).groupby(level=0).sum()
+        kinds = ["higher", "lower", *(name for name in ("equivalent", "hardly acts") if name in counts), "inconclusive"]
+        each = ", ".join(f"{counts.get(kind, 0)} {kind}" for kind in kinds)
+        parts.append(f"Against {baseline} on {corpus}: {each}.")
     return " ".join(parts)

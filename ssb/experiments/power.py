@@ -12,7 +12,7 @@ from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
 from ssb.metrics.power import Components, components, needed, power
 from ssb.metrics.retrieval import points
 from ssb.report import Experiment
-from ssb.study import stacked
+from ssb.tables.verdicts import stacked
 from ssb.training.runs import Run
 
 EXPERIMENT = Experiment(
@@ -50,7 +50,7 @@ def curves(noise: pd.DataFrame, effect: float, clips: Iterable[int], seeds: Iter
 
 def in_words(noise: pd.DataFrame, effect: float, clips: int, seeds: int, chance: float = 0.8) -> str:
     """For each row of `noise`, in words: how often this study resolves the effect (points of R@1), how often it gives a
-    verdict without an effect, and how many clips are needed to resolve it with probability `chance`."""
+    false verdict without an effect, and how many clips are needed to resolve it with probability `chance`."""
     lines = []
     for name, row in noise.iterrows():
         parts = Components(*row)
@@ -59,7 +59,7 @@ def in_words(noise: pd.DataFrame, effect: float, clips: int, seeds: int, chance:
         more = "no number of clips is enough" if np.isinf(enough) else f"{chance:.0%} need {enough:,} clips"
         lines.append(
             f"With the noise of “{name}”, {seeds} seeds and {clips} test clips resolve {effect:g} points of R@1 in "
-            f"{right:.0%} of studies ({more}), and give a verdict in {wrong:.1%} where there is no effect."
+            f"{right:.0%} of studies ({more}), and give a false verdict in {wrong:.1%} where there is no effect."
         )
     return "\n".join(lines)
 

@@ -15,7 +15,7 @@ from ssb.figures import PAGE, interval, legend, styled
 from ssb.metrics import retrieval, statistics
 from ssb.paper import OF_CORPUS, Claim, baselines, recalls_of, record
 from ssb.report import Experiment
-from ssb.study import stacked
+from ssb.tables.verdicts import stacked
 from ssb.training.runs import Run, corpus_label, data_for, measured
 
 OBJECTIVES = ("none", "cross")  # that are pre-trained, unless the reader chooses others

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from ssb.metrics.statistics import LEVEL
+from ssb.metrics.statistics import Noise
 
 DRAWS = 4000  # the standard error of a probability is at most 0.8 points
 MOST = 10**9  # clips; what is not resolved with so many is not resolved with any number
@@ -38,12 +38,9 @@ def components(difference, clips) -> Components:
     seeds, n = len(difference), len(labels)
     if seeds < 2 or n < 2:
         raise ValueError(f"{seeds} seeds and {n} clips; wanted two or more of each to estimate a variance")
-    table = np.stack([np.bincount(clip, row) for row in difference]) / np.bincount(clip)  # (seeds, clips)
-    of_clip, of_seed = table.mean(axis=0), table.mean(axis=1)
-    rest = table - of_clip - of_seed[:, None] + table.mean()
-    residual = (rest**2).sum() / ((seeds - 1) * (n - 1))
-    estimates = of_clip.var(ddof=1) - residual / seeds, of_seed.var(ddof=1) - residual / n, residual
-    return Components(*(max(0.0, float(x)) for x in estimates))
+    noise = Noise.of(np.stack([np.bincount(clip, row) for row in difference]) / np.bincount(clip))
+    estimates = (noise.clip - noise.rest) / seeds, (noise.seed - noise.rest) / n, noise.rest
+    return Components(*(max(0.0, x) for x in estimates))
 
 
 def standard_error(components: Components, clips: int, seeds: int) -> float:
@@ -54,19 +51,14 @@ def standard_error(components: Components, clips: int, seeds: int) -> float:
 def power(
     components: Components, effect: float = 1.0, clips: int = 1000, seeds: int = 5, alpha: float = 0.05, draws=DRAWS
 ) -> float:
-    """Probability that the study gives a verdict when the true gain is `effect` points: p < alpha over queries, and the
-    seeds' 95 % interval excludes 0 on the same side. A verdict on either side counts, so that at an effect of 0 this is
-    the rate of false ones. Under Holm, the first of k settings compared with the baseline needs alpha = 0.05 / k. One
-    seed has no interval: 0. ValueError for fewer than 2 clips or 1 seed, a negative variance or another alpha.
+    """Probability that the study gives a verdict "higher" or "lower" when the true gain is `effect` points: p < alpha
+    (see `ssb.metrics.statistics.Noise`). A verdict on either side counts, so that at an effect of 0 this is the rate of
+    false ones, alpha at most. Under Holm, the first of k settings compared with the baseline needs alpha = 0.05 / k.
+    One seed gives no verdict: 0. ValueError for fewer than 2 clips or 1 seed, a negative variance or another alpha.
 
-    Seeded Monte-Carlo over the normal model. A verdict depends on three independent numbers: the mean, the deviation of
-    the clips' means, and that of the seeds' means, so each draw is three numbers. The p of the bootstrap over clips is
-    taken as normal, which it is for dozens of clips.
-
-    Each half of the rule sees one noise: the bootstrap that of clips, the interval that of seeds. Where both weigh the
-    same, the mean has √2 times the deviation that either half assumes, and with many seeds the rate of false verdicts
-    goes to 2 Φ(−1.96 / √2) = 17 %, not 5; where one dominates, or the residual does, it is alpha at most. Where power
-    is low it may fall a little with more clips: with less noise, fewer verdicts are reached by chance.
+    Seeded Monte-Carlo over the normal model. A verdict depends on four independent numbers, the mean and the three mean
+    squares, so each draw is four numbers. Where power is low it may fall a little with more clips: with less noise,
+    fewer verdicts are reached by chance.
     """
     if clips < 2 or seeds < 1 or min(components) < 0 or not 0 < alpha < 1:
         raise ValueError(
@@ -78,11 +70,10 @@ def power(
     clip, seed, residual = components
     rng = np.random.default_rng(0)  # the same numbers for all sizes, so that a curve is smooth
     mean = effect + standard_error(components, clips, seeds) * rng.standard_normal(draws)
-    of_clips, of_seeds = (stats.chi2.ppf(rng.random(draws), n - 1) for n in (clips, seeds))  # sums of squares
-    over_clips = np.sqrt((clip + residual / seeds) * of_clips) / clips  # the standard deviation of the bootstrap
-    over_seeds = np.sqrt((seed + residual / clips) * of_seeds / (seeds - 1) / seeds)
-    bars = stats.norm.ppf(1 - alpha / 2) * over_clips, stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * over_seeds
-    return float((np.abs(mean) > np.maximum(*bars)).mean())
+    expected = clip * seeds + residual, seed * clips + residual, residual
+    freedom = clips - 1, seeds - 1, (clips - 1) * (seeds - 1)
+    squares = (each * stats.chi2.ppf(rng.random(draws), n) / n for each, n in zip(expected, freedom))
+    return float((np.abs(mean) > Noise(*squares, clips, seeds).half(alpha)).mean())
 
 
 def needed(

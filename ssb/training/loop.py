@@ -46,7 +46,8 @@ CHECKPOINT_SECONDS = 30.0  # between two checkpoints, the work that a killed run
 SAVINGS = 20  # or so many times what the last checkpoint took, where that is longer: 5 % of the time of the run at most
 KEPT = ("sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
 LOST = re.compile("[Cc]onnection|peer|socket|Broken pipe")  # in the words of gloo and NCCL
-TRACE = ("contrast", "spread", "gradient")  # of each step: loss, deviation of similarities, norm clipped with the heads
+# of each step: loss, deviation of similarities, norm clipped with the heads, `losses.share` at the epoch's first step
+TRACE = ("contrast", "spread", "gradient", "share")
 
 
 def begin_with(model: SupportSetModel, run: Run):
@@ -196,6 +197,7 @@ class Training:
         self.sums: dict[str, float] = {}
         self.log: list[dict] = []
         self.trace: list[tuple[float, ...]] = []  # TRACE of each step
+        self.share = torch.zeros((), device=device)  # of captioning, at the last step that measured it
         self.memory: tuple[torch.Tensor, ...] = ()  # clips (P,) and c_v (P, d) of earlier batches
         self.best: dict = {"score": -math.inf, "epoch": -1, "weights": {}}
         self.seconds = 0.0
@@ -254,7 +256,7 @@ class Training:
             self.model.train()
         batch = self.data.batch(captions, self.memory)
         with tf32(self.accelerator.device):
-            terms = self.model(batch, progress)
+            terms = self.model(batch, progress, with_share=self.step == 0)
             if not terms["loss"].requires_grad:
                 raise TrainingError(
                     f"contrast = {config.contrast!r} has no gradient: its value must depend on text (c_t) or video "
@@ -272,7 +274,8 @@ class Training:
         self.optimizer.zero_grad()
         spread = terms.pop("similarity").std()
         self.remember(batch.clips, terms.pop("c_v"))
-        numbers = fetched(torch.stack([spread, norms[0], *terms.values()]))
+        self.share = terms.pop("share", self.share)
+        numbers = fetched(torch.stack([spread, norms[0], self.share, *terms.values()]))
         self.unread.append((self.epoch + 1, [*terms], numbers))
         self.read(keep=1 if machine.on_gpu(self.accelerator.device) else 0)
 
@@ -281,11 +284,11 @@ class Training:
         because a GPU may still be computing them."""
         while len(self.unread) > keep:
             epoch, names, numbers = self.unread.pop(0)
-            spread, norm, *values = numbers()
+            spread, norm, share, *values = numbers()
             terms = dict(zip(names, values)) | {"steps": 1.0}
             if not math.isfinite(terms["loss"]):
                 raise TrainingError(f"loss is {terms['loss']} in epoch {epoch}; lower lr = {self.config.lr}")
-            self.trace.append((terms["contrast"], spread, norm))
+            self.trace.append((terms["contrast"], spread, norm, share))
             for name, value in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
             if why := self.watch.after_step(terms["contrast"], spread):
@@ -315,7 +318,8 @@ class Training:
         """What the run is, and the trace of its steps."""
         (folder / IDENTITY).write_text(json.dumps(self.parts, indent=1))
         (folder / "config.json").write_text(self.config.model_dump_json(indent=1))
-        pd.DataFrame(self.trace, columns=TRACE).to_csv(folder / "trace.csv", index_label="step", float_format="%.6g")
+        trace = pd.DataFrame([dict(zip(TRACE, row)) for row in self.trace], columns=TRACE)
+        trace.to_csv(folder / "trace.csv", index_label="step", float_format="%.6g")
 
     def validate(self):
         """Log the epoch, and keep its weights if they are the best so far on the validation clips by R@1 + R@5 + R@10,
@@ -391,6 +395,7 @@ class Training:
             for name in KEPT:
                 setattr(self, name, state[name])
             self.memory = tuple(x.to(self.accelerator.device) for x in self.memory)
+            self.share.fill_(dict(zip(TRACE, self.trace[-1])).get("share", math.nan))
             self.epoch, self.step = state["next"]
         except Exception as error:  # torch raises nearly anything for a file that is no checkpoint
             reason = str(error).partition("\n")[0]

@@ -233,6 +233,14 @@ class Run:
         return pd.read_csv(self.folder / "trace.csv")
 
     @functools.cached_property
+    def share(self) -> float | None:
+        """Captioning's share of the gradient that reaches the heads (`ssb.losses.share`), the mean over training, to
+        four decimals; None without captioning, NaN where it was not recorded."""
+        if self.config.objective == "none":
+            return None
+        return round(float(self.trace["share"].mean()), 4) if "share" in self.trace else math.nan
+
+    @functools.cached_property
     def weights(self) -> int:
         """How many weights the model has, its buffers included, without the decoder's."""
         with safe_open(self.folder / "model.safetensors", "pt") as file:

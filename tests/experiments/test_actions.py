@@ -186,10 +186,10 @@ def test_summary_and_claims(study, recipe, paper):
     compared = by_hand()
     summary, claims = actions.summary(study, compared), actions.claims(study, compared, recipe)
     assert summary["top-1"].tolist() == pytest.approx([60, 60, 60, 80])
-    assert summary["verdict"].tolist() == ["", "not resolved", "not resolved", "higher"]
+    assert summary["verdict"].tolist() == ["", "equivalent", "equivalent", "higher"]
     assert summary.loc["head, cross", "delta"] == pytest.approx(20)
     assert summary["kept last"].tolist() == [50] * 4
-    assert claims["verdict"].tolist() == ["not resolved", "held", "not resolved", "held", "held"]
+    assert claims["verdict"].tolist() == ["equivalent", "held", "equivalent", "held", "held"]
     assert claims["delta"].tolist() == pytest.approx([0, 20, 0, 20, 20])
     assert claims["paper"].tolist()[:2] == [paper, paper] and np.isnan(claims["paper"][2])
     assert actions.claims(study, compared)["paper"].isna().all()  # the paper has no number for other classes

@@ -48,9 +48,9 @@ def test_trend_is_the_slope_over_tenfolds(sweep, home):
     assert (sweep.first.results / "fn_claims.csv").is_file()
 
 
-def test_no_trend_is_not_resolved_and_a_falling_one_contradicts(sweep, home):
+def test_no_trend_is_equivalent_and_a_falling_one_contradicts(sweep, home):
     even = runs_with(home, {0.01: 3, 0.1: 3})
-    assert sweep.claims(sweep.trend(even, sweep.summary(even)))["verdict"].tolist() == ["not resolved"]
+    assert sweep.claims(sweep.trend(even, sweep.summary(even)))["verdict"].tolist() == ["equivalent"]
 
 
 def test_falling(sweep, home):

@@ -10,7 +10,19 @@ from scipy import stats
 
 from ssb.metrics import statistics
 from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import combined, draws, interval, over_seeds, paired, resampled, settled, verdict
+from ssb.metrics.statistics import (
+    Difference,
+    Noise,
+    by_group,
+    combined,
+    draws,
+    interval,
+    over_seeds,
+    paired,
+    resampled,
+    settled,
+    verdict,
+)
 
 
 def test_statistics_know_nothing_of_the_study():
@@ -55,13 +67,14 @@ def test_a_paired_difference_with_its_intervals():
     clips = stats.ttest_1samp(gain.mean(axis=0), 0).confidence_interval()
     assert (found.delta_low, found.delta_high) == pytest.approx(tuple(clips), abs=0.1)
     assert found.p < 0.01 and verdict(found) == "higher" and verdict(paired(base, one)) == "lower"
-    assert paired(base, base)[:4] == (0, 0, 0, 1) and verdict(paired(base, base)) == "not resolved"
-    assert np.isnan(paired(one[:1], base[:1]).seeds_low) and verdict(paired(one[:1], base[:1])) == "not resolved"
+    assert paired(base, base)[:4] == (0, 0, 0, 1) and verdict(paired(base, base)) == "equivalent"
+    assert np.isnan(paired(one[:1], base[:1]).seeds_low) and verdict(paired(one[:1], base[:1])) == "inconclusive"
 
 
-def test_p_of_values_that_are_missing_is_1():
+def test_there_is_no_p_of_values_that_are_missing():
     values = np.array([1.0, np.nan, 2.0])
-    assert paired(values, [0, 0, 0]).p == 1 and verdict(paired(values, [0, 0, 0])) == "not resolved"
+    for one, other in ((values, [0, 0, 0]), (np.stack([values] * 3), np.zeros((3, 3)))):
+        assert np.isnan(paired(one, other).p) and verdict(paired(one, other)) in ("", "inconclusive")
 
 
 def test_values_that_cannot_be_paired_are_refused():
@@ -103,25 +116,114 @@ def test_a_slope_over_other_queries_of_the_same_clips():
         for row in drawn
     ]
     assert (found.delta_low, found.delta_high) == pytest.approx(tuple(np.quantile(loops, (0.025, 0.975))))
-    assert found.p == pytest.approx(min(1, 2 * (1 + min(np.less(loops, 0).sum(), np.greater(loops, 0).sum())) / 2001))
+    cells = sum(np.stack([g[:, of == c].mean(axis=1) for c in range(30)], axis=1) for g, of in zip(gains, (few, many)))
+    assert found.noise == pytest.approx(Noise.of(cells))  # clips have equally many captions
     assert found.delta == pytest.approx(gains[0].mean() + gains[1].mean())
     each = gains[0].mean(axis=1) + gains[1].mean(axis=1)
     assert (found.seeds_low, found.seeds_high) == pytest.approx(over_seeds(each))
 
 
+def test_the_noise_of_a_table_is_that_of_least_squares():
+    """Mean squares as differences of what fits of dummies leave, by hand for one clip more than seeds."""
+    table = np.random.default_rng(4).gamma(2, 9, (3, 4))
+    seed, clip = (np.eye(n)[index.ravel()] for n, index in zip((3, 4), np.indices((3, 4))))
+
+    def left(*columns) -> float:
+        columns = np.concatenate([np.ones((12, 1)), *columns], axis=1)
+        return float(((table.ravel() - columns @ np.linalg.lstsq(columns, table.ravel())[0]) ** 2).sum())
+
+    rest = left(seed, clip)
+    assert Noise.of(table) == pytest.approx(((left(seed) - rest) / 3, (left(clip) - rest) / 2, rest / 6, 4, 3))
+
+
+def test_the_interval_over_both_meets_those_over_each():
+    """Where only clips differ it is Student's over clips, where only seeds do, or all is rest, that over seeds."""
+    rng, n, s = np.random.default_rng(5), 40, 4
+    of_clip, of_seed = rng.normal(1, 9, (1, n)) + np.zeros((s, 1)), rng.normal(1, 9, (s, 1)) + np.zeros((1, n))
+    for table, values in ((of_clip, of_clip[0]), (of_seed, of_seed[:, 0])):
+        theirs = stats.ttest_1samp(values, 0)
+        found = paired(table, np.zeros((s, n)))
+        assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()))
+        assert found.p == pytest.approx(theirs.pvalue)
+    both = of_clip + of_seed  # without a rest: t² of each with its own variance, in sum
+    half = [stats.t.ppf(0.975, len(x) - 1) ** 2 * x.var(ddof=1) / len(x) for x in (of_clip[0], of_seed[:, 0])]
+    found = paired(both, np.zeros((s, n)))
+    assert found.high - found.delta == pytest.approx(sum(half) ** 0.5)
+    noise = found.noise
+    assert noise.half(noise.p(found.delta)) == pytest.approx(abs(found.delta)) and noise.p(-found.delta) == found.p
+    assert noise.p(0.0) == 1 and noise.p(1e9) == statistics.LEAST and noise.p(noise.half()) == pytest.approx(0.05)
+
+
+def test_clips_with_more_captions_weigh_more():
+    """The table over clips has the mean over captions; with equally many captions its cells are the clips' means."""
+    values = np.random.default_rng(6).normal(3, 2, (2, 7))
+    clips = np.array([0, 0, 0, 1, 1, 2, 2])
+    assert by_group(values, clips).mean() == pytest.approx(values.mean())
+    cells = [values.mean() + (3 * values[:, :3].mean(axis=1) - 3 * values.mean()) / (7 / 3)]
+    assert by_group(values, clips)[:, 0] == pytest.approx(cells[0])
+    assert by_group(values[:, 1:], clips[1:]) == pytest.approx(values[:, 1:].reshape(2, 3, 2).mean(axis=2))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1, 2])
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "hits"])
+def test_at_most_one_verdict_in_twenty_is_false(kind, seeds, ratio):
+    """Two settings that do not differ. ratio: of the noise of seeds to that of queries, both of the mean."""
+    rng, clips, draws = np.random.default_rng([seeds, int(10 * ratio)]), 60, 3000
+    draw = {"normal": rng.standard_normal, "heavy": lambda size: rng.standard_t(3, size) / 3**0.5}.get(kind)
+    wrong = 0
+    for _ in range(draws):
+        if draw:
+            table = draw((1, clips)) + ratio * (seeds / clips) ** 0.5 * rng.standard_normal((seeds, 1))
+        else:  # 100 where a rank is 1, of two settings with the same chances, which the seed moves
+            deviation = 0.42 / clips**0.5 * 2**0.5 / seeds**0.5
+            moved = 0.3 + ratio * deviation * (seeds / 2) ** 0.5 * rng.standard_normal((2, seeds, 1))
+            ones = rng.random((2, seeds, clips)) < moved.clip(0, 1)
+            table = 100.0 * ones[0] - 100.0 * ones[1]
+        wrong += abs(table.mean()) > Noise.of(table).half()  # the same as p < 0.05
+    assert wrong / draws <= 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
+
+
+def test_what_a_design_resolves_it_finds_in_four_of_five():
+    rng, clips, seeds, draws = np.random.default_rng(8), 80, 5, 2000
+    tables = rng.normal(0, 3, (draws, 1, clips)) + rng.normal(0, 0.5, (draws, seeds, 1))
+    tables = tables + rng.normal(0, 5, (draws, seeds, clips))
+    for alpha in (0.05, 0.01):
+        effect = np.mean([Noise.of(table).resolves(alpha) for table in tables[:200]])
+        found = np.mean([abs(effect + table.mean()) > Noise.of(table).half(alpha) for table in tables])
+        assert found == pytest.approx(0.8, abs=0.08)
+
+
+def row(delta, p, queries, seeds):
+    return Difference(delta, *queries, p, *seeds, -9.0, 9.0, Noise(4.0, 2.0, 1.0, 100, 5))
+
+
 def test_verdicts_of_a_table_are_of_adjusted_p():
     rows = {
-        "base": (np.nan,) * 6,
-        "clear": (2.0, 1.0, 3.0, 0.001, 0.5, 3.5),
-        "less clear": (2.0, 0.1, 3.0, 0.03, 0.5, 3.5),
-        "seeds differ": (2.0, 1.0, 3.0, 0.001, -0.5, 4.5),
-        "worse": (-2.0, -3.0, -1.0, 0.001, -3.5, -0.5),
+        "base": (np.nan,) * 9,
+        "clear": row(2.0, 0.001, (1.0, 3.0), (0.5, 3.5)),
+        "less clear": row(2.0, 0.03, (0.1, 3.0), (0.5, 3.5)),
+        "seeds differ": row(2.0, 0.3, (1.0, 3.0), (-0.5, 4.5)),
+        "worse": row(-2.0, 0.001, (-3.0, -1.0), (-3.5, -0.5)),
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=statistics.DELTA)
     frame = settled(table.drop(index="worse"))
-    assert frame["p"].tolist()[1:] == pytest.approx([0.003, 0.03, 0.003])
-    assert frame["verdict"].tolist() == ["", "higher", "higher", "not resolved"]
+    assert frame["p"].tolist()[1:] == pytest.approx([0.003, 0.06, 0.3])
+    assert frame["verdict"].tolist() == ["", "higher", "inconclusive", "inconclusive"]
+    assert frame["resolves"].tolist()[1:] == pytest.approx([rows["clear"].noise.resolves(0.05 / 3)] * 3)
     frame = settled(table.assign(p=[np.nan, *[0.02] * 4]))
     assert frame["p"].dropna().tolist() == pytest.approx([0.08] * 4)
-    assert frame["verdict"].tolist() == ["", *["not resolved"] * 4]
-    assert verdict(statistics.Difference(*rows["worse"])) == "lower"
+    assert frame["verdict"].tolist() == ["", *["inconclusive"] * 4] and "noise" not in frame
+    assert verdict(rows["worse"]) == "lower"
+
+
+def test_equivalent_is_what_both_intervals_say_where_captioning_acts():
+    near, seeds_wide = row(0.1, 0.4, (-0.3, 0.5), (-0.2, 0.4)), row(0.1, 0.4, (-0.3, 0.5), (-0.2, 0.51))
+    assert [verdict(near, acts) for acts in (True, False, None, np.nan)] == [
+        "equivalent", "hardly acts", "inconclusive", "inconclusive",
+    ]  # fmt: skip
+    assert verdict(seeds_wide) == verdict(near._replace(delta_low=-0.6)) == "inconclusive"
+    assert verdict(near._replace(p=0.04)) == "higher"  # however small
+    assert verdict(near._replace(p=np.nan, seeds_low=np.nan, seeds_high=np.nan)) == "inconclusive"
+    frame = pd.DataFrame([near, near], columns=statistics.DELTA).assign(acts=[True, False])
+    assert settled(frame)["verdict"].tolist() == ["equivalent", "hardly acts"] and "acts" not in settled(frame)

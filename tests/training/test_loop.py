@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ssb import files
+from ssb import files, losses
 from ssb.config import Config, ConfigError
 from ssb.corpora.load import load_corpus
 from ssb.corpora.reading import CorpusError
@@ -422,9 +423,30 @@ def test_a_row_of_the_trace_is_what_the_step_was(home, apart):
     c_t, c_v = (x.detach().double().numpy() for x in embedded)
     cosines = c_t @ c_v.T / np.linalg.norm(c_t, axis=1)[:, None] / np.linalg.norm(c_v, axis=1)
     model.zero_grad()
+    leaves = [x.detach().requires_grad_() for x in embedded]
+    norms = []
+    for term in (model.contrast(*leaves, batch, 0.0, None), config.captioning * model.captioning(*leaves, batch)):
+        norms.append(sum((x**2).sum().item() for x in torch.autograd.grad(term, leaves)) ** 0.5)
     work.take_step(captions)
-    wanted = terms["contrast"].item(), cosines.std(ddof=1), (heads if apart else every) ** 0.5
+    share = norms[1] / sum(norms)
+    wanted = terms["contrast"].item(), cosines.std(ddof=1), (heads if apart else every) ** 0.5, share
     assert work.trace == [pytest.approx(wanted, rel=1e-4)] and heads < every
+
+
+@pytest.mark.parametrize("objective", ["none", "identity", "cross"])
+def test_the_share_of_captioning_changes_nothing(home, tmp_path, monkeypatch, objective):
+    """The same weights to the bit without it, and 0 where captioning has no gradient to the heads."""
+    run = fit(small(objective=objective), quiet=True)
+    assert (run.share is None) == (objective == "none") and (run.trace["share"] > 0).all() == (objective == "cross")
+    if objective != "none":
+        assert run.share == round(run.trace["share"].mean(), 4)
+    (run.folder / "model.safetensors").rename(tmp_path / "with")
+    shutil.rmtree(run.folder)
+    monkeypatch.setattr(losses, "share", lambda *terms: torch.zeros(()))
+    again = fit(small(objective=objective), quiet=True)
+    weights, wanted = load_file(again.folder / "model.safetensors"), load_file(tmp_path / "with")
+    assert weights.keys() == wanted.keys() and all(torch.equal(weights[name], wanted[name]) for name in weights)
+    assert again.folder == run.folder and again.trace["contrast"].equals(run.trace["contrast"])
 
 
 def test_it_learns(home):

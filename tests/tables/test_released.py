@@ -1,0 +1,121 @@
+"""The ranks beside a table: what is read is what was written, and summary and claims follow from them alone."""
+
+import shutil
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import ROOT
+
+from ssb import Study, report
+from ssb.corpora.reading import CorpusError
+from ssb.experiments import emcl_layer, objectives
+from ssb.experiments.false_negatives import Sweep, claimed_trends, slopes
+from ssb.tables import released
+
+SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
+same = partial(pd.testing.assert_frame_equal, check_dtype=False, check_names=False, rtol=0, atol=0)
+
+
+def test_ranks_are_packed_without_loss():
+    for ranks in ([1, 2.5, 40000.5], [1, 4 / 3], np.arange(5), [70000.0]):
+        ranks = np.asarray(ranks)
+        assert np.array_equal(released.unpacked(released.packed(ranks)), ranks)
+    assert released.packed([1, 127.5]).nbytes == 2 and released.packed([1, 1000.5]).nbytes == 4
+
+
+def test_what_is_read_is_what_was_written(hand, home):
+    """Runs, ranks without a run, and ranks in place of the runs' own; the same bytes each time."""
+    study = Study("t", preset="smoke", seeds=range(5), changes=SMALL)
+    fixed = {"linear probe": np.arange(400) + 1.0}
+    other = {name: np.stack([run.ranks["t2v"] + k for k, run in enumerate(runs)]) for name, runs in hand.items()}
+    study.rows(hand, fixed=fixed, ranks=other)
+    path = study.results / "t.csv"
+    before = path.with_suffix(".npz").read_bytes()
+    table = released.read(path)
+    assert table.runs.keys() == hand.keys()
+    for name, runs in hand.items():
+        assert [run.name for run in table.runs[name]] == [run.name for run in runs]
+        for one, run in zip(table.runs[name], runs):
+            assert all(np.array_equal(one.ranks[way], run.ranks[way]) for way in run.ranks)
+            assert one.share == run.share and one.seed == run.config.seed
+        assert np.array_equal(table.ranks[name], other[name])
+    assert np.array_equal(table.fixed["linear probe"], fixed["linear probe"])
+    study.rows(dict(reversed(hand.items())), fixed=fixed, ranks=other)
+    assert path.with_suffix(".npz").read_bytes() == before
+    study.summary(hand, "none", ranks=other)
+    assert_follows(path)
+
+
+def test_ranks_of_other_runs_are_refused(hand, home):
+    study = Study("t", preset="smoke", seeds=range(5), changes=SMALL)
+    study.rows({"none": hand["none"]})
+    beside = study.results / "t.npz"
+    kept = beside.read_bytes()
+    study.rows(hand)
+    beside.write_bytes(kept)
+    with pytest.raises(CorpusError, match=r"t\.npz lacks the runs .* of t\.csv: run its notebook"):
+        released.read(study.results / "t.csv")
+    beside.unlink()
+    with pytest.raises(CorpusError, match=r"t\.npz is missing: run the notebook of the table t again"):
+        released.read(study.results / "t.csv")
+
+
+def test_summary_and_claims_follow_from_the_ranks_of_runs_of_seconds(home):
+    study = Study("table1", preset="smoke", seeds=[0, 1], jobs=1, changes=SMALL)
+    runs = study.run({name: {"objective": name} for name in ("none", "hybrid", "cross")})
+    comparison = report.Comparison(study, runs, objectives.TABLE1)
+    comparison.claims()
+    shutil.rmtree(home / "results" / "runs")
+    assert assert_follows(study.results / "table1.csv") == 2
+    cross = released.read(study.results / "table1.csv").runs["cross"]
+    log = np.mean([np.log(run.ranks["t2v"]).mean() for run in cross])
+    assert comparison.summary.loc["cross", "log rank"] == pytest.approx(log, abs=1e-3)
+
+
+def test_claims_that_are_more_than_a_difference_follow_too(hand, home):
+    runs = {"none": hand["none"], "none + EMCL": hand["cross"], "cross": hand["none"], "cross + EMCL": hand["full"]}
+    study = Study("emcl", preset="smoke", seeds=range(5), changes=SMALL)
+    study.rows(runs)
+    study.summary(runs, "none")
+    emcl_layer.layer_claims(study, runs)
+    assert assert_follows(study.results / "emcl.csv") == 2
+
+
+def test_a_table_of_several_rates_follows(home):
+    sweep = Sweep("false_negatives", [0.05, 0.1], preset="smoke", seeds=[0, 1], jobs=1, changes=SMALL)
+    runs = sweep.run()
+    sweep.rows(runs)
+    summary = sweep.summary(runs)
+    sweep.claims(sweep.trend(runs, summary))
+    assert assert_follows(sweep.first.results / "false_negatives.csv") == 1
+
+
+def assert_follows(path) -> int:
+    """Compare what is published of a table with what its ranks give; returns how many files were compared."""
+    compared, rows = 0, None
+    if path.stem == "false_negatives":  # whose summary is of several corpora; its claims are slopes
+        summary = pd.read_csv(path.with_name(f"{path.stem}_summary.csv"))
+        rates = {rate: released.read(path, {"false_negatives": rate}).runs for rate in summary["dial"].unique()}
+        trend = slopes(rates, summary)
+        rows = claimed_trends(trend, len(rates[summary["dial"][0]]["none"]))
+    elif (published := path.with_name(f"{path.stem}_summary.csv")).exists():
+        before = pd.read_csv(published).drop(columns=[*released.TOLD]).fillna({"verdict": ""})
+        same(released.summary(path).reset_index(), before)
+        compared += 1
+    if path.stem == "emcl":
+        rows = emcl_layer.layer_gains(released.read(path).runs)
+    if (published := path.with_name(f"{path.stem}_claims.csv")).exists():
+        before = pd.read_csv(published)
+        same(released.claims(path, rows), before)
+        compared += 1
+    return compared
+
+
+COMMITTED = sorted((ROOT / "results").glob("*/*.npz"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=[f"{path.parent.name}-{path.stem}" for path in COMMITTED])
+def test_every_committed_table_follows_from_its_ranks(path):
+    assert_follows(path.with_suffix(".csv"))
