@@ -249,11 +249,14 @@ def once(path: Path, what: str, make: Callable[[], str]) -> str:
     path = Path(path).resolve()
     state = path.stat()
     kept = cache() / "sums" / digest(str(path), str(state.st_size), str(state.st_mtime_ns), what)
-    if not kept.exists():
-        text = make()
-        with written(kept) as draft:
-            draft.write_text(text, encoding="utf-8")
-    return kept.read_text(encoding="utf-8")
+    with contextlib.suppress(OSError, ValueError):  # a file that is missing or damaged is made again
+        text, own = kept.read_text(encoding="utf-8").rsplit("\n", 1)
+        if digest(kept.name, text) == own:
+            return text
+    text = make()
+    with written(kept) as draft:
+        draft.write_text(f"{text}\n{digest(kept.name, text)}", encoding="utf-8")
+    return text
 
 
 # By one process at a time

@@ -167,6 +167,12 @@ def standardised(values, mean, scale):
     return ((values - mean) / scale).clip(-LARGEST, LARGEST)
 
 
+WITHOUT_GRADIENT = (
+    "has no gradient: its value must depend on text (c_t) or video (c_v) through torch operations, without detach(), "
+    "item() or numpy()"
+)
+
+
 class Contrast:
     """L_contrast of a Config, a class of `CONTRASTS`, called with the embeddings of a batch.
 
@@ -346,12 +352,16 @@ def _tried(function, name: str, size: int, dim: int):
     pair = torch.randn(2, size, dim, generator=generator).to(device).requires_grad_()
     with torch.random.fork_rng():
         try:
-            loss = function(*pair.unbind())
+            loss = other = function(*pair.unbind())
+            if isinstance(loss, Tensor) and not loss.requires_grad:
+                other = function(*torch.randn(2, size, dim, generator=generator).to(device))
         except (Exception, SystemExit) as error:  # whatever the function does
             raise ConfigError(f"contrast = {name!r} fails on embeddings {(size, dim)}: {located(error)}") from error
     _number(loss, name)
     if loss.isnan():
         raise ConfigError(f"contrast = {name!r} is NaN on random embeddings {(size, dim)}; look for 0 / 0 in it")
+    if _number(other, name).item() != loss.item():  # it depends on the embeddings
+        raise ConfigError(f"contrast = {name!r} {WITHOUT_GRADIENT}")
 
 
 def _number(loss, name: str) -> Tensor:

@@ -116,8 +116,9 @@ def figures_of(name: str, run: Run, corpus, preset: str) -> tuple[Path, str]:
     check_label(corpus.name, run.config.corpus not in CORPORA, CORPORA)
     label, usual = files.label(corpus.name, preset), configure(preset, run.config.corpus).effective()
     tables = [pd.read_csv(path) for path in files.folder("results", label).glob("[!.]*.csv")]
-    shas = {sha for table in tables if "corpus_sha" in table for sha in table["corpus_sha"]} or {corpus.fingerprint}
-    same = preset == "smoke" or run.config.key == usual.key and corpus.fingerprint in shas
+    shas = {sha for table in tables if "corpus_sha" in table for sha in table["corpus_sha"]}
+    published = corpus.fingerprint in shas or not shas and run.config.corpus in CORPORA
+    same = preset == "smoke" or run.config.key == usual.key and published
     return files.folder("figures", label), name if same else f"{name}_{run.name}"
 
 

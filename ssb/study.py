@@ -47,6 +47,7 @@ class Study:
     table: the name of its files, "table1". seeds: each setting is trained once with each. jobs: runs at the same time,
     -1: one on each core, or one where there is a GPU to share; under `joblib.parallel_config("dask")` they go to a
     cluster. changes: what all runs of the table change in the preset, such as {"epochs": 5}.
+    looks: rank the validation clips in place of the test clips, to choose settings (`Config.evaluate`).
     parameters: of its notebook, those that change what is made of the runs, see `published.PARAMETERS`; what differs
     from there is a column of the rows.
     """
@@ -59,6 +60,7 @@ class Study:
         seeds: Iterable[int] = (0, 1, 2),
         jobs: int = -1,
         changes: Mapping = EMPTY,
+        looks: bool = False,
         **parameters,
     ):
         if isinstance(seeds, str) or not isinstance(seeds, Iterable):
@@ -79,9 +81,10 @@ class Study:
             raise ConfigError(f"seeds = {self.seeds}: wanted one or more different whole numbers")
         if "seed" in changes:
             raise ConfigError(f"changes: the seed is no change of all runs; give seeds = [{changes['seed']}]")
+        self._check_evaluated(changes, "changes")
         if preset == "smoke":
             print(SMOKE)
-        self.base = configure(preset, **{"corpus": corpus, **changes})
+        self.base = configure(preset, **{"corpus": corpus, **changes, "evaluate": "val" if looks else "test"})
         self.corpus: Corpus = load_corpus(self.base.corpus, **self.base.corpus_options)
         published.check_label(self.corpus.name, self.base.corpus not in CORPORA, CORPORA)
         for split in ("val", "test"):
@@ -91,7 +94,7 @@ class Study:
         self.parameters = published.other_parameters(parameters)
         self.label = files.label(self.corpus.name, preset)
         self.corpus_label = corpus_label(self.base)
-        changed = {**changes, **self.base.corpus_options}
+        changed = {**changes, **self.base.corpus_options, **({"evaluate": "val"} if looks else {})}
         parts = [f"{name} = {value}" for name, value in changed.items() if name != "corpus_options"]
         self.subtitle = ", ".join([self.corpus.name, f"{preset} preset", *parts])  # for titles
         self.results, self.changes = files.folder("results", self.label), dict(changes)
@@ -120,6 +123,7 @@ class Study:
             first = begin.get(setting, [None] * len(self.seeds))
             if len(first) != len(self.seeds):
                 raise ConfigError(f"{setting!r}: {len(first)} runs to begin with for {len(self.seeds)} seeds")
+            self._check_evaluated(changes, f"the setting {setting!r}")
             if "seed" in changes:
                 raise ConfigError(f"{setting!r} changes the seed; give the seeds of all settings as seeds")
             for seed, before in zip(self.seeds, first):
@@ -129,6 +133,14 @@ class Study:
                     raise ConfigError(f"{setting!r} changes the corpus; a table is of one corpus: make another Study")
                 plan.append(published.planned(setting, config, self.corpus, before))
         return plan
+
+    @staticmethod
+    def _check_evaluated(changes: Mapping, what: str):
+        if "evaluate" in changes:
+            raise ConfigError(
+                f"{what}: evaluate = {changes['evaluate']!r}; a table is of the test clips, and with Study(…, looks = "
+                "True) of the validation clips: leave it out"
+            )
 
     def protect(self, plan: Iterable[Planned], complete: bool = True):
         """ConfigError where results/<corpus>/<table>.csv holds what these runs would replace; the smoke preset is
@@ -213,7 +225,7 @@ class Study:
         usual = configure(self.preset, self.base.corpus).epochs
         estimates = batch.estimates(todo, self.results, self.preset, usual)
         workers = min(joblib.effective_n_jobs(self.jobs), len(todo))
-        seconds = batch.Clock(estimates, workers).seconds()
+        seconds = batch.Clock(estimates, workers, batch.work(todo)).seconds()
         long = f"about {minutes(seconds)}" if seconds == seconds else "for how long is known when one has ended"
         parallel = f"on {workers} cores" if workers > 1 else "one at a time"
         read = f"{total - len(todo)} read from {files.short(files.runs())}, " if total > len(todo) else ""

@@ -20,7 +20,7 @@ from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, MARKS, PAGE, styled
 from ssb.report import Experiment
 from ssb.study import Study
-from ssb.training.runs import Run, configure, load
+from ssb.training.runs import Run, TrainingError, configure, load
 
 RECALLS = ("t2v R@1", "t2v R@5", "t2v R@10")
 MOST_STEPS = 8000  # of a look: a run of `none` of 8,000 steps takes a minute or two on one core
@@ -101,12 +101,12 @@ def recorded(corpus: str, preset: str = "tuned") -> dict:
 
 
 class Search:
-    """Looks at a corpus, and the settings found so far. study: ranks validation clips, `Config.evaluate` = "val"."""
+    """Looks at a corpus, and the settings found so far. The arguments are those of `Study`."""
 
-    def __init__(self, study: Study):
-        if study.base.evaluate != "val":
-            raise ConfigError('a search needs a study with changes {"evaluate": "val"}: it must not see test clips')
-        self.study = study
+    def __init__(self, table: str, corpus: str, preset: str, seeds: Sequence[int], jobs: int, changes: Mapping):
+        if "objective" in changes:
+            raise ConfigError("changes: the search goes from objective = 'none' to 'cross'; leave it out")
+        self.study = Study(table, corpus, preset, seeds, jobs, {**changes, "objective": "none"}, looks=True)
         self.runs: dict[str, list[Run]] = {}  # setting → its runs; without those of which one collapsed
         self.steps: dict[str, str] = {}  # setting → the step that tried it first
         self.found: dict[str, object] = {}  # what is changed in the preset
@@ -132,6 +132,8 @@ class Search:
                 self.runs = self.study.run(new, may_collapse=True, further=self.runs, complete=False)
                 self.steps |= dict.fromkeys(new, step.name)
             scores = {name: score(self.runs[name]) for name in grid if name in self.runs}
+            if not scores:
+                raise TrainingError(f"{step.name}: a run of every setting collapsed; begin with other changes")
             best = max(scores, key=scores.get)  # of equal ones the first
             self.found = grid[best]
             print(f"{step.name}: {best}, R@1 + R@5 + R@10 = {scores[best]:.1f}")

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ssb.report import Experiment
-from ssb.study import Runs, Study
+from ssb.study import Study
+from ssb.tables.verdicts import Runs
 
 WITHOUT, DETACHED = "none", "cross, no gradient to the embeddings"
 
@@ -11,6 +12,8 @@ WITHOUT, DETACHED = "none", "cross, no gradient to the embeddings"
 def grid(study: Study) -> dict[str, dict]:
     """The objectives, `cross` with parts taken away, other regularisers in its place, and these with it."""
     none, cross, base = {"objective": "none"}, {"objective": "cross"}, study.base
+    captions = np.bincount(study.corpus.captions["clip"])[study.corpus.split("train")]
+    another = {"cross, weights of another caption": cross | {"weights_from": "other caption"}}
     more = {
         "more dropout": {"dropout": min(0.9, round(base.dropout + 0.2, 3))},
         "weight decay": {"weight_decay": 10 * (base.weight_decay or 0.01)},
@@ -25,7 +28,7 @@ def grid(study: Study) -> dict[str, dict]:
         "cross, captions permuted once": cross | {"decoded": "permuted"},
         "cross, captions shuffled in each step": cross | {"decoded": "shuffled"},
         "cross, decoder first": cross | {"decoder_warmup": 0.2},
-        "cross, weights of another caption": cross | {"weights_from": "other caption"},
+        **(another if captions.min() > 1 else {}),
         **{name: none | changes for name, changes in more.items()},
         **{f"cross, {name}": cross | changes for name, changes in more.items()},
     }

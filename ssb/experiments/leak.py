@@ -20,12 +20,14 @@ from sklearn.preprocessing import StandardScaler
 from ssb import losses
 from ssb.config import ConfigError
 from ssb.corpora.corpus import Corpus
+from ssb.corpora.reading import CorpusError
 from ssb.experiments.probe import clip_means
 from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
 from ssb.metrics.statistics import interval, over_seeds
 from ssb.progress import track
 from ssb.report import Experiment
-from ssb.study import Runs, Study
+from ssb.study import Study
+from ssb.tables.verdicts import Runs
 from ssb.training.runs import Run
 
 LAMBDAS = (0.1, 0.3, 1.0, 3.0)
@@ -46,6 +48,11 @@ def setting(source: str, weight: float) -> str:
 
 def grid(study: Study) -> dict[str, dict]:
     """No captioning, and `cross` by its caption's own weights and by those of another caption, at each λ."""
+    if not study.base.freeze_text:
+        raise ConfigError("the probe reads the states of a frozen text encoder: set freeze_text = True")
+    captions = np.bincount(study.corpus.captions["clip"])
+    if (few := captions[np.concatenate([*study.corpus.splits.values()])].min()) < 2:
+        raise CorpusError(f"{study.corpus.name}: a clip has {few} caption; the leak is measured where all have several")
     cells = {"none": {"objective": "none"}}
     for source, weight in product(SOURCES, LAMBDAS):
         cells[setting(source, weight)] = {"objective": "cross", "captioning": weight, "weights_from": source}
@@ -110,8 +117,6 @@ def describers(found: Mapping[str, pd.DataFrame], describer: np.ndarray) -> np.n
 
 def measured(run: Run, corpus: Corpus, means: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
     """What each probe tells of a run: its name, percent of the captions of each test clip, (clips,), and chance."""
-    if not run.config.freeze_text:
-        raise ConfigError("the probe reads the states of a frozen text encoder: set freeze_text = True")
     found = {split: supports(run, corpus, split, means) for split in ("train", "val", "test")}
     text = run.load(corpus)[1].text
     rows = np.arange(len(corpus.captions))

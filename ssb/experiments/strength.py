@@ -10,9 +10,10 @@ from ssb.corpora.load import CORPORA
 from ssb.experiments.baselines import RECALLS, recorded
 from ssb.figures import COLOURS, MARKS, PAGE, styled
 from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import Difference, combined, paired
+from ssb.metrics.statistics import Difference, combined, paired, settled
 from ssb.report import Experiment
-from ssb.study import Runs, Study, stacked
+from ssb.study import Study
+from ssb.tables.verdicts import Runs, acts, stacked
 from ssb.training.runs import Run
 
 HEADS, NEGATIVES, WIDTHS = ("conv", "mean"), ("scheduled", "hardest"), (64, 512)
@@ -71,7 +72,7 @@ def validated(runs: list[Run]) -> pd.Series:
 def gains(study: Study, runs: Runs) -> pd.DataFrame:
     """Each baseline: its R@1 on the validation clips; the λ with the best R@1 + R@5 + R@10 there; and on the test clips
     the R@1 of both and the gain of `cross` at that λ. Written to results/<corpus>/<table>_gains.csv."""
-    clips, rows = runs["laptop"][0].ranks["clip"], {}
+    clips, rows = next(iter(runs.values()))[0].ranks["clip"], {}
     ranks = stacked(runs)
     for name in runs:
         scores = {w: validated(runs[each]).sum() for w in LAMBDAS if (each := captioned(name, w)) in runs}
@@ -80,15 +81,15 @@ def gains(study: Study, runs: Runs) -> pd.DataFrame:
         best = max(scores, key=scores.get)
         hits = [points(ranks[setting], "R@1") for setting in (captioned(name, best), name)]
         row = {"val R@1": validated(runs[name])["val R@1"], "λ": best, "R@1": hits[1].mean()}
-        rows[name] = row | paired(*hits, clips)._asdict()
-    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("baseline").round(3)
+        rows[name] = row | paired(*hits, clips)._asdict() | {"acts": acts(runs[captioned(name, best)])}
+    frame = settled(pd.DataFrame.from_dict(rows, orient="index")).rename_axis("baseline").round(3)
     study.write(frame.reset_index(), f"{study.table}_gains.csv")
     return frame
 
 
 def slope(runs: Runs, gains: pd.DataFrame) -> Difference:
     """Points of gain for each point of validation R@1 of the baseline, by least squares over the baselines."""
-    clips, ranks = runs["laptop"][0].ranks["clip"], stacked(runs)
+    clips, ranks = next(iter(runs.values()))[0].ranks["clip"], stacked(runs)
     centred = gains["val R@1"] - gains["val R@1"].mean()
     pairs = []
     for name, weight in (centred / (centred**2).sum()).items():

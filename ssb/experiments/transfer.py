@@ -16,7 +16,7 @@ from ssb.metrics import retrieval, statistics
 from ssb.paper import OF_CORPUS, Claim, baselines, recalls_of, record
 from ssb.report import Experiment
 from ssb.tables.verdicts import stacked
-from ssb.training.runs import Run, corpus_label, data_for, measured
+from ssb.training.runs import Run, check_origins, corpus_label, data_for, measured, origins
 
 OBJECTIVES = ("none", "cross")  # that are pre-trained, unless the reader chooses others
 # Prefix of a column → our protocol. The paper does not say which of the two video→text protocols it follows; CE and
@@ -64,7 +64,9 @@ class ZeroShot:
                 f"run {run.name} was trained on features of width {width}, those of {corpus.name} have "
                 f"{data.video_width}; name streams of that total width"
             )
-        self.name, self.config, self.trained_on = run.name, run.config, corpus_label(run.config)
+        check_origins(origins(run.config), corpus)
+        self.name, self.config, self.share = run.name, run.config, run.share
+        self.trained_on = ", begun with ".join(filter(None, (corpus_label(run.config), run.trained_on)))
         self.ranks = data.ranks(model, "test")
         self.metrics = measured(self.ranks) | {"best_epoch": run.metrics["best_epoch"]}
         self.provenance = run.provenance | {"corpus_sha": corpus.fingerprint}

@@ -10,7 +10,8 @@ from ssb.figures import COLOURS, MARKS, PAGE, styled
 from ssb.metrics.meaning import same
 from ssb.metrics.statistics import paired
 from ssb.report import Experiment
-from ssb.study import Runs, Study, stacked
+from ssb.study import Study
+from ssb.tables.verdicts import Runs, stacked
 
 PARTS = (12, 6, 3, 1.5, 1)  # of the training clips: a twelfth to all of them
 BATCHES = (16, 32, 128, 256)  # and that of the preset

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, as_completed
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import joblib
@@ -93,7 +94,7 @@ def train(
     """
     titles = {name: title for name, (title, _) in todo.items()}
     failed, ended, printed = {}, set(), set(remarks)
-    clock, batches = Clock(estimates, joblib.effective_n_jobs(jobs)), [([*todo], jobs)]
+    clock, batches = Clock(estimates, joblib.effective_n_jobs(jobs), work(todo)), [([*todo], jobs)]
     with tempfile.TemporaryDirectory(prefix="ssb-") as path, Bar(len(todo)) as bar:
         folder = Path(path)
         bar.now = lambda: f"{clock.left()}  {running(folder, titles)}"
@@ -241,14 +242,21 @@ def estimates(todo: Mapping[str, tuple[str, Config]], results: Path, preset: str
     return seconds
 
 
+def work(todo: Mapping[str, tuple[str, Config]]) -> dict[str, float]:
+    """Run → how much work it is beside the others: its epochs, twice where it captions. todo: as in `train`."""
+    return {name: config.epochs * (1.0 if config.objective == "none" else 2.0) for name, (_, config) in todo.items()}
+
+
 class Clock:
     """How long the rest of a batch takes. estimates: run → seconds by the committed tables, or NaN. They are corrected
-    by the runs that have ended here, on this machine."""
+    by the runs that have ended here, on this machine. work: as of `work`, for runs without an estimate."""
 
-    def __init__(self, estimates: Mapping[str, float], workers: int):
+    def __init__(self, estimates: Mapping[str, float], workers: int, work: Mapping[str, float] = MappingProxyType({})):
         known = [seconds for seconds in estimates.values() if seconds == seconds]
         usual = statistics.median(known) if known else 1.0
-        times = {name: seconds if seconds == seconds else usual for name, seconds in estimates.items()}
+        share = {name: work.get(name, 1.0) for name in estimates}
+        each = usual / statistics.median(share.values()) if share else usual
+        times = {name: seconds if seconds == seconds else each * share[name] for name, seconds in estimates.items()}
         self.expected = {name: max(seconds, LEAST) for name, seconds in times.items()}
         self.scale, self.spent, self.done = 1.0 if known else float("nan"), 0.0, 0.0
         self.workers, self.start = workers, time.perf_counter()

@@ -17,7 +17,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, load_model, save_model
 
-from ssb import files, machine, processes
+from ssb import files, losses, machine, processes
 from ssb.config import Config, ConfigError
 from ssb.corpora.load import load_corpus
 from ssb.machine import provenance, threads
@@ -58,13 +58,18 @@ def begin_with(model: SupportSetModel, run: Run):
     try:
         missing, further = load_model(model, run.folder / "model.safetensors", strict=False)
     except RuntimeError as error:  # torch's, a line for each weight of another shape
-        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-        raise ConfigError(f"pretrained = {run.name!r}: {(lines or [str(error)])[0]}; {hint}") from None
+        raise ConfigError(f"pretrained = {run.name!r}: {_mismatch(error)}; {hint}") from None
     for difference, names in (("that run has no", missing), ("this one has no", further)):
         if names := [name for name in names if not name.startswith((*DECODER, "emcl."))]:
             raise ConfigError(f"pretrained = {run.name!r}: {difference} {names[0]}; {hint}")
     model.shift.copy_(shift)
     model.scale.copy_(scale)
+
+
+def _mismatch(error: RuntimeError) -> str:
+    """The first weight of another shape."""
+    lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+    return (lines or [str(error)])[0]
 
 
 def decode_with(model: SupportSetModel, run: Run):
@@ -73,7 +78,10 @@ def decode_with(model: SupportSetModel, run: Run):
     names = [name for name in weights if name.startswith(DECODER)]
     if weights["to_decoder.0.weight"].shape != own["to_decoder.0.weight"].shape:
         names = [name for name in names if name.startswith("decoder.")]
-    model.load_state_dict({name: weights[name] for name in names}, strict=False)  # of tied weights the file has one
+    try:
+        model.load_state_dict({name: weights[name] for name in names}, strict=False)  # of tied weights the file has one
+    except RuntimeError as error:  # torch's, a line for each weight of another shape
+        raise ConfigError(f"pretrained_decoder = {run.name!r}: {_mismatch(error)}; take the same decoder") from None
 
 
 def fit(config: Config, corpus: TrainingCorpus | None = None, quiet: bool = False) -> Run:
@@ -258,10 +266,7 @@ class Training:
         with tf32(self.accelerator.device):
             terms = self.model(batch, progress, with_share=self.step == 0)
             if not terms["loss"].requires_grad:
-                raise TrainingError(
-                    f"contrast = {config.contrast!r} has no gradient: its value must depend on text (c_t) or video "
-                    "(c_v) through torch operations, without detach(), item() or numpy()"
-                )
+                raise TrainingError(f"contrast = {config.contrast!r} {losses.WITHOUT_GRADIENT}")
             self.accelerator.backward(terms["loss"])
         terms["loss"] = processes.total(terms["loss"].detach())
         *heads, encoder, decoder = (group["params"] for group in self.optimizer.param_groups)

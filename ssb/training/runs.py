@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -196,8 +197,12 @@ class Run:
 
     @functools.cached_property
     def trained_on(self) -> str:
-        """`corpus_label` of the run whose weights this one began with; "" where it began from scratch."""
-        return corpus_label(finished_run(self.config.pretrained).config) if self.config.pretrained else ""
+        """`corpus_label` of the run whose weights this one began with, and of those that this began with, as "b, begun
+        with a"; "" where it began from scratch."""
+        if not self.config.pretrained:
+            return ""
+        before = finished_run(self.config.pretrained)
+        return ", begun with ".join(filter(None, (corpus_label(before.config), before.trained_on)))
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
@@ -248,11 +253,26 @@ class Run:
         return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(DECODER))
 
     def load(self, corpus: TrainingCorpus | None = None) -> tuple[SupportSetModel, TrainingData]:
-        """The trained model in evaluation mode, and the data that it was trained on; CorpusError for another corpus."""
+        """The trained model in evaluation mode, and the data that it was trained on. CorpusError for another corpus,
+        TrainingError where a pretrained model or code of your own is no longer that of the run."""
+        read = self.corpus(corpus)
+        if self._json(IDENTITY)[3:] != identity(self.config, read)[3:]:
+            names = self.config.text_encoder, self.config.decoder, self.config.contrast
+            raise TrainingError(
+                f"run {self.name} was trained with another content of {' or '.join(dict.fromkeys(names))} or of a head "
+                "than is there now: put that back, or train it again"
+            )
+        data = data_for(self.config, read)
+        model = build(data)
+        load_model(model, self.folder / "model.safetensors")
+        return model.eval(), data
+
+    def corpus(self, corpus: TrainingCorpus | None = None) -> TrainingCorpus:
+        """The corpus that it was trained on, this one or else read; CorpusError where that is another one now."""
         trained = self.provenance["corpus_sha"]
         source = self.config.corpus, *self.config.corpus_options.items()
-        corpus = corpus or _corpora.get((trained, *source))
-        read = corpus or load_corpus(self.config.corpus, **self.config.corpus_options)
+        read = corpus or _corpora.get((trained, *source))
+        read = read or load_corpus(self.config.corpus, **self.config.corpus_options)
         if trained != read.fingerprint:
             raise CorpusError(
                 f"run {self.name} was trained on {trained}, this corpus is {read.fingerprint}: pass that one"
@@ -260,10 +280,7 @@ class Run:
         if corpus is None:
             _corpora.clear()
             _corpora[trained, *source] = read
-        data = data_for(self.config, read)
-        model = build(data)
-        load_model(model, self.folder / "model.safetensors")
-        return model.eval(), data
+        return read
 
     def __repr__(self):
         recall = self.metrics["t2v R@1"]
@@ -285,19 +302,29 @@ def finished_run(name: str, setting: str = "pretrained") -> Run:
 
 def data_for(config: Config, corpus: TrainingCorpus, device="cpu", like: TrainingData | None = None) -> TrainingData:
     """`load` for a run; where it begins with the weights of another run, or with its decoder, with that run's
-    tokenizers. CorpusError where test clips of the corpus are among the data of that run."""
+    tokenizers. CorpusError where test clips of the corpus are among the data of that run, or of one it began with."""
     if config.pretrained:
         like = finished_run(config.pretrained).load()[1]
-    origins = [like]
+    check_origins([*origins(config), *([like.corpus] if like else [])], corpus)
     if config.pretrained_decoder:
         with torch.random.fork_rng():  # the heads begin as without it
-            origins.append(decoder_run(config).load()[1])
-    for origin in origins:
-        if origin is not None and origin.corpus.fingerprint != corpus.fingerprint:
-            check_unseen(origin.corpus, corpus)
-    if config.pretrained_decoder:
-        like = Tokenizers(like and like.tokenizer, origins[1].label_tokenizer)
+            like = Tokenizers(like and like.tokenizer, decoder_run(config).load()[1].label_tokenizer)
     return load(config, corpus, device, like)
+
+
+def check_origins(trained: Iterable[TrainingCorpus], corpus: TrainingCorpus):
+    """`check_unseen` of each other corpus."""
+    for each in {each.fingerprint: each for each in trained if each.fingerprint != corpus.fingerprint}.values():
+        check_unseen(each, corpus)
+
+
+def origins(config: Config) -> Iterator[TrainingCorpus]:
+    """The corpora of the runs that a run begins with, of those that these begin with, and so on."""
+    runs = [finished_run(config.pretrained)] if config.pretrained else []
+    runs += [decoder_run(config)] if config.pretrained_decoder else []
+    for run in runs:
+        yield run.corpus()
+        yield from origins(run.config)
 
 
 def decoder_run(config: Config) -> Run:

@@ -55,7 +55,9 @@ def test_sizes_and_types(full):
     assert {split: len(members) for split, members in full.splits.items()} == {"train": 800, "val": 100, "test": 300}
     for name, dim in (("appearance", 128), ("motion", 64)):
         assert full.streams[name].values.shape == (1200, 8, dim) and full.streams[name].values.dtype == np.float16
-    assert list(full.captions) == ["clip", "text", "says", "describer"] and list(full.meaning) == list(shapes.ATTRIBUTES)
+    assert list(full.captions) == ["clip", "text", "says", "describer"] and list(full.meaning) == list(
+        shapes.ATTRIBUTES
+    )
     assert all(full.captions["says"])
 
 

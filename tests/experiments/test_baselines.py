@@ -14,9 +14,10 @@ from ssb.experiments import baselines
 from ssb.experiments.baselines import Search, Step
 from ssb.training import runs
 from ssb.training.loop import fit
+from ssb.training.runs import TrainingError
 
 SMALL = {"corpus_options": {"clips": 60, "false_negatives": 0.05}}
-LOOK = SMALL | {"evaluate": "val", "objective": "none"}
+ARGUMENTS = "looks", "shapes", "smoke", [0, 1], 1
 
 
 def test_a_look_ranks_the_validation_clips_whatever_the_test_clips_are(tiny):
@@ -34,8 +35,19 @@ def test_a_look_ranks_the_validation_clips_whatever_the_test_clips_are(tiny):
 
 
 def test_a_search_refuses_a_study_that_ranks_test_clips():
-    with pytest.raises(ConfigError, match='"evaluate": "val"'):
-        Search(Study("looks", preset="smoke", seeds=[0], jobs=1, changes=SMALL))
+    with pytest.raises(ConfigError, match="from objective = 'none' to 'cross'"):
+        Search(*ARGUMENTS, changes=SMALL | {"objective": "cross"})
+
+
+def test_a_table_is_of_the_test_clips(home):
+    """Nothing but `looks` makes a study rank validation clips, so that no table mixes both."""
+    with pytest.raises(ConfigError, match="changes: evaluate = 'val'; a table is of the test clips"):
+        Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL | {"evaluate": "val"})
+    study = Study("t", preset="smoke", seeds=[0], jobs=1, changes=SMALL)
+    with pytest.raises(ConfigError, match="the setting 'a': evaluate = 'test'"):
+        study.grid({"a": {"evaluate": "test"}})
+    looks = Search(*ARGUMENTS, changes=SMALL).study
+    assert (study.base.evaluate, looks.base.evaluate) == ("test", "val") and "evaluate = val" in looks.subtitle
 
 
 class Made:
@@ -50,7 +62,8 @@ class Made:
 @pytest.fixture
 def search(monkeypatch):
     """A search in a landscape worked out by hand: the best is lr 2, then dim 64, and lr 4 with it."""
-    study = Study("looks", preset="smoke", seeds=[0, 1], jobs=1, changes=LOOK)
+    search = Search(*ARGUMENTS, changes=SMALL)
+    study = search.study
     values = {
         (1e-3, 32): 10,
         (2e-3, 32): 12,
@@ -72,7 +85,6 @@ def search(monkeypatch):
 
     trained = []
     monkeypatch.setattr(study, "run", run)
-    search = Search(study)
     search.trained = trained
     return search
 
@@ -91,6 +103,13 @@ def test_a_setting_that_collapses_is_not_chosen_nor_tried_again(search):
     assert search.take([collapses, collapses]) == {} and search.trained == ["the preset", "lr 1.0"]
 
 
+def test_a_step_of_which_every_setting_collapses_ends_the_search(search):
+    search.take([])
+    with pytest.raises(TrainingError, match="lr: a run of every setting collapsed"):
+        search.found = {"lr": 3.0}
+        search.take([Step("lr", lambda found: [{"lr": 1.0}])])
+
+
 def test_equal_settings_keep_the_first(search):
     search.take([baselines.values("lr", 2e-3), Step("both", lambda found: [{"lr": 1e-3, "dim": 64}])])
     assert search.found == {"lr": 2e-3}  # 12 points, as lr 1e-3 with dim 64
@@ -99,7 +118,7 @@ def test_equal_settings_keep_the_first(search):
 @pytest.mark.slow
 def test_a_search_writes_its_looks_and_goes_on_where_it_was_stopped(home, capsys):
     def searched() -> tuple[Search, pd.DataFrame]:
-        search = Search(Study("looks", preset="smoke", seeds=[0], jobs=1, changes=LOOK))
+        search = Search("looks", "shapes", "smoke", [0], 1, SMALL)
         search.take([baselines.values("epochs", 1, 3)])
         search.found |= {"objective": "cross"}
         search.take([baselines.values("captioning", 0.1)])

@@ -19,6 +19,7 @@ class Made:
         ranks = np.where(np.arange(100) < hits, 1.0, 9.0)
         self.ranks = {"t2v": ranks, "clip": CLIPS}
         self.metrics = {"best_epoch": 3, "t2v R@1": float(hits)}
+        self.share = 0.5
         self.log = pd.DataFrame({"epoch": [1, 3], "val R@1": [99.0, val], "val R@5": 50.0, "val R@10": 60.0})
 
 

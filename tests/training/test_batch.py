@@ -227,6 +227,16 @@ def test_the_time_left_follows_the_runs_that_have_ended(monkeypatch):
     assert unknown.seconds() == pytest.approx(14 - 0)
 
 
+def test_without_tables_a_run_that_captions_counts_twice(monkeypatch):
+    monkeypatch.setattr(batch.time, "perf_counter", lambda: 0.0)
+    none = Config.preset("smoke", objective="none", epochs=3)
+    work = batch.work({"a": ("", none), "b": ("", none.replace(objective="cross"))})
+    assert work["b"] == 2 * work["a"]
+    clock = batch.Clock({"a": float("nan"), "b": float("nan")}, 1, work)
+    clock.ended(batch.Outcome("a", Run.__new__(Run), 7.0, []))
+    assert clock.seconds() == pytest.approx(7 + 14)
+
+
 def test_a_run_of_no_time_by_the_tables_ends_too():
     clock = batch.Clock({"a": 0.0, "b": 0.0}, 1)
     clock.ended(batch.Outcome("a", Run.__new__(Run), 0.2, []))
