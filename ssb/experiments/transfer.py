@@ -48,8 +48,8 @@ def initial_runs(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
 
 
 class ZeroShot:
-    """A finished run tested on another corpus, without training on it: what the rows of a table need of a `Run`. name
-    and config are the run's; ranks, metrics, trained_on and provenance are those of this test.
+    """A finished run tested on another corpus, without training on it: what the rows of a table need of a `Run`. name,
+    config and share are the run's; ranks, metrics, trained_on and provenance are those of this test.
 
     streams: those of the other corpus that are used, of the same total width as the features the run was trained on;
     (): all. ConfigError for another width; CorpusError where the run was trained or validated on test clips.
@@ -64,7 +64,7 @@ class ZeroShot:
                 f"run {run.name} was trained on features of width {width}, those of {corpus.name} have "
                 f"{data.video_width}; name streams of that total width"
             )
-        self.name, self.config, self.trained_on = run.name, run.config, corpus_label(run.config)
+        self.name, self.config, self.share, self.trained_on = run.name, run.config, run.share, corpus_label(run.config)
         self.ranks = data.ranks(model, "test")
         self.metrics = measured(self.ranks) | {"best_epoch": run.metrics["best_epoch"]}
         self.provenance = run.provenance | {"corpus_sha": corpus.fingerprint}
