@@ -48,8 +48,8 @@ def initial_runs(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
 
 
 class ZeroShot:
-    """A finished run tested on another corpus, without training on it: what the rows of a table need of a `Run`. name
-    and config are the run's; ranks, metrics, trained_on and provenance are those of this test.
+    """A finished run tested on another corpus, without training on it: what the rows of a table need of a `Run`. name,
+    config and share are the run's; ranks, metrics, trained_on and provenance are those of this test.
 
     streams: those of the other corpus that are used, of the same total width as the features the run was trained on;
     (): all. ConfigError for another width; CorpusError where the run was trained or validated on test clips.

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -200,6 +201,32 @@ def test_test_clips_that_were_trained_on_are_refused(home, small_folder):
         ZeroShot(run, load_corpus(other))
     with pytest.raises(CorpusError, match="4 of 4 test clips"):
         fit(small(corpus=str(other), epochs=1, pretrained=run.name), quiet=True)
+
+
+def test_what_an_earlier_generation_was_trained_on_is_not_tested(home, small_folder):
+    """a → b → c: the test clips of c are training clips of a, and b has none of them."""
+    rows = pd.read_csv(small_folder / "captions.csv")
+    between, last = home / "between", home / "last"
+    for folder, splits in ((between, None), (last, {"train": (6, 9), "val": (9, 12), "test": (0, 6)})):
+        shutil.copytree(small_folder, folder)
+        if splits is None:  # other videos altogether
+            ids = rows["clip"].str.replace("clip", "other")
+            rows.assign(clip=ids, text="b " + rows["text"]).to_csv(folder / "captions.csv", index=False)
+            for path in (folder / "split.json", *folder.glob("features/*.ids.txt")):
+                path.write_text(path.read_text().replace("clip", "other"))
+        else:
+            split = {name: [f"clip{i:02d}" for i in range(*ends)] for name, ends in splits.items()}
+            (folder / "split.json").write_text(json.dumps(split))
+    first = fit(small(corpus=str(small_folder), epochs=1), quiet=True)
+    second = fit(small(corpus=str(between), epochs=1, pretrained=first.name), quiet=True)
+    assert second.trained_on == str(small_folder)
+    for tested in (
+        lambda: fit(small(corpus=str(last), epochs=1, pretrained=second.name), quiet=True),
+        lambda: fit(small(corpus=str(last), epochs=1, pretrained_decoder=second.name), quiet=True),
+        lambda: ZeroShot(second, load_corpus(last)),
+    ):
+        with pytest.raises(CorpusError, match="6 of 6 test clips of last are cut from what mine was trained"):
+            tested()
 
 
 def test_clips_of_one_youtube_video_are_known():

@@ -302,7 +302,7 @@ def test_memory_that_does_not_suffice(name, place, corpus, monkeypatch):
 
 VALUES = {
     "a default": "def loss(text, video, scale=VALUE):\n    return (text - video).square().mean() * scale\n",
-    "a list": "SHIFTS = [VALUE]\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * SCALES[0]\n",
+    "a list": "SCALES = [VALUE]\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * SCALES[0]\n",
     "a class": "class P:\n    a = VALUE\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * P.a\n",
     "an expression": "A = VALUE * 1.5\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * A\n",
     "two": "A, B = VALUE, 1\n\n\ndef loss(text, video):\n    return (text - video).square().mean() * A\n",
