@@ -148,7 +148,7 @@ def index(args: Namespace):
     index(args.folder or files.data() / "howto100m", args.held_out, lambda line: print(line, flush=True))
 
 
-@argument("preset", metavar="PRESET", help="paper, laptop or smoke")
+@argument("preset", metavar="PRESET", help="paper, laptop, tuned, paper_small or smoke")
 @argument("settings", type=setting, nargs="*", default=[], metavar="SETTING=VALUE", help="of ssb.Config, as JSON")
 def train(args: Namespace):
     """Train one run, or load it if it is finished: `ssb train laptop corpus=shapes seed=1`; on several GPUs or machines

@@ -262,6 +262,10 @@ def test_the_figures_of_one_run_have_its_name_where_it_is_another(committed):
         return published.figures_of("quickstart", types.SimpleNamespace(config=config, name="x" * 12), corpus, preset)
 
     assert place() == (committed / "figures/shapes", "quickstart")
+    own = replace(corpus, name="mine")  # a folder without tables: another of its name may have come before
+    config = configure("laptop", "shapes").replace(corpus=str(committed / "mine"))
+    run = types.SimpleNamespace(config=config.effective(), name="x" * 12)
+    assert published.figures_of("quickstart", run, own, "laptop")[1] == f"quickstart_{'x' * 12}"
     assert place(objective="cross", seed=0)[1] == "quickstart"
     for changes in ({"objective": "none"}, {"seed": 1}, {"epochs": 3}, {"corpus_options": {"clips": 90}}):
         assert place(**changes)[1] == f"quickstart_{'x' * 12}"

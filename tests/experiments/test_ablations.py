@@ -21,9 +21,7 @@ def grid_of(table: str, preset: str) -> dict[str, dict]:
     return GRIDS[table](study.Study("t", preset=preset, changes={"corpus_options": {"clips": 60}}))
 
 
-@pytest.mark.parametrize(
-    "preset", sorted(PRESETS.keys() - {"tuned"})
-)  # of a corpus that was searched
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"tuned"}))  # of a corpus that was searched
 @pytest.mark.parametrize("table", GRIDS)
 def test_settings_are_valid_and_differ(table, preset):
     """But for those that differ in what they begin with."""

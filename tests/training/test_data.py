@@ -13,6 +13,7 @@ from ssb.training import data as module
 from ssb.training import runs
 from ssb.training.data import Data
 from ssb.training.loop import fit
+from ssb.training.runs import TrainingError
 
 OPTIONS = {"clips": 60, "false_negatives": 0.05}
 
@@ -172,3 +173,28 @@ def test_soft_targets_are_by_the_states_that_batches_have(config, corpus, contra
         batch = Data(soft.replace(text_pooling=pooling), corpus).batch(rows)
         similarities.append(losses.caption_similarity(batch.text, batch.text_mask))
     torch.testing.assert_close(*similarities)
+
+
+def test_a_run_is_loaded_with_the_model_that_it_was_trained_with_or_not_at_all(tiny, tmp_path):
+    """Whoever saves other weights into the folder gets no figures of a model that was never trained."""
+    folder = tmp_path / "bert"
+
+    def save(seed: int):
+        torch.manual_seed(seed)
+        model = BertModel(BertConfig(vocab_size=300, hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
+                                     intermediate_size=16, max_position_embeddings=110))  # fmt: skip
+        model.save_pretrained(folder)
+        text.fit_tokenizer(["a red circle moves to the left"] * 4, 300).save_pretrained(folder)
+
+    save(0)
+    config = tiny.replace(text_encoder=str(folder), freeze_text=True, max_tokens=20)
+    run = fit(config, quiet=True)
+    ranks = run.load()[1].ranks(run.load()[0], "test")
+    assert np.array_equal(ranks["t2v"], run.ranks["t2v"])
+    save(1)
+    with pytest.raises(TrainingError, match=f"run {run.name} was trained with another content of .*bert"):
+        run.load()
+    with pytest.raises(TrainingError, match="put that back, or train it again"):
+        fit(config.replace(pretrained=run.name), quiet=True)
+    save(0)
+    assert run.load()[1].corpus.fingerprint
