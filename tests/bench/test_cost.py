@@ -233,8 +233,9 @@ def test_defaults_follow_the_device(arguments, gpu, size, forced, monkeypatch, h
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     asked = []
     monkeypatch.setattr(cost, "cost", lambda *given: asked.append(given))
-    assert main(["cost", *arguments, "--steps", "7"]) == 0
-    assert asked == [(size, cost.SIZES[size], home / "results" / "cost.csv", 7)]
+    assert main(["cost", *arguments, "--steps", "7", "--out", "c.csv"]) == 0 == main(["cost", *arguments])
+    table = home / "results" / "cost.csv"
+    assert asked == [(size, cost.SIZES[size], Path("c.csv"), 7), (size, cost.SIZES[size], table, None)]
     assert (os.environ["ACCELERATE_USE_CPU"] == "true") == forced
 
 
