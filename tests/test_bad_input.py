@@ -361,7 +361,7 @@ SIXTY = 'corpus_options={"clips": 60, "false_negatives": 0.05}'
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["labtop"], "no preset 'labtop'; there are paper, laptop, smoke"),
+        (["labtop"], "no preset 'labtop'; there are paper, laptop, tuned, paper_small, smoke"),
         (["smoke", "epochs=many"], "epochs = 'many': input should be a valid integer"),
         (["smoke", "lr=Infinity"], "lr = inf: input should be a finite number"),
         (["smoke", "corpus=msrvtt1k", 'corpus_options={"clips": 9}'], "takes no option 'clips'"),

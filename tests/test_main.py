@@ -221,7 +221,7 @@ def test_a_closed_pipe_is_no_error(command):
         ("train epochs=1", "'epochs=1' comes first; name a preset before it"),
         ("train smoke epochs", "'epochs': wanted SETTING=VALUE, such as epochs=3"),
         ("train smoke =3", "'=3': wanted SETTING=VALUE"),
-        ("train big", "no preset 'big'; there are paper, laptop, smoke"),
+        ("train big", "no preset 'big'; there are paper, laptop, tuned, paper_small, smoke"),
         ("train smoke epoch_count=1", "unknown setting 'epoch_count'; did you mean"),
         ("train smoke epochs=many", "epochs = 'many': input should be a valid integer"),
         ("train smoke corpus=nowhere", "no corpus 'nowhere': neither 'shapes', "),

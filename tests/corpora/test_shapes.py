@@ -119,7 +119,7 @@ def test_captions_mention_less_as_the_share_rises(home):
 def test_text_mentions_what_says_lists_correctly_and_nothing_else(small, attribute, words):
     meaning = {word: value for value, line in words.items() for word in line.split()}
     said = 0
-    for clip, text, says in small.captions.itertuples(index=False):
+    for clip, text, says, _ in small.captions.itertuples(index=False):
         text = re.sub("mov(e|es|ing) round", "", text)  # a motion, no shape
         found = {meaning[word] for word in text.split() if word in meaning}
         assert found == ({small.meaning[attribute][clip]} if attribute in says else set()), text

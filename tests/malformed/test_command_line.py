@@ -51,7 +51,7 @@ EXTRACT = ["extract", "clips", "--stream", "a", "--model", "b", "--out", "c"]
 @pytest.mark.parametrize(
     "words, code, message",
     [
-        (["train", "big"], 2, "no preset 'big'; there are paper, laptop, smoke"),
+        (["train", "big"], 2, "no preset 'big'; there are paper, laptop, tuned, paper_small, smoke"),
         (["train", "smoke", "epochs"], 2, "'epochs': wanted SETTING=VALUE, such as epochs=3"),
         (["train", "smoke", "=1"], 2, "'=1': wanted SETTING=VALUE"),
         (["train", "smoke", LONG], 2, ": wanted SETTING=VALUE"),
