@@ -262,7 +262,7 @@ def test_the_grid_shows_what_differs():
     assert frame.index.tolist() == [*objectives.GRID, "otherwise"] and list(frame) == ["objective"]
     assert frame["objective"].tolist() == [*objectives.GRID, study.base.objective]
     frame = study.grid(ablations.table2a(study.corpus))
-    assert frame["streams"].tolist() == ["", "appearance", "motion", "()"]
+    assert frame["streams"].tolist() == ["()", "appearance", "motion", "()"]
     assert study.grid({"as it is": {}, "too": {"objective": study.base.objective}}).empty
     with pytest.raises(ConfigError, match="did you mean 'objective'?"):
         study.grid({"wrong": {"objectiv": "none"}})

@@ -16,7 +16,7 @@ ROLES = {"resnet152": "appearance", "conv3d": "motion", "r2plus1d": "motion"}  #
 def table2a(corpus: Corpus) -> dict[str, dict]:
     """Video features: each stream of the corpus alone, and all of them concatenated where there are several."""
     alone = {ROLES.get(name, name): {"streams": (name,)} for name in corpus.streams}
-    return {"all streams": {}} | (alone if len(alone) > 1 else {})
+    return {"all streams": {"streams": ()}} | (alone if len(alone) > 1 else {})
 
 
 def table2b(preset: str) -> dict[str, dict]:
