@@ -202,6 +202,13 @@ def test_another_kind_of_table_of_the_same_runs_is_refused(committed):
     assert study.figures
 
 
+def test_a_published_table_may_be_made_again_by_this_version(hand):
+    """Its columns are those of today's rows, but for those that come and go."""
+    study = Study("t", preset="smoke", seeds=range(5), changes={"corpus_options": {"clips": 60}})
+    for path in sorted((ROOT / "results").glob("*/table1.csv")):
+        assert set(pd.read_csv(path, nrows=0)) ^ set(study.frame(hand)) <= published.ORIGIN
+
+
 def code_cells(notebook: Path) -> list[str]:
     """The first declares the parameters, the second makes the study."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
