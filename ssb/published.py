@@ -23,7 +23,7 @@ PARAMETERS: Mapping = {
     "recipe": "",
     "streams": [],
 }
-ORIGIN = {"trained_on", "share", "corpus_sha", "commit", "dirty", "torch", "device", "seconds"}  # columns that come and go
+ORIGIN = {"trained_on", "share", "corpus_sha", "commit", "dirty", "torch", "device", "seconds"}  # columns that vary
 KEYS = ("setting", "seed", "way", "dataset", "split", "recipe", "false_negatives")  # of the rows of a table
 RESERVED = ("cache", "executed", "report", "runs")  # folders of results/ that are no corpus
 
