@@ -93,8 +93,8 @@ def score(runs: Sequence[Run]) -> float:
 
 def recorded(corpus: str, preset: str = "tuned") -> dict:
     """What a preset changes in `laptop` on a corpus of the library, such as the settings that a search has found; {}
-    where its record does not have the preset."""
-    if preset not in CORPORA[corpus].settings:
+    where none was searched."""
+    if preset == "tuned" and preset not in CORPORA[corpus].settings:
         return {}
     laptop, other = (configure(name, corpus).model_dump() for name in ("laptop", preset))
     return {name: value for name, value in other.items() if value != laptop[name]}
