@@ -164,7 +164,7 @@ def reading(leaks: pd.DataFrame, summary: pd.DataFrame) -> str:
 
 @styled
 def figure(leaks: pd.DataFrame, summary: pd.DataFrame, title: str) -> plt.Figure:
-    """Left, a panel for each probe: the share told against λ, with no captioning and chance as lines. Right: the gain
+    """Left, a panel for each probe: the share that is told from the support against λ, with no captioning and chance as lines. Right: the gain
     in R@1. One line for each source of the weights."""
     probes = list(leaks["probe"].unique())
     canvas, axes = plt.subplots(1, len(probes) + 1, figsize=(PAGE, 2.6))
@@ -180,7 +180,7 @@ def figure(leaks: pd.DataFrame, summary: pd.DataFrame, title: str) -> plt.Figure
         part = leaks[leaks["probe"] == probe]
         axis.axhline(part.set_index("setting")["told"][LEAK.baseline], color="0.4", lw=0.8, label="no captioning")
         axis.axhline(part["chance"].mean(), color="0.4", lw=0.8, ls=":", label="chance")
-        axis.set(ylabel=f"{probe} told from the support (%)")
+        axis.set(ylabel=f"{probe} told (%)")
     axes[-1].axhline(0, color="0.4", lw=0.8)
     axes[-1].set(ylabel="Δ R@1 vs none (points)")
     for axis in axes:
