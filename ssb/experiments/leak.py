@@ -164,8 +164,8 @@ def reading(leaks: pd.DataFrame, summary: pd.DataFrame) -> str:
 
 @styled
 def figure(leaks: pd.DataFrame, summary: pd.DataFrame, title: str) -> plt.Figure:
-    """Left, a panel for each probe: the share that is told from the support against λ, with no captioning and chance as lines. Right: the gain
-    in R@1. One line for each source of the weights."""
+    """Left, a panel for each probe: the share that is told from the support against λ, with no captioning and chance as
+    lines. Right: the gain in R@1. One line for each source of the weights."""
     probes = list(leaks["probe"].unique())
     canvas, axes = plt.subplots(1, len(probes) + 1, figsize=(PAGE, 2.6))
     for (source, label), mark, colour in zip(SOURCES.items(), MARKS, COLOURS):
