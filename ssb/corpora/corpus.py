@@ -85,9 +85,7 @@ class Stream:
         if self.lengths is not None:
             sha.update(np.asarray(self.lengths, np.int64).tobytes())
         if self.values.nbytes <= LARGE:
-            for row in self.values:
-                sha.update(np.ascontiguousarray(row).data)
-            return
+            return self._feed(sha)
         path, flags = getattr(self.values, "filename", None), self.values.flags
         as_stored = path and flags.c_contiguous and not flags.writeable
         if as_stored and self.values.offset + self.values.nbytes == Path(path).stat().st_size:
@@ -98,9 +96,12 @@ class Stream:
     def _sum(self) -> str:
         """The SHA-256 of all values of one array."""
         sha = hashlib.sha256()
+        self._feed(sha)
+        return sha.hexdigest()
+
+    def _feed(self, sha) -> None:
         for row in self.values:
             sha.update(np.ascontiguousarray(row).data)
-        return sha.hexdigest()
 
 
 def fuse(streams: Sequence[Stream], index: int, source: str) -> np.ndarray:

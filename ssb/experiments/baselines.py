@@ -154,9 +154,9 @@ class Search:
         self.study.write(summary.reset_index(), f"{self.study.table}_summary.csv")
         return summary
 
-    def figure(self):
-        """The looks in their order; written to figures/<corpus>/<table>.png and .pdf."""
-        figure = drawn(self.looks(), f"{LOOKS.title}, {self.study.subtitle}")
+    def figure(self, looks: pd.DataFrame):
+        """The `looks` in their order; written to figures/<corpus>/<table>.png and .pdf."""
+        figure = drawn(looks, f"{LOOKS.title}, {self.study.subtitle}")
         return figures.save(figure, self.study.figures, self.study.table, LOOKS.alt)
 
     def reading(self):

@@ -12,7 +12,7 @@ from ssb import files
 from ssb.config import ConfigError
 from ssb.corpora import shapes
 from ssb.corpora.reading import listed
-from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
+from ssb.figures import COLOURS, MARKS, PAGE, gain_curve, legend, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import combined, settled
 from ssb.report import Experiment
@@ -136,10 +136,7 @@ def gains(summary: pd.DataFrame, title: str):
     groups = list(summary.dropna(subset="delta").groupby("setting", sort=False))
     for k, (setting, rows) in enumerate(groups):
         x = rows["per batch"] * 1.06 ** (k - (len(groups) - 1) / 2)  # side by side on a logarithmic axis
-        for kind, width in (("delta", 2.2), ("seeds", 0.8)):
-            ends = np.clip([rows["delta"] - rows[f"{kind}_low"], rows[f"{kind}_high"] - rows["delta"]], 0, None)
-            axis.errorbar(x, rows["delta"], ends, fmt="none", color=COLOURS[k], elinewidth=width)
-        axis.plot(x, rows["delta"], marker=MARKS[k], ms=4, lw=1, color=COLOURS[k], label=setting)
+        gain_curve(axis, x, rows, MARKS[k], COLOURS[k], setting)
     axis.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     ticks = sorted(summary["per batch"].unique())
     axis.set(xscale="log", xticks=ticks, xticklabels=[f"{t:.2g}" for t in ticks])

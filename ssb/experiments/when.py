@@ -6,8 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ssb.figures import COLOURS, MARKS, PAGE, styled
-from ssb.metrics.meaning import same
+from ssb.figures import COLOURS, MARKS, PAGE, gain_curve, styled
 from ssb.metrics.statistics import paired
 from ssb.report import Experiment
 from ssb.study import Study
@@ -70,10 +69,9 @@ def compared(one: np.ndarray, other: np.ndarray, clips: np.ndarray) -> dict:
     return {name: getattr(found, name) for name in ("delta", "delta_low", "delta_high", "p", "seeds_low", "seeds_high")}
 
 
-def by_query(study: Study, runs: Runs, fits: np.ndarray | None = None) -> pd.DataFrame:
+def by_query(study: Study, runs: Runs, fits: np.ndarray) -> pd.DataFrame:
     """The gain of `cross` in mean log rank by how many other test clips the query is true of, as far as is known. fits:
-    (Q, C) bool; None: `ssb.metrics.meaning.same`. Written to results/<corpus>/<table>_queries.csv."""
-    fits = same(study.corpus) if fits is None else fits
+    (Q, C) bool, as of `ssb.metrics.meaning.same`. Written to results/<corpus>/<table>_queries.csv."""
     others, values, clips = fits.sum(axis=1) - 1, log_ranks(runs), runs["none, all"][0].ranks["clip"]
     rows = []
     for label, (low, high) in OTHERS.items():
@@ -115,23 +113,15 @@ def figure(gains: pd.DataFrame, queries: pd.DataFrame, title: str) -> plt.Figure
     95 % over queries, thin ones over seeds."""
     canvas, axes = plt.subplots(1, 3, figsize=(PAGE, 2.6), sharey=True)
     for axis, (kind, part), mark, colour in zip(axes, gains.groupby("kind", sort=False), MARKS, COLOURS):
-        draw(axis, part, part["size"], mark, colour)
+        gain_curve(axis, part["size"], part, mark, colour)
         ticks = part["size"].tolist()
         axis.set(xscale="log", xlabel=kind, xticks=ticks, xticklabels=[f"{n:g}" for n in ticks])
         axis.minorticks_off()
         axis.tick_params(axis="x", labelrotation=45)
-    draw(axes[2], queries, range(len(queries)), MARKS[2], COLOURS[2])
+    gain_curve(axes[2], np.arange(len(queries)), queries, MARKS[2], COLOURS[2])
     axes[2].set(xticks=range(len(queries)), xticklabels=queries["others"], xlabel="other clips a query is true of")
     for axis in axes:
         axis.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     axes[0].set_ylabel("gain of cross in log rank (%)")
     canvas.suptitle(title, fontsize=8)
     return canvas
-
-
-def draw(axis: plt.Axes, part: pd.DataFrame, x, mark: str, colour):
-    """A curve of gains with both intervals."""
-    for kind, width in (("delta", 2.2), ("seeds", 0.8)):
-        ends = np.clip([part["delta"] - part[f"{kind}_low"], part[f"{kind}_high"] - part["delta"]], 0, None)
-        axis.errorbar(x, part["delta"], ends, fmt="none", color=colour, elinewidth=width)
-    axis.plot(x, part["delta"], marker=mark, ms=4, lw=1, color=colour)

@@ -128,7 +128,7 @@ def test_a_search_writes_its_looks_and_goes_on_where_it_was_stopped(home, capsys
     assert looks["step"].tolist() == ["epochs"] * 3 + ["captioning"] * len(looks[3:])
     rows = pd.read_csv(home / "results/shapes-smoke/looks.csv")
     assert rows["setting"].nunique() == len(looks) and set(looks["objective"]) == {"none", "cross"}
-    first.figure()
+    first.figure(looks)
     first.reading()
     assert "none: 3 looks" in capsys.readouterr().out
     assert searched()[1].equals(looks) and "to train" not in capsys.readouterr().out
