@@ -2,8 +2,9 @@
 
 A look is a setting trained with several seeds and ranked on the validation clips, never on the test clips
 (`Config.evaluate`). The search takes one step after the other; a step tries some values of one or two settings with the
-others as they were found so far, and keeps the best by R@1 + R@5 + R@10, text to video, the mean over the seeds. This
-is coordinate descent: it is cheap and can miss settings that are better only together.
+others as they were found so far, and keeps the best by R@1 + R@5 + R@10, text to video, the mean over the seeds; of
+the epochs, which are what a run costs, the fewest within one standard error of the best. This is coordinate descent: it
+is cheap and can miss settings that are better only together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +33,12 @@ TABLES = {"looks": LOOKS}
 
 
 class Step(NamedTuple):
-    """A step of the search. tried: the settings found so far → what else to try, as changes of them."""
+    """A step of the search. tried: the settings found so far → what else to try, as changes of them. cost: of settings
+    within a standard error of the best one, take that with the least of this; "": take the best one."""
 
     name: str
     tried: Callable[[Mapping], list[dict]]
+    cost: str = ""
 
 
 def values(name: str, *tried) -> Step:
@@ -62,7 +65,7 @@ def baseline_steps(epochs: int, batches: int) -> list[Step]:
     return [
         Step("head and loss", heads),
         values("lr", 5e-4, 2e-3),
-        values("epochs", *tried),
+        values("epochs", *tried)._replace(cost="epochs"),
         values("dim", 512, 1024),
         values("dropout", 0.0, 0.1, 0.5),
         values("weight_decay", 0.01, 0.1),
@@ -86,9 +89,15 @@ def named(changes: Mapping) -> str:
     return ", ".join(f"{name} {value}" for name, value in changes.items()) or "the preset"
 
 
-def score(runs: Sequence[Run]) -> float:
-    """R@1 + R@5 + R@10, the mean over runs."""
-    return float(np.mean([sum(run.metrics[name] for name in RECALLS) for run in runs]))
+def scored(runs: Sequence[Run]) -> np.ndarray:
+    """R@1 + R@5 + R@10 of each run."""
+    return np.array([sum(run.metrics[name] for name in RECALLS) for run in runs])
+
+
+def standard_error(scores: Sequence[np.ndarray]) -> float:
+    """Of the mean of a setting over seeds, with the deviation pooled over all settings; 0 with one seed."""
+    n = len(scores[0])
+    return float(np.sqrt(np.mean([each.var(ddof=1) for each in scores]) / n)) if n > 1 else 0.0
 
 
 def recorded(corpus: str, preset: str = "tuned") -> dict:
@@ -110,6 +119,7 @@ class Search:
         self.runs: dict[str, list[Run]] = {}  # setting → its runs; without those of which one collapsed
         self.steps: dict[str, str] = {}  # setting → the step that tried it first
         self.found: dict[str, object] = {}  # what is changed in the preset
+        self.kept: dict[str, str] = {}  # objective → the setting found for it
 
     def baseline(self) -> dict:
         """Search the settings of `none`; what was found."""
@@ -131,24 +141,31 @@ class Search:
             if new := {name: changes for name, changes in grid.items() if name not in self.steps}:
                 self.runs = self.study.run(new, may_collapse=True, further=self.runs, complete=False)
                 self.steps |= dict.fromkeys(new, step.name)
-            scores = {name: score(self.runs[name]) for name in grid if name in self.runs}
+            scores = {name: scored(self.runs[name]) for name in grid if name in self.runs}
             if not scores:
                 raise TrainingError(f"{step.name}: a run of every setting collapsed; begin with other changes")
-            best = max(scores, key=scores.get)  # of equal ones the first
-            self.found = grid[best]
-            print(f"{step.name}: {best}, R@1 + R@5 + R@10 = {scores[best]:.1f}")
+            means = {name: float(each.mean()) for name, each in scores.items()}
+            best = max(means, key=means.get)  # of equal ones the first
+            if step.cost:
+                least = means[best] - standard_error(list(scores.values()))
+                near = [name for name, mean in means.items() if mean >= least]
+                best = min(near, key=lambda name: (base | grid[name])[step.cost])
+            self.found, self.kept[self.objective(best)] = grid[best], best
+            print(f"{step.name}: {best}, R@1 + R@5 + R@10 = {means[best]:.1f}")
         return self.found
 
     def looks(self) -> pd.DataFrame:
         """Write results/<corpus>/looks.csv, a row for each run, and looks_summary.csv, which is returned: all settings
         in the order of the search with the step that tried it first, the recalls on the validation clips, means over
-        seeds, their sum with its deviation over seeds, and the seconds of a run."""
+        seeds, their sum with its deviation over seeds, the seconds of a run, and whether the search ended with it."""
         rows = {}
         for setting, runs in self.runs.items():
             recalls = pd.DataFrame([[run.metrics[name] for name in RECALLS] for run in runs], columns=RECALLS)
-            row = {"step": self.steps[setting], "objective": runs[0].config.objective, **recalls.mean()}
+            objective = self.objective(setting)
+            row = {"step": self.steps[setting], "objective": objective, **recalls.mean()}
             row |= {"sum": recalls.sum(axis=1).mean(), "sum sd": recalls.sum(axis=1).std(ddof=1)}
-            rows[setting] = row | {"seconds": np.mean([run.provenance["seconds"] for run in runs])}
+            row |= {"seconds": np.mean([run.provenance["seconds"] for run in runs])}
+            rows[setting] = row | {"found": self.kept.get(objective) == setting}
         self.study.rows(self.runs)
         summary = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting").round(2)
         self.study.write(summary.reset_index(), f"{self.study.table}_summary.csv")
@@ -161,14 +178,10 @@ class Search:
 
     def reading(self):
         """Print what was found, how much it gains, whether the corpus's record holds it, and the files."""
-        looks = {
-            name: [setting for setting in self.runs if self.objective(setting) == name] for name in ("none", "cross")
-        }
-        for objective, settings in looks.items():
-            if settings:
-                best = max(settings, key=lambda setting: score(self.runs[setting]))
-                first, last = (score(self.runs[setting]) for setting in (settings[0], best))
-                print(f"{objective}: {len(settings)} looks; {settings[0]} {first:.1f}, best: {best}, {last:.1f}")
+        for objective, found in self.kept.items():
+            settings = [setting for setting in self.runs if self.objective(setting) == objective]
+            first, last = (scored(self.runs[setting]).mean() for setting in (settings[0], found))
+            print(f"{objective}: {len(settings)} looks; {settings[0]} {first:.1f}, found: {found}, {last:.1f}")
         if (name := self.study.base.corpus) in CORPORA and self.study.preset == "laptop":
             held = recorded(name) == {key: value for key, value in self.found.items() if key != "objective"}
             print(f'The preset "tuned" of {name} {"holds" if held else "DOES NOT HOLD"} these settings.')
