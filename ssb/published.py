@@ -17,6 +17,7 @@ from ssb.training.runs import Run, configure, run_name
 # of notebooks, besides those of `Study` and the settings of runs: the values that the published tables are made with
 PARAMETERS: Mapping = {
     "cases": 2,
+    "decoder_corpus": "",
     "effect": 1.0,
     "metrics": ["BLEU-4", "METEOR", "ROUGE-L", "CIDEr"],
     "objectives": ["none", "cross"],

@@ -115,19 +115,21 @@ class Study:
         rows["otherwise"] = [_cell(base[column]) for column in columns]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
 
-    def planned(self, grid: Grid, begin: Runs = EMPTY) -> list[Planned]:
+    def planned(self, grid: Grid, begin: Runs = EMPTY, decoders: Runs = EMPTY) -> list[Planned]:
         """The runs of a grid, setting by setting and seed by seed. Arguments and errors as of `run`."""
         plan = []
         for setting, changes in checked(grid, "the grid").items():
             checked(changes, f"the setting {setting!r}")
-            first = begin.get(setting, [None] * len(self.seeds))
-            if len(first) != len(self.seeds):
-                raise ConfigError(f"{setting!r}: {len(first)} runs to begin with for {len(self.seeds)} seeds")
+            first, decoder = (runs.get(setting, [None] * len(self.seeds)) for runs in (begin, decoders))
+            for given in (first, decoder):
+                if len(given) != len(self.seeds):
+                    raise ConfigError(f"{setting!r}: {len(given)} runs to begin with for {len(self.seeds)} seeds")
             self._check_evaluated(changes, f"the setting {setting!r}")
             if "seed" in changes:
                 raise ConfigError(f"{setting!r} changes the seed; give the seeds of all settings as seeds")
-            for seed, before in zip(self.seeds, first):
+            for seed, before, learnt in zip(self.seeds, first, decoder):
                 weights = {"pretrained": before.name} if before else {}
+                weights |= {"pretrained_decoder": learnt.name} if learnt else {}
                 config = check(self.base.replace(**{**changes, "seed": seed, **weights}).effective())
                 if (config.corpus, config.corpus_options) != (self.base.corpus, self.base.corpus_options):
                     raise ConfigError(f"{setting!r} changes the corpus; a table is of one corpus: make another Study")
@@ -159,6 +161,7 @@ class Study:
         begin: Runs = EMPTY,
         further: Runs = EMPTY,
         complete: bool = True,
+        decoders: Runs = EMPTY,
     ) -> dict[str, list[Run]]:
         """Train what is not trained yet; returns setting → its runs, one for each seed.
 
@@ -169,12 +172,13 @@ class Study:
         begin: settings that begin with the weights of other runs, setting → a run for each seed (`Config.pretrained`).
         further: finished runs of settings that belong to the table too; returned before the others.
         complete: False: the table will have further settings, which depend on these.
+        decoders: the same for settings that begin with the decoder of other runs (`Config.pretrained_decoder`).
         ConfigError, before anything is trained: for a setting that changes the corpus or the seed, for `begin` that
         does not fit the grid and the seeds, and where the published table would lose or change rows (see `protect`).
         TrainingError, before as well, where a finished run is damaged.
         """
-        plan = self.planned(grid, begin)
-        if unknown := sorted(begin.keys() - grid.keys()):
+        plan = self.planned(grid, begin, decoders)
+        if unknown := sorted({*begin, *decoders} - grid.keys()):
             raise ConfigError(f"begin names {listed(unknown)}; there are the settings {listed(grid)}")
         others = [published.finished(setting, run) for setting, members in further.items() for run in members]
         self.protect([*others, *plan], complete)

@@ -24,6 +24,7 @@ from ssb.study import Study
 from ssb.training.runs import Run, TrainingError, configure, load
 
 RECALLS = ("t2v R@1", "t2v R@5", "t2v R@10")
+NAMED = ("tuned", "paper_small")  # presets that are baselines of every corpus that has them, and `laptop`
 MOST_STEPS = 8000  # of a look: a run of `none` of 8,000 steps takes a minute or two on one core
 LOOKS = Experiment(
     "Looks at the validation clips",
@@ -107,6 +108,13 @@ def recorded(corpus: str, preset: str = "tuned") -> dict:
         return {}
     laptop, other = (configure(name, corpus).model_dump() for name in ("laptop", preset))
     return {name: value for name, value in other.items() if value != laptop[name]}
+
+
+def named_presets(study: Study) -> dict[str, dict]:
+    """Those of NAMED that the study's corpus has → what they change in `laptop`; {} where that is not its preset."""
+    if study.base.corpus not in CORPORA or study.preset != "laptop":
+        return {}
+    return {preset: changes for preset in NAMED if (changes := recorded(study.base.corpus, preset))}
 
 
 class Search:

@@ -5,8 +5,10 @@ import numpy as np
 from ssb.report import Experiment
 from ssb.study import Study
 from ssb.tables.verdicts import Runs
+from ssb.training.runs import Run
 
 WITHOUT, DETACHED = "none", "cross, no gradient to the embeddings"
+BORROWED = "cross, decoder of another corpus"
 
 
 def grid(study: Study) -> dict[str, dict]:
@@ -41,6 +43,20 @@ CARRIES = Experiment(
     alt="Text to video R@1 of captioning with parts taken away and of other regularisers, means with intervals.",
 )
 TABLES = {"carries": CARRIES}
+
+
+def settings(study: Study, decoder_corpus: str) -> dict[str, dict]:
+    """`grid`, and `cross` with the decoder that was trained on another corpus; "": without that setting."""
+    return grid(study) | ({BORROWED: {"objective": "cross"}} if decoder_corpus else {})
+
+
+def decoders(study: Study, corpus: str) -> dict[str, list[Run]]:
+    """What `Study.run` takes as `decoders`: `cross` trained on another corpus with the study's preset, seeds and
+    changes, at the λ and T that the preset has there. {} without a corpus."""
+    if not corpus:
+        return {}
+    other = Study("decoders", corpus, study.preset, study.seeds, study.jobs, study.changes)
+    return {BORROWED: other.run({"cross": {"objective": "cross"}})["cross"]}
 
 
 def detached(runs: Runs) -> str:

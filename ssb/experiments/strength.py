@@ -6,19 +6,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ssb.corpora.load import CORPORA
-from ssb.experiments.baselines import RECALLS, recorded
+from ssb.experiments.baselines import NAMED, RECALLS, named_presets
 from ssb.figures import COLOURS, MARKS, PAGE, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import Difference, combined, paired, settled
 from ssb.report import Experiment
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, acts, stacked
-from ssb.training.runs import Run
+from ssb.training.runs import Run, load
 
 HEADS, NEGATIVES, WIDTHS = ("conv", "mean"), ("scheduled", "hardest"), (64, 512)
-EPOCHS = (8, 2)  # of the preset, an eighth and a half
-NAMED = ("tuned", "paper_small")  # presets that are baselines too, and `laptop`
+STEPS = (500, 1000)  # of training, but at most twice the preset's epochs
 LAMBDAS = (0.1, 0.3, 1.0)
 STRENGTH = Experiment(
     "Gain against the strength of the baseline",
@@ -31,10 +29,11 @@ TABLES = {"strength": STRENGTH}
 def baselines(study: Study) -> dict[str, dict]:
     """Baseline → what it changes in the preset: sixteen from weak to strong, `laptop` as it is, and those of NAMED that
     the corpus has."""
-    named = {"laptop": {}}
-    if study.base.corpus in CORPORA and study.preset == "laptop":
-        named |= {preset: changes for preset in NAMED if (changes := recorded(study.base.corpus, preset))}
-    counts = [max(1, study.base.epochs // part) for part in EPOCHS]
+    base = study.base
+    batches = len(load(base, study.corpus).order(0))
+    counts = [min(2 * base.epochs, max(1, round(steps / batches))) for steps in STEPS]
+    if counts[0] == counts[1]:
+        counts = [base.epochs, 2 * base.epochs]
     cells = {
         f"{head}, {negatives}, {epochs} epochs, d = {dim}": {
             "video_pooling": head,
@@ -45,7 +44,7 @@ def baselines(study: Study) -> dict[str, dict]:
         }
         for head, negatives, epochs, dim in product(HEADS, NEGATIVES, counts, WIDTHS)
     }
-    return named | cells
+    return {"laptop": {}, **named_presets(study), **cells}
 
 
 def captioned(baseline: str, weight: float) -> str:

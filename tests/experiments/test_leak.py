@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ssb import Config, Study
+from ssb import Config, ConfigError, Study
 from ssb.experiments import carries, leak
 from ssb.experiments.probe import clip_means
 from ssb.training.loop import fit
@@ -89,6 +89,24 @@ def test_a_table_of_leaks(config, home):
     summary = study.summary(runs, "none")
     assert leak.reading(leaks, summary).count("chance 20.0 %") == 3
     assert len(leak.figure(leaks, summary, "title").axes) == 3
+
+
+@pytest.mark.slow
+def test_a_decoder_of_another_corpus_is_that_of_the_run_with_the_same_seed(home):
+    changes = {"corpus_options": {"clips": 60}, "epochs": 1}
+    study = Study("carries", preset="smoke", seeds=[0, 1], jobs=1, changes=changes)
+    decoders = carries.decoders(study, "shapes")
+    grid = {name: carries.settings(study, "shapes")[name] for name in ("cross", carries.BORROWED)}
+    runs = study.run(grid, decoders=decoders)
+    lent = [run.config.pretrained_decoder for run in runs[carries.BORROWED]]
+    assert lent == [run.name for run in decoders[carries.BORROWED]] == [run.name for run in runs["cross"]]
+    losses = {name: [run.log["captioning"].iloc[0] for run in members] for name, members in runs.items()}
+    assert all(np.less(losses[carries.BORROWED], losses["cross"]))  # it has been trained before
+    with pytest.raises(ConfigError, match="1 runs to begin with for 2 seeds"):
+        study.run(grid, decoders={carries.BORROWED: decoders[carries.BORROWED][:1]})
+    with pytest.raises(ConfigError, match="'x'"):
+        study.run(grid, decoders={"x": decoders[carries.BORROWED]})
+    assert carries.decoders(study, "") == {} and carries.BORROWED not in carries.settings(study, "")
 
 
 def test_what_is_detached_leaves_every_rank():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from ssb import load_corpus
+from ssb import Study, load_corpus
 from ssb.corpora.corpus import Corpus, Stream
 from ssb.experiments import probe
 from ssb.metrics import retrieval
@@ -82,3 +82,31 @@ def test_the_setting_is_the_best_on_validation_clips(monkeypatch):
             scores[size, penalty] = recalls["R@1"] + recalls["R@5"] + recalls["R@10"]
             monkeypatch.setattr(probe, "PENALTIES", (10.0, 100.0, 1000.0))
     assert scores[chosen["components"], chosen["penalty"]] == max(scores.values())
+
+
+class Made:
+    """A run with these recalls."""
+
+    def __init__(self, seed: int, t2v: float, v2t: float):
+        self.metrics = {f"t2v R@{k}": t2v + seed for k in (1, 5, 10)}
+        self.metrics |= {f"v2t best-caption R@{k}": v2t + seed for k in (1, 5, 10)}
+
+
+def test_the_bars_are_the_ridge_and_the_published_numbers(home, monkeypatch):
+    """Flickr8k by the README of VSE: 14.9 / 38.3 / 51.6 from text, 22.3 / 48.7 / 59.8 from the image."""
+    study = Study("heads", preset="smoke", seeds=[0], jobs=1, changes={"corpus_options": {"clips": 60}})
+    monkeypatch.setattr(study, "base", study.base.model_copy(update={"corpus": "flickr8k"}))
+    runs = {"convolutions": [Made(seed, 14.0, 30.0) for seed in (0, 1)], "tuned": [Made(0, 60.0, 61.0)], "other": []}
+    bars = probe.bars(study, runs, {probe.STATES: np.array([1.0, 1.0, 3.0, 20.0])})
+    assert bars["wanted"].tolist() == [50.0, 75.0, 75.0, 22.3, 48.7, 59.8, 14.9, 38.3, 51.6]
+    assert bars.columns.tolist() == ["wanted", "convolutions", "tuned"]
+    assert bars.loc[("VSE, public code", "t2v R@1"), "convolutions"] == 14.5
+    bold = probe.bars_table(bars).to_html().count("font-weight: bold")
+    assert bold == 1 and pd.read_csv(home / "results/shapes-smoke/heads_bars.csv")["tuned"].tolist()[:3] == [60.0] * 3
+
+
+def test_the_notebook_has_a_bar_where_the_text_encoder_is_frozen(capsys):
+    corpus = load_corpus("shapes", clips=120, false_negatives=0.05)
+    study = Study("heads", preset="smoke", seeds=[0], jobs=1, changes={"corpus_options": {"clips": 60}})
+    study.corpus = corpus
+    assert list(probe.probes(study)) == [probe.PROBE] and "penalty" in capsys.readouterr().out
