@@ -241,10 +241,10 @@ def bench_howto100m(args: Namespace):
 
 @argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a checkout (default: the one that ssb runs from)")
 def report(args: Namespace):
-    """Write the results and the list of notebooks into the READMEs, and the links between the notebooks."""
-    from ssb.experiments import overview
+    """Write what the READMEs say of results and notebooks, and the links between the notebooks."""
+    from ssb.experiments import readmes
 
-    for path in overview.write(args.folder or files.root()):
+    for path in readmes.write(args.folder or files.root()):
         print("wrote", files.short(path))
 
 

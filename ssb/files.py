@@ -71,9 +71,13 @@ def digest(*parts: str | bytes | memoryview) -> str:
     return sha.hexdigest()[:12]
 
 
+COMPARABLE = ("laptop", "tuned", "paper_small")  # presets
+
+
 def label(corpus: str, preset: str) -> str:
-    """Name of the folders of a corpus and preset, which are never mixed in one table: "shapes", or "shapes-smoke"."""
-    return corpus if preset == "laptop" else f"{corpus}-{preset}"
+    """Name of the folders of a corpus and preset: "shapes" for those of a size that can be compared, whose tables have
+    names of their own, else such as "shapes-smoke"."""
+    return corpus if preset in COMPARABLE else f"{corpus}-{preset}"
 
 
 def folder(kind: str, label: str) -> Path:

@@ -150,7 +150,7 @@ class Experiment:
     title: of the table and its figures. number: of the table in the paper, "2a"; "" where it has none. grid: study →
     setting → what it changes in the preset; None where that depends on other results. baseline: the setting that the
     others are compared with. claims: of the paper, about its settings. alt: the figure in one sentence. draw: the
-    figure of a `Comparison`; None: `figures.settings`. in_full: the README shows it as a table, not as a link alone.
+    figure of a `Comparison`; None: `figures.settings`.
     """
 
     title: str
@@ -160,7 +160,6 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     alt: str = ""
     draw: Callable[["Comparison"], Figure] | None = None
-    in_full: bool = False
 
 
 class Comparison:

@@ -10,7 +10,7 @@ import pandas as pd
 from helpers import unchanged_results
 from setuptools import find_packages
 
-from ssb.experiments import overview
+from ssb.experiments import readmes
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,12 +70,30 @@ def test_files_named_in_the_readme_are_there():
         assert (ROOT / path.partition("#")[0]).exists(), path
 
 
-def test_numbers_of_the_readme_are_those_of_the_results():
-    """Between the marks stands what `ssb.report.readme` makes of results/ now."""
+def test_numbers_of_the_readmes_are_those_of_the_results():
+    """The generated parts are what `ssb report` makes of results/ now."""
     unchanged_results()
-    text = (ROOT / "README.md").read_text()
-    written = text.split("<!-- results -->\n")[1].split("<!-- end of results -->")[0]
-    assert written.strip() == overview.readme(ROOT / "results").strip()
+    for path, text in readmes.generated(ROOT).items():
+        assert path.read_text() == text, path
+
+
+def test_the_readme_is_one_screen_wide_and_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert 120 <= len(lines) <= 170
+    assert max(len(line) for block in blocks(r"\w+") for line in block.splitlines()) <= 88
+
+
+def test_the_code_of_the_readme_runs(home, tmp_path, monkeypatch):
+    """The blocks of Python at smoke size: a loss in a module of its own, then a study of it."""
+    module, study = blocks("python")
+    name = re.match(r"# (\w+\.py)\n", module)[1]
+    (tmp_path / name).write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    small = 'preset="smoke", jobs=1, changes={"corpus_options": {"clips": 60}}, corpus="shapes"'
+    assert 'corpus="shapes"' in study
+    exec(study.replace('corpus="shapes"', small), {})
+    rows = pd.read_csv(home / "results/shapes-smoke/mine_summary.csv")
+    assert set(rows["setting"]) == {"none", "my loss"}
 
 
 def test_committed_tables_are_whole():

@@ -20,7 +20,7 @@ from helpers import unchanged_results
 
 import ssb
 from ssb import ConfigError, Study, figures, paper, report
-from ssb.experiments import ablations, objectives, overview
+from ssb.experiments import ablations, objectives, overview, readmes
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -211,7 +211,7 @@ def test_notebooks_print_their_numbers():
 
 def test_links_and_lists_are_those_that_are_generated():
     unchanged_results()
-    for path, text in overview.generated(ROOT).items():
+    for path, text in readmes.generated(ROOT).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is not up to date: run `ssb report`"
 
 
@@ -240,20 +240,20 @@ def test_a_notebook_is_listed_with_its_verdicts_and_minutes(book):
     """Two runs of four and two minutes of one core, one of them in two rows."""
     words = "Held: cross beats none (shapes, mine). Contradicted: hybrid beats none (mine). Inconclusive: 1 of 4 tests."
     line = f"| [01_a](01_a.ipynb) | Table 1: which? | {words} | shapes 3, mine 3 |"
-    assert overview.notebooks(book).splitlines()[-1] == line
+    assert readmes.notebooks(book).splitlines()[-1] == line
 
 
 def test_nothing_resolved_and_nothing_claimed(book):
     (book / "results/mine/t_claims.csv").unlink()
     (book / "results/shapes/t_claims.csv").write_text(CLAIMS)
-    assert "| Inconclusive: 2 of 2 tests. |" in overview.notebooks(book)
+    assert "| Inconclusive: 2 of 2 tests. |" in readmes.notebooks(book)
     (book / "results/shapes/t_claims.csv").rename(book / "results/shapes/other_claims.csv")
-    assert "| Table 1: which? |  |" in overview.notebooks(book)
+    assert "| Table 1: which? |  |" in readmes.notebooks(book)
     summary = "setting,delta,verdict\nnone,,\na,1,higher\nb,1,not resolved\nc,0,not resolved\n"
     (book / "results/shapes/t_summary.csv").write_text(summary)
     path = book / "notebooks" / "01_a.ipynb"
     path.write_text(path.read_text().replace("t_claims", "t_summary"))
-    assert "| Against none on shapes: 1 higher, 0 lower, 2 inconclusive. |" in overview.notebooks(book)
+    assert "| Against none on shapes: 1 higher, 0 lower, 2 inconclusive. |" in readmes.notebooks(book)
 
 
 def test_the_grid_shows_what_differs():

@@ -80,8 +80,6 @@ CAPTIONING_STEPS = (  # a look at `cross` costs several at `none`
     values("temperature", 0.03, 0.3),
     values("decoder_lr", 1e-3, 1e-2),
     values("decoder_warmup", 0.2),
-    times("captioning", 0.5, 2.0),
-    times("temperature", 0.5, 2.0),
 )
 
 

@@ -1,7 +1,6 @@
-"""Every claim on every corpus: the table, the figure, the README's section of results and the list of notebooks."""
+"""Every claim on every corpus: the table, the figure, the cost."""
 
 import importlib
-import json
 import pkgutil
 import re
 from pathlib import Path
@@ -14,27 +13,28 @@ from ssb import files
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, PAGE, difference, legend, styled
 from ssb.report import METRICS, Experiment, best, markdown, printed, reading, signed
-from ssb.tables.verdicts import UNDECIDED
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 
 
-_NAMES = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name != "overview"]
-_EXPERIMENTS = [importlib.import_module(f"{__package__}.{name}") for name in _NAMES]
+ABOVE = ("overview", "finding", "readmes")  # modules of this folder that are about all tables
+_NAMES = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+_EXPERIMENTS = [importlib.import_module(f"{__package__}.{name}") for name in _NAMES if name not in ABOVE]
 TABLES: dict[str, Experiment] = {}  # name of the files → experiment, of all modules of this folder
 for _experiment in _EXPERIMENTS:
     TABLES |= getattr(_experiment, "TABLES", {})
 
 
 def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
-    """The runs of a preset in the tables under results/: columns folder, table (the name of the file), corpus, run and
-    seconds. A run of several tables has a row for each. Corpora in the order of `CORPORA`, the reader's own last.
+    """The runs of a preset, or of all that are comparable with it, in the tables under results/: columns folder, table
+    (the name of the file), corpus, run and seconds. A run of several tables has a row for each. Corpora in the order of `CORPORA`, the reader's own last.
     FileNotFoundError where there are no tables."""
     frames = [
         pd.read_csv(path).assign(folder=path.parent.name, table=path.stem) for path in results.glob("[!.]*/[!.]*.csv")
     ]
     columns = ["folder", "table", "corpus", "run", "seconds"]
-    frames = [frame.loc[frame["preset"] == preset, columns] for frame in frames if {"preset", *columns} <= {*frame}]
+    presets = files.COMPARABLE if preset in files.COMPARABLE else (preset,)
+    frames = [frame.loc[frame["preset"].isin(presets), columns] for frame in frames if {"preset", *columns} <= {*frame}]
     if not frames:
         raise FileNotFoundError(f"no tables of runs in {results}; run the notebooks of the tables first")
     order = dict(zip(CORPORA, range(len(CORPORA))))
@@ -43,7 +43,7 @@ def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
 
 
 def files_of(kind: str, results: Path) -> list[tuple[str, str, Path]]:
-    """Corpus, table and path of each <table>_<kind>.csv of the laptop preset under results/, in the order of `runs`."""
+    """Corpus, table and path of each <table>_<kind>.csv under results/, of presets that are comparable, in the order of `runs`."""
     folders = runs(results)[["folder", "corpus"]].drop_duplicates().itertuples(index=False)
     paths = [
         (corpus, path) for folder, corpus in folders for path in sorted((results / folder).glob(f"[!.]*_{kind}.csv"))
@@ -53,7 +53,7 @@ def files_of(kind: str, results: Path) -> list[tuple[str, str, Path]]:
 
 def claims(results: Path, label: str = "") -> pd.DataFrame:
     """Every claim tested under results/: corpus, table, and the columns of `Study.claims`. label: of one folder alone,
-    see `files.label`; "": those of all corpora with the laptop preset. FileNotFoundError where there are no claims."""
+    see `files.label`; "": those of all corpora. FileNotFoundError where there are no claims."""
     paths = [
         (label, path.name.removesuffix("_claims.csv"), path) for path in (results / label).glob("[!.]*_claims.csv")
     ]
@@ -160,24 +160,14 @@ def links(results: Path) -> pd.DataFrame:
     rows = runs(results)
     minutes = rows.drop_duplicates(["folder", "table", "run"]).groupby(["folder", "table"])["seconds"].sum() / 120
     cells = [
-        (table, corpus, f"[{minutes[path.parent.name, table]:.0f} min](results/{path.parent.name}/{path.name})")
+        (table, corpus, f"[{minutes[path.parent.name, table]:.0f} min]({path.parent.name}/{path.name})")
         for corpus, table, path in files_of("summary", results)
     ]
     cells = pd.DataFrame(cells, columns=["table", "corpus", "text"])
     return by_corpus(by_table(cells), ["table"])
 
 
-def readme(results: Path) -> str:
-    """The README's results with the laptop preset, in Markdown: the claims, tables in full, and links to all."""
-    claimed = markdown(claims_table(claims(results)))
-    parts = [f"### The paper's claims\n\n{claimed}", cost(results), "### In full"]
-    parts += [
-        _table(path) for _, table, path in files_of("summary", results) if table in TABLES and TABLES[table].in_full
-    ]
-    return "\n\n".join([*parts, "### Every table", markdown(links(results))])
-
-
-def _table(path: Path) -> str:
+def table(path: Path) -> str:
     """A summary in Markdown, with the cost of its runs and the last line of its reading."""
     table = path.stem.removesuffix("_summary")
     summary, rows = pd.read_csv(path, index_col="setting"), pd.read_csv(path.with_name(f"{table}.csv"))
@@ -188,109 +178,3 @@ def _table(path: Path) -> str:
         f"**{path.parent.name}, {table}**: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
         f"{rows['seconds'].sum() / 60:.0f} core minutes\n\n{markdown(cells)}\n\n{words}"
     )
-
-
-def titles(root: Path) -> dict[Path, str]:
-    """The notebooks in reading order → their titles."""
-    paths = sorted((root / "notebooks").glob("*.ipynb"))
-    return {path: _first_cell(path).splitlines()[0].removeprefix("# ") for path in paths}
-
-
-def _first_cell(path: Path) -> str:
-    return "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
-
-
-def contents(root: Path) -> str:
-    """The README's list of notebooks, in Markdown."""
-    rows = [(title, f"[{path.stem}](notebooks/{path.name})") for path, title in titles(root).items()]
-    return markdown(pd.DataFrame(rows, columns=["table or figure", "notebook"]))
-
-
-def notebooks(root: Path) -> str:
-    """The table of notebooks/README.md: each notebook with its title, the verdicts on its claims and the minutes of its
-    runs on two cores, each run counted once, from the laptop preset's tables under results/."""
-    results, rows = root / "results", []
-    tested, finished, summaries = claims(results), runs(results), files_of("summary", results)
-    for path, title in titles(root).items():
-        writes = json.loads(path.read_text(encoding="utf-8"))["metadata"]["ssb"]["writes"]
-        names = {Path(name).stem for name in writes if name.endswith(".csv")}
-        frame = tested[(tested["table"] + "_claims").isin(names)]
-        words = _verdicts(frame) if len(frame) else _differences([each for each in summaries if each[2].stem in names])
-        own = finished[finished["table"].isin(names)].drop_duplicates(["corpus", "run"])
-        minutes = own.groupby("corpus", sort=False)["seconds"].sum() / 120
-        times = ", ".join(f"{corpus} {x:.0f}" for corpus, x in minutes.items())
-        rows.append((f"[{path.stem}]({path.name})", title, words, times))
-    return markdown(pd.DataFrame(rows, columns=["notebook", "question", "what it found", "minutes"]))
-
-
-def with_links(root: Path, path: Path) -> str:
-    """The text of a notebook's file with links to the notebooks before and after it in the line of links of its first
-    cell, a line of parts "Paper: …", "Before: …", "Next: …" and "Results: …"."""
-    names, number = titles(root), [*titles(root)].index(path)
-    links = {"Before": [*names][number - 1 : number] if number else [], "Next": [*names][number + 1 : number + 2]}
-    new = [f"{word}: [{names[each]}]({each.name})" for word, others in links.items() for each in others]
-    book = json.loads(path.read_text(encoding="utf-8"))
-    lines = "".join(book["cells"][0]["source"]).splitlines(keepends=True)
-    line_of_links = next(k for k, line in enumerate(lines) if line.startswith(("Paper: ", "Papers: ")))
-    papers, *others = lines[line_of_links].split(" | ")
-    lines[line_of_links] = " | ".join(
-        [papers, *new, *(part for part in others if not part.startswith(("Before: ", "Next: ")))]
-    )
-    book["cells"][0]["source"] = lines
-    return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
-
-
-def generated(root: Path) -> dict[Path, str]:
-    """The files of a checkout that hold generated text → what they should hold: the results and the list of notebooks
-    in README.md, the list in notebooks/README.md, and the links between the notebooks."""
-    readmes = {
-        root / "README.md": {"results": readme(root / "results"), "notebooks": contents(root)},
-        root / "notebooks" / "README.md": {"table": notebooks(root)},
-    }
-    texts = {path: with_links(root, path) for path in titles(root)}
-    for path, parts in readmes.items():
-        texts[path] = path.read_text(encoding="utf-8")
-        for name, text in parts.items():
-            before, start, rest = texts[path].partition(f"<!-- {name} -->\n")
-            _, end, after = rest.partition(f"<!-- end of {name} -->")
-            if not end:
-                raise ValueError(f"{path} lacks the lines <!-- {name} --> and <!-- end of {name} -->; put them back")
-            texts[path] = f"{before}{start}{text.strip()}\n{end}{after}"
-    return texts
-
-
-def write(root: Path) -> list[Path]:
-    """Bring the files of `generated` up to date; returns those that changed."""
-    texts = generated(root)
-    changed = {path: text for path, text in texts.items() if path.read_text(encoding="utf-8") != text}
-    for path, text in changed.items():
-        with files.written(path) as draft:
-            draft.write_text(text, encoding="utf-8")
-    return [*changed]
-
-
-def _verdicts(frame: pd.DataFrame) -> str:
-    """Claims in words: which were held or contradicted, or two settings equivalent, on which corpora, and how many
-    tests were inconclusive."""
-    parts = []
-    for verdict in ("held", "contradicted", "equivalent", "hardly acts"):
-        corpora = frame[frame["verdict"] == verdict].groupby("claim", sort=False)["corpus"].agg(", ".join)
-        each = [f"{claim.partition(' (points')[0]} ({names})" for claim, names in corpora.items()]
-        if each:
-            parts.append(f"{verdict.capitalize()}: {'; '.join(each)}.")
-    if undecided := frame["verdict"].isin(UNDECIDED).sum():
-        parts.append(f"Inconclusive: {undecided} of {len(frame)} tests.")
-    return " ".join(parts)
-
-
-def _differences(summaries: list[tuple[str, str, Path]]) -> str:
-    """Summaries in words: how many settings differ from the baseline. summaries: some of `files_of`."""
-    parts = []
-    for corpus, _, path in summaries:
-        summary = pd.read_csv(path, index_col="setting")
-        baseline, counts = summary.index[summary["delta"].isna()][0], summary["verdict"].value_counts()
-        counts = counts.rename(dict.fromkeys(UNDECIDED, "inconclusive")).groupby(level=0).sum()
-        kinds = ["higher", "lower", *(name for name in ("equivalent", "hardly acts") if name in counts), "inconclusive"]
-        each = ", ".join(f"{counts.get(kind, 0)} {kind}" for kind in kinds)
-        parts.append(f"Against {baseline} on {corpus}: {each}.")
-    return " ".join(parts)

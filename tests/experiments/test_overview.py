@@ -9,7 +9,7 @@ import pytest
 
 from ssb import report
 from ssb.__main__ import main
-from ssb.experiments import ablations, overview, together
+from ssb.experiments import ablations, finding, overview, readmes, together
 
 ROOT = Path(__file__).parents[2]
 CLAIM = dict(claim="cross beats none", setting="cross", baseline="none", seeds=3, paper=1.3, delta=-0.26, p=0.2,
@@ -60,7 +60,7 @@ def test_a_corpus_of_the_readers_own_is_not_taken_for_a_preset(results):
     assert list(table.columns) == ["table", "claim", "paper", "shapes", "msrvtt1k", "my-data"]
     assert table["my-data"].tolist() == ["-0.3 [-0.5, +0.0] [-0.9, +0.4] contradicted", ""]
     (results / "my-data" / "table1_summary.csv").write_text("setting\n")
-    assert overview.links(results)["my-data"].tolist() == ["[45 min](results/my-data/table1_summary.csv)"]
+    assert overview.links(results)["my-data"].tolist() == ["[45 min](my-data/table1_summary.csv)"]
 
 
 def test_corpora_with_few_tables_share_a_column(results):
@@ -100,7 +100,7 @@ def test_links_give_the_minutes_of_a_table_on_two_cores(results):
     for corpus in ("shapes", "msrvtt1k", "shapes-smoke"):
         (results / corpus / "table1_summary.csv").write_text("setting\n")
     assert overview.links(results).values.tolist() == [
-        ["table1", "[45 min](results/shapes/table1_summary.csv)", "[45 min](results/msrvtt1k/table1_summary.csv)"]
+        ["table1", "[45 min](shapes/table1_summary.csv)", "[45 min](msrvtt1k/table1_summary.csv)"]
     ]
 
 
@@ -138,7 +138,8 @@ def checkout(results, tmp_path_factory):
         cell = {"source": [f"# Title {name}\n", "\n", f"{links}\n", "more"]}
         book = {"cells": [cell], "metadata": {"ssb": {"writes": ["results/shapes-smoke/table1_claims.csv"]}}}
         (root / "notebooks" / f"{name}.ipynb").write_text(json.dumps(book))
-    marks = "a\n<!-- results -->\nold\n<!-- end of results -->\nb\n<!-- notebooks -->\n<!-- end of notebooks -->\nc\n"
+    marks = "a\n<!-- finding -->\nold\n<!-- end of finding -->\nb\n<!-- answers -->\n<!-- end of answers -->\n"
+    marks += "<!-- notebooks -->\n<!-- end of notebooks -->\nc\n"
     (root / "README.md").write_text(marks)
     (root / "notebooks" / "README.md").write_text("a\n<!-- table -->\n<!-- end of table -->\n")
     return root
@@ -146,7 +147,7 @@ def checkout(results, tmp_path_factory):
 
 def test_a_new_notebook_is_linked_and_listed_by_one_command(checkout, capsys):
     assert main(["report", str(checkout)]) == 0
-    assert capsys.readouterr().out.count("wrote ") == 5
+    assert capsys.readouterr().out.count("wrote ") == 6
     links = {path.stem: "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines()[2]
              for path in (checkout / "notebooks").glob("*.ipynb")}  # fmt: skip
     assert links == {
@@ -155,7 +156,8 @@ def test_a_new_notebook_is_linked_and_listed_by_one_command(checkout, capsys):
         "03_c": "Papers: x, z | Before: [Title 02_b](02_b.ipynb) | Results: y",
     }
     text = (checkout / "README.md").read_text()
-    assert "old" not in text and "| Title 02_b | [02_b](notebooks/02_b.ipynb) |" in text and "| table1 |" in text
+    assert "old" not in text and "| [Title 02_b](notebooks/02_b.ipynb) |" in text
+    assert "| table1 |" in (checkout / "results" / "README.md").read_text()
     assert [line for line in text.splitlines() if len(line) == 1] == ["a", "b", "c"]
     assert "| [02_b](02_b.ipynb) | Title 02_b | Held" in (checkout / "notebooks" / "README.md").read_text()
     assert main(["report", str(checkout)]) == 0 and capsys.readouterr().out == ""
@@ -163,8 +165,8 @@ def test_a_new_notebook_is_linked_and_listed_by_one_command(checkout, capsys):
 
 def test_a_readme_without_marks_is_an_error(checkout):
     (checkout / "README.md").write_text("mine")
-    with pytest.raises(ValueError, match="README.md lacks the lines <!-- results --> and <!-- end of results -->"):
-        overview.write(checkout)
+    with pytest.raises(ValueError, match="README.md lacks the lines <!-- finding --> and <!-- end of finding -->"):
+        readmes.write(checkout)
 
 
 def test_the_figure_has_a_panel_for_each_table_and_a_line_for_each_claim(results):
@@ -181,3 +183,38 @@ def test_the_figure_has_a_panel_for_each_table_and_a_line_for_each_claim(results
         "95 % over seeds",
         "the paper's",
     }
+
+
+def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
+    """One claim of Table 1 on each corpus and baseline, told apart by its difference."""
+    rows = {("flickr8k", "table1"): 1.2, ("flickr8k", "table1_tuned"): 0.3, ("shapes", "table1"): -0.1}
+    for (corpus, table), delta in rows.items():
+        (results / corpus).mkdir(exist_ok=True)
+        claim = {
+            "claim": finding.CROSS,
+            "setting": "cross",
+            "baseline": "none",
+            "seeds": 5,
+            "paper": 1.3,
+            "delta": delta,
+        }
+        claim |= {"delta_low": delta - 0.4, "delta_high": delta + 0.4, "p": 0.5, "seeds_low": delta - 0.6}
+        claim |= {"seeds_high": delta + 0.6, "verdict": "held" if delta > 1 else "inconclusive", "resolves": 0.9}
+        pd.DataFrame([claim]).to_csv(results / corpus / f"{table}_claims.csv", index=False)
+        runs = {"preset": "laptop", "corpus": corpus, "run": table, "seconds": 60}
+        pd.DataFrame([runs]).to_csv(results / corpus / f"{table}.csv", index=False)
+    gains = finding.gains(overview.claims(results))
+    assert gains[["corpus", "delta"]].values.tolist() == [["flickr8k", 0.3], ["flickr8k", 1.2], ["shapes", -0.1]]
+    words = " ".join(finding.headline(results).split())
+    assert words.startswith("**On flickr8k, over the tuned baseline, cross-captioning changes text→video R@1 by +0.3")
+    assert "[-0.1, +0.7] over 5 seeds: inconclusive (the design finds 0.9 points with 80 % power).**" in words
+    assert words.endswith("The paper prints +1.3.") and words.count("**") == 2
+    answers = finding.answers(results).set_index("question")
+    assert answers.loc["… over a tuned baseline?"].str.contains("flickr8k: .0.3|.0.3 ").any()
+    assert finding.first_page(results).startswith(
+        "1. Cross-captioning over the tuned baseline: [flickr8k](flickr8k/table1_t"
+    )
+    axis = finding.figure(gains).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()][:2] == ["the paper", "flickr8k: the tuned baseline"]
+    filled = [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"]
+    assert [colour != "white" for colour in filled] == [False, True, False]

@@ -1,0 +1,175 @@
+"""The generated text of the READMEs, and the links between the notebooks."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ssb import files
+from ssb.experiments import finding, overview
+from ssb.experiments.overview import TABLES, claims, files_of, runs
+from ssb.report import markdown
+from ssb.tables.verdicts import UNDECIDED
+
+ABOUT = """# Results
+
+Made from the tables of this folder by `ssb report`; do not edit. Text→video on the test clips at the epoch that was
+best on validation, means over seeds; [how to read a table](../notebooks/README.md#how-to-read-a-table). The paper's
+numbers are from another corpus with other encoders: compare signs, not sizes."""
+COLUMNS = """The paper's difference in points of R@1, or as named, and ours with its interval over queries, the one over
+seeds, the verdict, and after a slash the smallest difference that the table finds with 80 % power."""
+
+
+def results_page(root: Path) -> str:
+    """results/README.md: the finding, the claims, and every table with its figures."""
+    results = root / "results"
+    parts = [ABOUT, "## Is the support-set effect real?", finding.first_page(results)]
+    parts += ["## The claims", COLUMNS, markdown(overview.claims_table(claims(results))), overview.cost(results)]
+    parts += ["## Every table", markdown(overview.links(results)), "## Tables and figures"]
+    for title, table, paths in sections(results):
+        parts += [f"### {title}", *(folded(root, path) for path in paths)]
+    return "\n\n".join(parts) + "\n"
+
+
+def sections(results: Path) -> list[tuple[str, str, list[Path]]]:
+    """Title, name and summaries of each table, in the order of the paper; those of the reader's own after them."""
+    found = pd.DataFrame(files_of("summary", results), columns=["corpus", "table", "path"])
+    parts = [(table, part["path"].tolist()) for table, part in overview.by_table(found).groupby("table", sort=False)]
+    return [(TABLES[table].title if table in TABLES else table, table, paths) for table, paths in parts]
+
+
+def folded(root: Path, path: Path) -> str:
+    """A summary with the figures of its table, folded away under the name of its corpus."""
+    corpus, table = path.parent.name, path.stem.removesuffix("_summary")
+    drawn = sorted((root / "figures" / corpus).glob(f"{table}.png"))
+    drawn += sorted((root / "figures" / corpus).glob(f"{table}_fig*.png"))
+    alt = TABLES[table].alt if table in TABLES else table
+    pictures = [f"![{alt}](../figures/{corpus}/{each.name})" for each in drawn]
+    body = "\n\n".join([in_full(path), *pictures])
+    return f"<details><summary>{corpus}</summary>\n\n{body}\n\n</details>"
+
+
+def in_full(path: Path) -> str:
+    """A summary in Markdown; one of a form of its own as it is in the file."""
+    summary = pd.read_csv(path)
+    if {"R@1", "delta", "p", "R@1 low"} <= {*summary} and summary["setting"].is_unique:
+        return overview.table(path)
+    return markdown(summary.map(lambda x: "" if pd.isna(x) else f"{x:g}" if isinstance(x, float) else str(x)))
+
+
+def titles(root: Path) -> dict[Path, str]:
+    """The notebooks in reading order → their titles."""
+    paths = sorted((root / "notebooks").glob("*.ipynb"))
+    return {path: _first_cell(path).splitlines()[0].removeprefix("# ") for path in paths}
+
+
+def _first_cell(path: Path) -> str:
+    return "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+
+
+def contents(root: Path) -> str:
+    """The README's list of notebooks with their minutes, in Markdown."""
+    rows = [(f"[{title}](notebooks/{path.name})", minutes(root, path)) for path, title in titles(root).items()]
+    return markdown(pd.DataFrame(rows, columns=["notebook", "minutes on two cores"]))
+
+
+def minutes(root: Path, path: Path) -> str:
+    """Of a notebook's runs on two cores by corpus, each run counted once, from the tables under results/."""
+    finished = runs(root / "results")
+    own = finished[finished["table"].isin(tables_of(path))].drop_duplicates(["corpus", "run"])
+    return ", ".join(
+        f"{corpus} {x:.0f}" for corpus, x in (own.groupby("corpus", sort=False)["seconds"].sum() / 120).items()
+    )
+
+
+def tables_of(path: Path) -> set[str]:
+    """The names of the CSVs that a notebook writes, without their ending."""
+    writes = json.loads(path.read_text(encoding="utf-8"))["metadata"]["ssb"]["writes"]
+    return {Path(name).stem for name in writes if name.endswith(".csv")}
+
+
+def notebooks(root: Path) -> str:
+    """The table of notebooks/README.md: each notebook with its title, the verdicts on its claims and the minutes of its
+    runs on two cores, each run counted once, from the laptop preset's tables under results/."""
+    results, rows = root / "results", []
+    tested, summaries = claims(results), files_of("summary", results)
+    for path, title in titles(root).items():
+        names = tables_of(path)
+        frame = tested[(tested["table"] + "_claims").isin(names)]
+        words = _verdicts(frame) if len(frame) else _differences([each for each in summaries if each[2].stem in names])
+        rows.append((f"[{path.stem}]({path.name})", title, words, minutes(root, path)))
+    return markdown(pd.DataFrame(rows, columns=["notebook", "question", "what it found", "minutes"]))
+
+
+def with_links(root: Path, path: Path) -> str:
+    """The text of a notebook's file with links to the notebooks before and after it in the line of links of its first
+    cell, a line of parts "Paper: …", "Before: …", "Next: …" and "Results: …"."""
+    names, number = titles(root), [*titles(root)].index(path)
+    links = {"Before": [*names][number - 1 : number] if number else [], "Next": [*names][number + 1 : number + 2]}
+    new = [f"{word}: [{names[each]}]({each.name})" for word, others in links.items() for each in others]
+    book = json.loads(path.read_text(encoding="utf-8"))
+    lines = "".join(book["cells"][0]["source"]).splitlines(keepends=True)
+    line_of_links = next(k for k, line in enumerate(lines) if line.startswith(("Paper: ", "Papers: ")))
+    papers, *others = lines[line_of_links].split(" | ")
+    lines[line_of_links] = " | ".join(
+        [papers, *new, *(part for part in others if not part.startswith(("Before: ", "Next: ")))]
+    )
+    book["cells"][0]["source"] = lines
+    return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+
+
+def generated(root: Path) -> dict[Path, str]:
+    """The files of a checkout that hold generated text → what they should hold: README.md the finding and the list of
+    notebooks, notebooks/README.md their table, results/README.md everything, and each notebook its links."""
+    found = {"finding": finding.headline(root / "results"), "answers": markdown(finding.answers(root / "results"))}
+    readmes = {
+        root / "README.md": found | {"notebooks": contents(root)},
+        root / "notebooks" / "README.md": {"table": notebooks(root)},
+    }
+    texts = {path: with_links(root, path) for path in titles(root)} | {root / "results/README.md": results_page(root)}
+    for path, parts in readmes.items():
+        texts[path] = path.read_text(encoding="utf-8")
+        for name, text in parts.items():
+            before, start, rest = texts[path].partition(f"<!-- {name} -->\n")
+            _, end, after = rest.partition(f"<!-- end of {name} -->")
+            if not end:
+                raise ValueError(f"{path} lacks the lines <!-- {name} --> and <!-- end of {name} -->; put them back")
+            texts[path] = f"{before}{start}{text.strip()}\n{end}{after}"
+    return texts
+
+
+def write(root: Path) -> list[Path]:
+    """Bring the files of `generated` up to date; returns those that changed."""
+    texts = generated(root)
+    changed = {path: text for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text}
+    for path, text in changed.items():
+        with files.written(path) as draft:
+            draft.write_text(text, encoding="utf-8")
+    return [*changed]
+
+
+def _verdicts(frame: pd.DataFrame) -> str:
+    """Claims in words: which were held or contradicted, or two settings equivalent, on which corpora, and how many
+    tests were inconclusive."""
+    parts = []
+    for verdict in ("held", "contradicted", "equivalent", "hardly acts"):
+        corpora = frame[frame["verdict"] == verdict].groupby("claim", sort=False)["corpus"].agg(", ".join)
+        each = [f"{claim.partition(' (points')[0]} ({names})" for claim, names in corpora.items()]
+        if each:
+            parts.append(f"{verdict.capitalize()}: {'; '.join(each)}.")
+    if undecided := frame["verdict"].isin(UNDECIDED).sum():
+        parts.append(f"Inconclusive: {undecided} of {len(frame)} tests.")
+    return " ".join(parts)
+
+
+def _differences(summaries: list[tuple[str, str, Path]]) -> str:
+    """Summaries in words: how many settings differ from the baseline. summaries: some of `files_of`."""
+    parts = []
+    for corpus, _, path in summaries:
+        summary = pd.read_csv(path, index_col="setting")
+        baseline, counts = summary.index[summary["delta"].isna()][0], summary["verdict"].value_counts()
+        counts = counts.rename(dict.fromkeys(UNDECIDED, "inconclusive")).groupby(level=0).sum()
+        kinds = ["higher", "lower", *(name for name in ("equivalent", "hardly acts") if name in counts), "inconclusive"]
+        each = ", ".join(f"{counts.get(kind, 0)} {kind}" for kind in kinds)
+        parts.append(f"Against {baseline} on {corpus}: {each}.")
+    return " ".join(parts)
