@@ -416,7 +416,7 @@ class SupportSetModel(nn.Module):
         return c_v if self.config.weights_from == "clip" else c_t
 
     def captioning(self, c_t: Tensor, c_v: Tensor, batch: Batch, learn_weights: bool = True) -> Tensor:
-        """L_cross (eq. 2-3) of a batch, a scalar: the mean over its tokens or, by Config.over_tokens, the sum over those
+        """L_cross (eq. 2-3) of a batch, a scalar: the mean over its tokens, or by Config.over_tokens the sum over those
         of a caption; of several processes the part of this one, of its own captions. learn_weights: False stops its
         gradient to the embeddings (B, d), as Config.weights_gradient = "none"."""
         video, mask = batch.video, batch.video_mask

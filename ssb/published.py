@@ -21,6 +21,7 @@ PARAMETERS: Mapping = {
     "metrics": ["BLEU-4", "METEOR", "ROUGE-L", "CIDEr"],
     "objectives": ["none", "cross"],
     "recipe": "",
+    "steps": 600,
     "streams": [],
 }
 # columns that vary
