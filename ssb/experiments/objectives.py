@@ -22,4 +22,4 @@ TABLE1 = Experiment(
     in_full=True,
 )
 
-TABLES = {"table1": TABLE1, "table1_lambda10": replace(TABLE1, title="Table 1 at the paper's λ", in_full=False)}
+TABLES = {"table1": TABLE1, "table1_lambda10": replace(TABLE1, title="Table 1 at λ = 10, a stress test", in_full=False)}

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from ssb import files
+from ssb.config import Config
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, PAGE, difference, legend, styled
-from ssb.report import METRICS, Experiment, best, markdown, printed, reading, signed
+from ssb.report import METRICS, Experiment, best, markdown, printed, reading, signed, stress_test
 from ssb.tables.verdicts import UNDECIDED
 
 OTHERS = "other corpora"  # the column of corpora with few tables
+STRESSED = "table1_lambda10"  # the table at the paper's λ on the mean over tokens
 
 
 _NAMES = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name != "overview"]
@@ -170,11 +172,26 @@ def links(results: Path) -> pd.DataFrame:
 def readme(results: Path) -> str:
     """The README's results with the laptop preset, in Markdown: the claims, tables in full, and links to all."""
     claimed = markdown(claims_table(claims(results)))
-    parts = [f"### The paper's claims\n\n{claimed}", cost(results), "### In full"]
+    parts = [f"### The paper's claims\n\n{claimed}", *stress_tests(results), cost(results), "### In full"]
     parts += [
         _table(path) for _, table, path in files_of("summary", results) if table in TABLES and TABLES[table].in_full
     ]
     return "\n\n".join([*parts, "### Every table", markdown(links(results))])
+
+
+def stress_tests(results: Path) -> list[str]:
+    """A sentence about the tables STRESSED, if there are any, with the measured `ssb.Run.ratio` of
+    `cross` where the table has it."""
+    paths = [(corpus, path) for corpus, table, path in files_of("claims", results) if table == STRESSED]
+    if not paths:
+        return []
+    measured = []
+    for corpus, path in paths:
+        rows = pd.read_csv(path.with_name(f"{STRESSED}.csv"))
+        if "ratio" in rows:
+            measured.append(f"{rows.loc[rows['setting'] == 'cross', 'ratio'].mean():.3g} ({corpus})")
+    times = f"; in training with cross, captioning was {', '.join(measured)} times the contrastive term"
+    return [f"{STRESSED}: {stress_test(Config().captioning)}{times if measured else ''}."]
 
 
 def _table(path: Path) -> str:
