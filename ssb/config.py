@@ -1,6 +1,7 @@
 """Config: every setting of one run. The defaults are the paper's; each preset states what it changes and why."""
 
 import difflib
+import math
 import sysconfig
 import traceback
 from pathlib import Path
@@ -18,6 +19,7 @@ OBJECTIVES: tuple[str, ...] = Objective.__args__
 # Settings that have no effect without captioning, and without the EMCL layer.
 CAPTIONING = "captioning temperature support_set weights_from weights_gradient decoded decoder_warmup".split()
 CAPTIONING += "decoder decoder_lr decoder_dropout pretrained_decoder".split()
+CAPTIONING += "weighted_term over_tokens weights_by mixing".split()
 EMCL = "emcl_bases emcl_stages emcl_temperature emcl_beta emcl_released".split()
 
 MOST_WEIGHTS = 5 * 10**8  # trained from scratch; with their gradient, Adam's two moments and the best epoch's, 10 GB
@@ -67,6 +69,10 @@ class Config(BaseModel):
     pool_ffn: int = Field(2048, ge=1, le=65536, description="width of the feed-forward part of a transformer head")
     pool_query: Literal["first", "cls"] = Field("first", description="output of the first step, or of a learned [CLS]")
     pre_encoder: bool = Field(True, description="f of a transformer head: convolutions on video, a GRU on text")
+    pre_encoder_in: Literal["all", "first"] = Field("all", description="layers of a transformer head that have f")
+    kernels: Literal["side by side", "in turn"] = Field(
+        "side by side", description='kernels of the convolutions, d / 4 channels each; "in turn": d channels each'
+    )
     dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the heads")
     decoder_dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the decoder")
 
@@ -95,10 +101,21 @@ class Config(BaseModel):
     s2dtw_temperature: float = Field(1.0, gt=0, le=1e3, description="τ of the S2DTW loss; the released loss has none")
     objective: Objective = Field("cross", description="support set of the captioning loss (section 3.2)")
     captioning: float = Field(10.0, ge=0, le=1e6, description="λ, weight of the captioning loss")
+    weighted_term: Literal["captioning", "contrast"] = Field(
+        "captioning", description='the term that λ multiplies; "contrast": L = λ L_contrast + L_cross'
+    )
+    over_tokens: Literal["mean", "sum"] = Field(
+        "mean",
+        description='captioning loss over the tokens of a batch; "sum": of a caption, mean over captions',
+    )
     temperature: float = Field(0.1, gt=0, le=1e3, description="T of the support-set weights")
     support_set: int | None = Field(None, ge=2, le=16384, description="size; None: the batch; see `model.candidates`")
     weights_from: Literal["caption", "other caption", "clip"] = Field(
         "caption", description="whose similarity to the clips the weights are; the others: see `model.captioning`"
+    )
+    weights_by: Literal["cosine", "dot product"] = Field("cosine", description="similarity s of the weights")
+    mixing: Literal["after", "before"] = Field(
+        "after", description="the weighted mean of the clips: after the layer to the decoder, or before it"
     )
     weights_gradient: Literal["both", "text", "video", "none"] = Field(
         "both", description="the embeddings that learn from captioning, through the weights"
@@ -163,6 +180,10 @@ class Config(BaseModel):
             raise ValueError("sequences = True: no intra and no support_set on long videos; leave both unset")
         if self.sequences and self.train_clips:
             raise ValueError("sequences = True and train_clips: clips of a long video stay together; leave it unset")
+        if self.pre_encoder_in == "first" and not self.pre_encoder:
+            raise ValueError("pre_encoder_in = 'first' and pre_encoder = False: there is no f; leave one of them unset")
+        if self.weighted_term == "contrast" and not self.captioning:
+            raise ValueError("captioning = 0 and weighted_term = 'contrast' leave no contrastive loss; give another λ")
         if self.weights_from != "caption" and self.sequences:
             raise ValueError(f"weights_from = {self.weights_from!r}: not on long videos (sequences = True)")
         if self.weights_from == "other caption" and self.emcl:
@@ -210,6 +231,17 @@ class Config(BaseModel):
         unused = CAPTIONING if self.objective == "none" else []
         unused = unused if self.emcl else unused + EMCL
         return self.replace(**{name: type(self).model_fields[name].default for name in unused})
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """What the contrastive loss and the captioning loss are multiplied by."""
+        return (self.captioning, 1.0) if self.weighted_term == "contrast" else (1.0, self.captioning)
+
+    def ratio(self, captioning: float, contrast: float) -> float:
+        """How many times the contrastive term the captioning term is, both with their factors; infinity where the
+        former is 0. captioning, contrast: the losses."""
+        of_contrast, of_captioning = self.factors
+        return of_captioning * captioning / (of_contrast * contrast) if contrast else math.inf
 
     @property
     def key(self) -> str:

@@ -207,7 +207,9 @@ def support_weights(
     if objective == "none":
         return np.zeros((len(batch), len(batch))), batch
     c_t = c_t[torch.from_numpy(first)]
-    return losses.support_set_weights(c_t, c_v[: len(c_t)], objective, data.config.temperature).numpy(), batch
+    config = data.config
+    weights = losses.support_set_weights(c_t, c_v[: len(c_t)], objective, config.temperature, by=config.weights_by)
+    return weights.numpy(), batch
 
 
 def _heat_map(axis: plt.Axes, weights: np.ndarray, ticks: list[int], **scale):

@@ -26,6 +26,14 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
 
 
+def dot_product(a: Tensor, b: Tensor) -> Tensor:
+    """a_i · b_j: (A, d), (B, d) → (A, B)."""
+    return a @ b.T
+
+
+SIMILARITIES = {"cosine": cosine, "dot product": dot_product}  # that Config.weights_by names
+
+
 def triplet(
     text: Tensor,
     video: Tensor,
@@ -93,7 +101,12 @@ def soft_target(similarity: Tensor, temperature: float, share: float) -> Tensor:
 
 
 def support_set_weights(
-    text: Tensor, video: Tensor, objective: str = "cross", temperature: float = 0.1, candidates: Tensor | None = None
+    text: Tensor,
+    video: Tensor,
+    objective: str = "cross",
+    temperature: float = 0.1,
+    candidates: Tensor | None = None,
+    by: str = "cosine",
 ) -> Tensor:
     """w_ij = softmax over j in S_i of s(c_t^i, c_v^j) / T (eq. 3): how much of clip j goes into captioning i.
 
@@ -102,12 +115,15 @@ def support_set_weights(
     objective: "identity" S_i = {i}; "full" S_i = {1..S}; "hybrid" the mean of the two; "cross" all j ≠ i.
     candidates: (B, S) bool, False where clip j may not be in S_i; None: every clip may. The own clip of "identity" and
         "hybrid" is always in.
+    by: "cosine", or "dot product" in its place, of embeddings as long as they are.
     Returns (B, S), each row non-negative with sum 1. Gradient flows to both embeddings, except for "identity", which is
     constant: since Ψ' is frozen, this is the only way the captioning loss reaches the pooling heads.
-    ValueError for another objective and, but for `candidates` on a GPU, for an empty support set.
+    ValueError for another objective or similarity and, but for `candidates` on a GPU, for an empty support set.
     """
     if objective not in OBJECTIVES[1:]:
         raise ValueError(f"objective={objective!r}; wanted one of {', '.join(OBJECTIVES[1:])}")
+    if by not in SIMILARITIES:
+        raise ValueError(f"by={by!r}; wanted one of {', '.join(SIMILARITIES)}")
     own = torch.eye(len(text), len(video), dtype=torch.bool, device=text.device)
     if objective == "identity":
         return own.to(text.dtype)
@@ -120,7 +136,7 @@ def support_set_weights(
         empty = not machine.on_gpu(out.device) and out.all(dim=1).any()
     if empty:
         raise ValueError(f"objective {objective!r} leaves a support set empty; 'cross' needs at least 2 pairs")
-    w = (cosine(text, video) / temperature).masked_fill(out, -math.inf).softmax(dim=1)
+    w = (SIMILARITIES[by](text, video) / temperature).masked_fill(out, -math.inf).softmax(dim=1)
     return (w + own) / 2 if objective == "hybrid" else w
 
 
@@ -139,8 +155,8 @@ def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Ten
 
 def share(captioning: Tensor, contrast: Tensor, embeddings: tuple[Tensor, ...]) -> Tensor:
     """Captioning's share of the gradient that reaches the heads: a / (a + b), with a and b the norms of the gradients
-    of both terms of eq. 3 with respect to the embeddings (c_t, c_v); a scalar, 0 where neither has one. captioning:
-    λ L_cross; of several processes both terms are the part of this one. Nothing is changed by it."""
+    of both terms of eq. 3, each with its factor, with respect to the embeddings (c_t, c_v); a scalar, 0 where neither
+    has one. Of several processes both terms are the part of this one. Nothing is changed by it."""
     norms = []
     for term in (captioning, contrast):
         parts = [torch.zeros_like(x) for x in embeddings]
@@ -242,7 +258,8 @@ class Triplet(Contrast):
     def advice(self) -> str:
         """What to change where hard negatives or captioning have made all embeddings one point."""
         config = self.config
-        less = f"a smaller captioning = {config.captioning:g}, " if config.objective != "none" else ""
+        less = "larger" if config.weighted_term == "contrast" else "smaller"
+        less = f"a {less} captioning = {config.captioning:g}, " if config.objective != "none" else ""
         return (
             f"With negatives = {config.negatives!r} no gradient separates the clips: take {less}negatives = 'mean' "
             f"or 'scheduled', contrast = 'info_nce', a pretrained text_encoder, or a lower lr = {config.lr:g}."

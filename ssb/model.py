@@ -54,6 +54,29 @@ class Convolutions(nn.Module):
         return torch.cat(parts, dim=1).transpose(1, 2)
 
 
+class ConvolutionsInTurn(nn.Module):
+    """`Convolutions` with the kernels 2, 3, 4 and 6 one after the other, d channels each. A ReLU stands between them,
+    since four linear layers in turn would be one. (B, M, D) → (B, M, d)."""
+
+    def __init__(self, width: int, dim: int):
+        super().__init__()
+        self.linear = nn.Linear(width, dim)
+        self.convs = nn.ModuleList(nn.Conv1d(dim, dim, k) for k in Convolutions.kernels)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, M, D), mask (B, M) → (B, M, d)."""
+        x = self.linear(x)
+        for conv, k in zip(self.convs, Convolutions.kernels):
+            x = x if conv is self.convs[0] else x.relu()
+            x = x.masked_fill(~mask[..., None], 0).transpose(1, 2)  # no step sees the padding
+            x = conv(F.pad(x, ((k - 1) // 2, k // 2))).transpose(1, 2)
+        return x
+
+
+# the convolutions that Config.kernels names
+KERNELS: dict[str, type[nn.Module]] = {"side by side": Convolutions, "in turn": ConvolutionsInTurn}
+
+
 class Recurrence(nn.Module):
     """f on text: a bidirectional GRU, d / 2 channels in each direction. (B, L, D) → (B, L, d)."""
 
@@ -88,6 +111,14 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (..., D) → (..., d); the mask is not needed."""
         return super().forward(x)
+
+
+class Identity(nn.Module):
+    """No f, in a layer after the first. (B, M, d) → (B, M, d)."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x as it is."""
+        return x
 
 
 class Attention(nn.MultiheadAttention):
@@ -158,12 +189,12 @@ class ConvHead(nn.Module):
     @staticmethod
     def weights(config: Config) -> int:
         """About how many weights it has, for `ssb.training.runs.check`; a head that stays small needs no estimate."""
-        return 4 * config.dim**2
+        return (16 if config.kernels == "in turn" else 4) * config.dim**2
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
         self.dropout = processes.Dropout(config.dropout)
-        self.f = Convolutions(width, config.dim)
+        self.f = KERNELS[config.kernels](width, config.dim)
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
         """e (B, M, D), mask (B, M) → (B, d)."""
@@ -177,14 +208,17 @@ class TransformerHead(nn.Module):
     @staticmethod
     def weights(config: Config) -> int:
         """About how many weights it has, as `ConvHead.weights`."""
-        return config.pool_layers * config.dim * (9 * config.dim + 2 * config.pool_ffn)
+        of_f = 16 if config.kernels == "in turn" else 5
+        return config.pool_layers * config.dim * ((4 + of_f) * config.dim + 2 * config.pool_ffn)
 
     def __init__(self, pre_encoder: type[nn.Module], width: int, config: Config):
         super().__init__()
         self.dropout = processes.Dropout(config.dropout)
         f, sizes = pre_encoder if config.pre_encoder else Linear, (config.pool_heads, config.pool_ffn, config.dropout)
-        widths = [width] + [config.dim] * (config.pool_layers - 1)
-        self.layers = nn.ModuleList(TransformerLayer(f(w, config.dim), config.dim, *sizes) for w in widths)
+        fs = [f(width, config.dim)]
+        for _ in range(config.pool_layers - 1):
+            fs.append(f(config.dim, config.dim) if config.pre_encoder_in == "all" else Identity())
+        self.layers = nn.ModuleList(TransformerLayer(f, config.dim, *sizes) for f in fs)
         self.cls = nn.Parameter(torch.randn(width)) if config.pool_query == "cls" else None
 
     def forward(self, e: Tensor, mask: Tensor) -> Tensor:
@@ -249,7 +283,7 @@ class SupportSetModel(nn.Module):
         self.encoder = encoder
         self.contrast = losses.contrast(config)
         self.text_head = HEADS[config.text_pooling](Recurrence, text_width, config)
-        self.video_head = HEADS[config.video_pooling](Convolutions, video_width, config)
+        self.video_head = HEADS[config.video_pooling](KERNELS[config.kernels], video_width, config)
         # mean and `losses.scale_of` of the features over the training clips, where Config.standardise is set
         self.register_buffer("shift", torch.zeros(video_width))
         self.register_buffer("scale", torch.ones(video_width))
@@ -330,11 +364,13 @@ class SupportSetModel(nn.Module):
         """The decoder's input for each support set: ē_v at the decoder's width, (B, M, W), and its mask (B, M).
 
         weights (B, S), values (S, M, D), mask (S, M). The layer to the decoder's width comes before the mean, so it is
-        applied to S sequences.
+        applied to S sequences; with Config.mixing = "before" after it, to B.
         """
-        steps = self.to_decoder(self.normalise(values, mask))
+        steps, before = self.normalise(values, mask), self.config.mixing == "before"
+        steps = steps if before else self.to_decoder(steps)
         with torch.autocast(steps.device.type, enabled=False):
-            return losses.weighted_mean(weights, steps.to(self.shift.dtype), mask)
+            steps, mask = losses.weighted_mean(weights, steps.to(self.shift.dtype), mask)
+        return self.to_decoder(steps) if before else steps, mask
 
     def caption_loss(self, support: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """-log p(t | ē_v) (eq. 2), the mean over tokens that are not -100, a scalar. support (B, M, W), mask (B, M), as
@@ -342,7 +378,7 @@ class SupportSetModel(nn.Module):
         return decoder.caption_loss(self.decoder, support, mask, labels)
 
     def forward(self, batch: Batch, progress: float = 1.0, with_share: bool = False) -> dict[str, Tensor]:
-        """The terms of L = L_contrast + λ L_cross (eq. 3), the cosine similarities (B, B), and c_v (B, d).
+        """The terms of L = L_contrast + λ L_cross (eq. 3), unweighted, the cosine similarities (B, B), and c_v (B, d).
 
         progress: share of the training steps done (see `losses.Contrast`). with_share: where there is captioning, also
         its share of the gradient that reaches the heads, see `losses.share`. Of several processes, each gets the whole
@@ -353,14 +389,15 @@ class SupportSetModel(nn.Module):
         with torch.autocast(c_t.device.type, enabled=False):  # a cosine in bfloat16 is off by a hundredth of α
             contrast = self.contrast(c_t, c_v, batch, progress, other)
             similarity = losses.cosine(c_t, c_v)
-        terms = {"loss": contrast / processes.count(), "contrast": contrast.detach()}
+        of_contrast, of_captioning = config.factors
+        terms = {"loss": of_contrast * contrast / processes.count(), "contrast": contrast.detach()}
         terms |= {"similarity": similarity.detach(), "c_v": c_v.detach()}
         if config.objective != "none":
             with self.aside():
                 captioning = self.captioning(c_t, c_v, batch, learn_weights=progress >= config.decoder_warmup)
             if with_share:
-                terms["share"] = losses.share(config.captioning * captioning, terms["loss"], (c_t, c_v))
-            terms["loss"] = terms["loss"] + config.captioning * captioning
+                terms["share"] = losses.share(of_captioning * captioning, terms["loss"], (c_t, c_v))
+            terms["loss"] = terms["loss"] + of_captioning * captioning
             terms["captioning"] = processes.total(captioning.detach())
         return terms
 
@@ -379,8 +416,9 @@ class SupportSetModel(nn.Module):
         return c_v if self.config.weights_from == "clip" else c_t
 
     def captioning(self, c_t: Tensor, c_v: Tensor, batch: Batch, learn_weights: bool = True) -> Tensor:
-        """L_cross (eq. 2-3) of a batch, a scalar; of several processes the part of this one, of its own captions.
-        learn_weights: False stops its gradient to the embeddings (B, d), as Config.weights_gradient = "none"."""
+        """L_cross (eq. 2-3) of a batch, a scalar: the mean over its tokens, or by Config.over_tokens the sum over those
+        of a caption; of several processes the part of this one, of its own captions. learn_weights: False stops its
+        gradient to the embeddings (B, d), as Config.weights_gradient = "none"."""
         video, mask = batch.video, batch.video_mask
         learning = self.config.weights_gradient if learn_weights else "none"
         query = self.query(c_t, c_v, batch)
@@ -392,13 +430,14 @@ class SupportSetModel(nn.Module):
         objective = self.config.objective if batch.support is None else "full"  # over the clips of batch.support
         with torch.autocast(c_t.device.type, enabled=False):
             candidates = self.candidates(batch)
-            weights = losses.support_set_weights(query, c_v, objective, self.config.temperature, candidates)
+            of_weights = self.config.temperature, candidates, self.config.weights_by
+            weights = losses.support_set_weights(query, c_v, objective, *of_weights)
         own = processes.own(len(weights))
         labels = batch.labels[own]
         with processes.apart(self.progress):
             loss = self.caption_loss(*self.support(weights[own], video, mask), labels)
         real, of = (x.ne(-100).sum().to(loss.dtype) for x in (labels, batch.labels))
-        return loss * (real / of)
+        return loss * (real / (of if self.config.over_tokens == "mean" else len(batch.labels)))
 
     def generate(self, support: Tensor, mask: Tensor, beams: int, max_tokens: int) -> Tensor:
         """Captions of the decoder as token ids (B, L), each beginning with T5's start mark; after its end mark follow

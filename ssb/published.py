@@ -22,9 +22,11 @@ PARAMETERS: Mapping = {
     "metrics": ["BLEU-4", "METEOR", "ROUGE-L", "CIDEr"],
     "objectives": ["none", "cross"],
     "recipe": "",
+    "steps": 600,
     "streams": [],
 }
-ORIGIN = {"trained_on", "share", "corpus_sha", "commit", "dirty", "torch", "device", "seconds"}  # columns that vary
+# columns that vary
+ORIGIN = {"trained_on", "share", "ratio", "corpus_sha", "commit", "dirty", "torch", "device", "seconds"}
 KEYS = ("setting", "seed", "way", "dataset", "split", "recipe", "false_negatives")  # of the rows of a table
 RESERVED = ("cache", "executed", "report", "runs")  # folders of results/ that are no corpus
 

@@ -17,6 +17,7 @@ from ssb.tables.verdicts import EMPTY, Ranks, Runs
 from ssb.training.runs import Run
 
 METRICS = ("R@1", "R@5", "R@10", "MdR")  # of the tables in notebooks and README
+STRESS = 5  # times the contrastive term, from which captioning is no term of similar magnitude
 
 
 def signed(x: float) -> str:
@@ -210,10 +211,32 @@ class Comparison:
         print(verdicts(self.study.claims(self.runs, self.experiment.claims, self.ranks)))
 
     def reading(self):
-        """Print what the table resolves, how far the set-up is from the paper's, and the files that were written."""
+        """Print what the table resolves, whether its λ is a stress test, how far the set-up is from the paper's, and
+        the files that were written."""
         print(reading(self.summary, self.baseline))
+        if words := stressed(self.runs):
+            print(words)
         print(setup(self.study))
         print(self.study.written())
+
+
+def stressed(runs: Runs) -> str:
+    """A sentence where settings have the paper's λ on the mean over tokens, and captioning was at least STRESS times
+    the contrastive term in one of their runs (`Run.ratio`); else ""."""
+    default, ratios = Config(), []
+    for members in runs.values():
+        config = members[0].config
+        if config.objective != "none" and (*config.factors, config.over_tokens) == (*default.factors, "mean"):
+            ratios += [run.ratio for run in members]
+    if not ratios or max(ratios) < STRESS:
+        return ""
+    times = f"{min(ratios):.3g} to {max(ratios):.3g} times"
+    return f"{stress_test(default.captioning)}: captioning was {times} the contrastive term."
+
+
+def stress_test(weight: float) -> str:
+    """What λ is where it makes captioning many times the contrastive term."""
+    return f"λ = {weight:g} on the mean over tokens is a stress test, not the paper's similar magnitudes"
 
 
 def setup(study: Study) -> str:

@@ -270,7 +270,8 @@ class Study:
             for run in members:
                 row = {"table": self.table, "corpus": self.corpus.name, "setting": setting, "seed": run.config.seed}
                 row |= {name: f"{value:.2f}" for name, value in run.metrics.items() if name not in COUNTS}
-                row |= {"share": share_cell(run.share)} | {name: run.metrics[name] for name in COUNTS}
+                row |= {"share": share_cell(run.share), "ratio": "" if run.ratio is None else f"{run.ratio:.4g}"}
+                row |= {name: run.metrics[name] for name in COUNTS}
                 row |= {"trained_on": run.trained_on}
                 row |= {"preset": self.preset, "run": run.name, "config_sha": run.config.sha}
                 rows.append(row | run.provenance)
@@ -310,7 +311,7 @@ class Study:
     def training(self, runs: Runs) -> pd.DataFrame:
         """How each setting trained, means over seeds: its weights without the decoder's, the epoch kept, the
         contrastive loss at the first validated epoch, at the kept one and the last, the last captioning loss (nats per
-        token) and captioning's `Run.share`. Written to results/<corpus>/<table>_training.csv."""
+        token) and captioning's `Run.share` and `Run.ratio`. Written to results/<corpus>/<table>_training.csv."""
         rows = {}
         for setting, members in runs.items():
             each = []
@@ -319,7 +320,9 @@ class Study:
                 row = {"epoch kept": kept, "contrast, first": contrast.iloc[0], "kept": contrast[kept]}
                 captioning = run.log.get("captioning", contrast * np.nan)
                 row |= {"last": contrast.iloc[-1], "captioning, last": captioning.iloc[-1]}
-                each.append(row | {"captioning, share": np.nan if run.share is None else run.share})
+                for name, value in (("share", run.share), ("ratio", run.ratio)):
+                    row[f"captioning, {name}"] = np.nan if value is None else value
+                each.append(row)
             rows[setting] = {"weights": members[0].weights, **pd.DataFrame(each).mean().round(3)}
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
         self.write(frame.reset_index(), f"{self.table}_training.csv")

@@ -45,6 +45,7 @@ def made(home: Path, name: str, objective: str, seed: int, ranks, clip) -> Run:
     (folder / "metrics.json").write_text(json.dumps(metrics | {"n_queries": len(clip), "best_epoch": 1}))
     (folder / "config.json").write_text(config.model_dump_json())
     (folder / "trace.csv").write_text("step,contrast,spread,gradient,share\n0,0.3,0.1,1,0.4\n")
+    (folder / "log.csv").write_text("epoch,contrast,captioning\n1,0.3,3\n")
     provenance = {"corpus_sha": "c", "commit": "x", "dirty": False, "torch": "t", "device": "cpu", "seconds": 1.0}
     (folder / "provenance.json").write_text(json.dumps(provenance))
     files.seal(folder)

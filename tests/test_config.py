@@ -73,6 +73,8 @@ OTHER = dict(
     pool_ffn=1024,
     pool_query="cls",
     pre_encoder=False,
+    pre_encoder_in="first",
+    kernels="in turn",
     dropout=0.0,
     decoder_dropout=0.0,
     contrast="info_nce",
@@ -84,9 +86,13 @@ OTHER = dict(
     soft_targets=0.5,
     objective="none",
     captioning=1.0,
+    weighted_term="contrast",
+    over_tokens="sum",
     temperature=0.2,
     support_set=32,
     weights_from="clip",
+    weights_by="dot product",
+    mixing="before",
     weights_gradient="text",
     decoded="permuted",
     decoder_warmup=0.5,
@@ -180,7 +186,7 @@ def test_the_key_is_what_differs_from_the_defaults(preset):
 def test_without_captioning_its_settings_have_no_effect():
     captioning = {"captioning", "temperature", "support_set", "decoder_warmup"}
     captioning |= {"weights_from", "weights_gradient", "decoded", "decoder", "decoder_lr", "decoder_dropout"}
-    captioning |= {"pretrained_decoder"}
+    captioning |= {"pretrained_decoder", "weighted_term", "over_tokens", "weights_by", "mixing"}
     constants = {"emcl_bases", "emcl_stages", "emcl_temperature", "emcl_beta", "emcl_released"}  # without the layer
     bare = Config(objective="none")
     for name, value in OTHER.items():

@@ -216,7 +216,7 @@ def code_cells(notebook: Path) -> list[str]:
 
 
 OTHER = {"cases": 3, "effect": 0.5, "metrics": ["CIDEr"], "objectives": ["cross", "none"], "recipe": "hmdb51"}
-OTHER |= {"streams": ["motion"]}
+OTHER |= {"steps": 900, "streams": ["motion"]}
 COMPARED = {"table", "corpus", "preset", "seeds", "jobs", "changes"}  # by `Study` itself
 
 

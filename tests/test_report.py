@@ -1,9 +1,11 @@
 """Tables as they are read, from files made by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 
-from ssb import report
+from ssb import Config, report
 
 CLAIM = dict(claim="cross beats none", setting="cross", baseline="none", seeds=3, paper=1.3, delta=-0.26, p=0.2,
              delta_low=-0.5, delta_high=0.04, seeds_low=-0.9, seeds_high=0.4, verdict="not resolved")  # fmt: skip
@@ -15,3 +17,17 @@ def test_verdicts_in_words():
     assert one.startswith("cross beats none: not resolved (-0.3 points, [-0.5, +0.0] over queries, [-0.9, +0.4] over 3")
     assert one.endswith("paper +1.3)") and "paper" not in other
     assert "nothing" in report.verdicts(pd.DataFrame())
+
+
+def runs(ratios, **settings):
+    config = Config(**settings)
+    return [SimpleNamespace(config=config, ratio=ratio) for ratio in ratios]
+
+
+def test_the_papers_weight_on_the_token_mean_is_called_a_stress_test_where_it_is_one():
+    large = {"none": runs([None], objective="none"), "cross": runs([30.0, 12.345]), "full": runs([20.0])}
+    wanted = "λ = 10 on the mean over tokens is a stress test, not the paper's similar magnitudes: captioning was "
+    assert report.stressed(large) == f"{wanted}12.3 to 30 times the contrastive term."
+    assert not report.stressed({"none": large["none"], "cross": runs([1.5])})
+    for other in ({"captioning": 0.1}, {"weighted_term": "contrast"}, {"over_tokens": "sum"}):
+        assert not report.stressed({"cross": runs([30.0], **other)})

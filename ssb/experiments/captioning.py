@@ -84,7 +84,8 @@ def retrieved(model: SupportSetModel, data: Data, clips: Tensor, embeddings: Ten
     """The decoder's input from each clip's support set: (B, M, W), and its mask (B, M). embeddings: (N, d) c_v of the
     training clips."""
     train, size = torch.from_numpy(data.train), data.config.support_set or data.config.batch
-    similarity = losses.cosine(data.embed_videos(model, clips.numpy()), embeddings).to(data.device)  # (B, N)
+    by = losses.SIMILARITIES[data.config.weights_by]
+    similarity = by(data.embed_videos(model, clips.numpy()), embeddings).to(data.device)  # (B, N)
     similarity = similarity.masked_fill((clips[:, None] == train).to(similarity.device), -torch.inf)  # the clip itself
     best, which = similarity.topk(min(size, len(train)), dim=1)
     weights = torch.zeros_like(similarity).scatter(1, which, (best / data.config.temperature).softmax(dim=1))

@@ -72,11 +72,11 @@ def supports(run: Run, corpus: Corpus, split: str, means: np.ndarray) -> pd.Data
     number = rows.groupby("clip").cumcount().to_numpy()
     size, each = min(run.config.batch, len(clips)), int(np.bincount(own).min())
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(run.config.seed)).numpy()
-    parts = []
+    parts, constants = [], (run.config.temperature, None, run.config.weights_by)
     for block in np.array_split(order, len(order) // size):
         for k in range(each):
             chosen = np.flatnonzero(number == k)[block]  # captions are in the order of their clips
-            weights = losses.support_set_weights(text[chosen], video[block], "cross", run.config.temperature)
+            weights = losses.support_set_weights(text[chosen], video[block], "cross", *constants)
             mixed = weights.numpy() @ means[clips[block]]
             captions = rows["caption"].to_numpy()[chosen]
             parts.append(pd.DataFrame({"caption": captions, "clip": block, "number": k, "support": [*mixed]}))

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from ssb import files
+from ssb.config import Config
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, PAGE, difference, legend, styled
-from ssb.report import METRICS, Experiment, best, markdown, printed, reading, signed
+from ssb.report import METRICS, Experiment, best, markdown, printed, reading, signed, stress_test
 
 OTHERS = "other corpora"  # the column of corpora with few tables
+STRESSED = "table1_lambda10"  # the table at the paper's λ on the mean over tokens
 
 
 ABOVE = ("overview", "finding", "readmes")  # modules of this folder that are about all tables
@@ -43,7 +45,7 @@ def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
 
 
 def files_of(kind: str, results: Path) -> list[tuple[str, str, Path]]:
-    """Corpus, table and path of each <table>_<kind>.csv under results/, of presets that are comparable, in the order of `runs`."""
+    """Corpus, table and path of each <table>_<kind>.csv under results/, of comparable presets, as `runs` orders them."""
     folders = runs(results)[["folder", "corpus"]].drop_duplicates().itertuples(index=False)
     paths = [
         (corpus, path) for folder, corpus in folders for path in sorted((results / folder).glob(f"[!.]*_{kind}.csv"))
@@ -165,6 +167,21 @@ def links(results: Path) -> pd.DataFrame:
     ]
     cells = pd.DataFrame(cells, columns=["table", "corpus", "text"])
     return by_corpus(by_table(cells), ["table"])
+
+
+def stress_tests(results: Path) -> list[str]:
+    """A sentence about the tables STRESSED, if there are any, with the measured `ssb.Run.ratio` of
+    `cross` where the table has it."""
+    paths = [(corpus, path) for corpus, table, path in files_of("claims", results) if table == STRESSED]
+    if not paths:
+        return []
+    measured = []
+    for corpus, path in paths:
+        rows = pd.read_csv(path.with_name(f"{STRESSED}.csv"))
+        if "ratio" in rows:
+            measured.append(f"{rows.loc[rows['setting'] == 'cross', 'ratio'].mean():.3g} ({corpus})")
+    times = f"; in training with cross, captioning was {', '.join(measured)} times the contrastive term"
+    return [f"{STRESSED}: {stress_test(Config().captioning)}{times if measured else ''}."]
 
 
 def table(path: Path) -> str:

@@ -24,7 +24,8 @@ def results_page(root: Path) -> str:
     """results/README.md: the finding, the claims, and every table with its figures."""
     results = root / "results"
     parts = [ABOUT, "## Is the support-set effect real?", finding.first_page(results)]
-    parts += ["## The claims", COLUMNS, markdown(overview.claims_table(claims(results))), overview.cost(results)]
+    parts += ["## The claims", COLUMNS, markdown(overview.claims_table(claims(results)))]
+    parts += [*overview.stress_tests(results), overview.cost(results)]
     parts += ["## Every table", markdown(overview.links(results)), "## Tables and figures"]
     for title, table, paths in sections(results):
         parts += [f"### {title}", *(folded(root, path) for path in paths)]

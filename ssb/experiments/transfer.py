@@ -49,7 +49,7 @@ def initial_runs(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
 
 class ZeroShot:
     """A finished run tested on another corpus, without training on it: what the rows of a table need of a `Run`. name,
-    config and share are the run's; ranks, metrics, trained_on and provenance are those of this test.
+    config, share and ratio are the run's; ranks, metrics, trained_on and provenance are those of this test.
 
     streams: those of the other corpus that are used, of the same total width as the features the run was trained on;
     (): all. ConfigError for another width; CorpusError where the run was trained or validated on test clips.
@@ -65,7 +65,7 @@ class ZeroShot:
                 f"{data.video_width}; name streams of that total width"
             )
         check_origins(origins(run.config), corpus)
-        self.name, self.config, self.share = run.name, run.config, run.share
+        self.name, self.config, self.share, self.ratio = run.name, run.config, run.share, run.ratio
         self.trained_on = ", begun with ".join(filter(None, (corpus_label(run.config), run.trained_on)))
         self.ranks = data.ranks(model, "test")
         self.metrics = measured(self.ranks) | {"best_epoch": run.metrics["best_epoch"]}

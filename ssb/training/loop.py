@@ -46,8 +46,9 @@ CHECKPOINT_SECONDS = 30.0  # between two checkpoints, the work that a killed run
 SAVINGS = 20  # or so many times what the last checkpoint took, where that is longer: 5 % of the time of the run at most
 KEPT = ("sums", "log", "trace", "memory", "best", "seconds")  # of Training, in a checkpoint
 LOST = re.compile("[Cc]onnection|peer|socket|Broken pipe")  # in the words of gloo and NCCL
-# of each step: loss, deviation of similarities, norm clipped with the heads, `losses.share` at the epoch's first step
-TRACE = ("contrast", "spread", "gradient", "share")
+# of each step: contrastive loss, deviation of similarities, norm clipped with the heads, `losses.share` at the epoch's
+# first step, captioning loss (0 without)
+TRACE = ("contrast", "spread", "gradient", "share", "captioning")
 
 
 def begin_with(model: SupportSetModel, run: Run):
@@ -293,7 +294,7 @@ class Training:
             terms = dict(zip(names, values)) | {"steps": 1.0}
             if not math.isfinite(terms["loss"]):
                 raise TrainingError(f"loss is {terms['loss']} in epoch {epoch}; lower lr = {self.config.lr}")
-            self.trace.append((terms["contrast"], spread, norm, share))
+            self.trace.append((terms["contrast"], spread, norm, share, terms.get("captioning", 0.0)))
             for name, value in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
             if why := self.watch.after_step(terms["contrast"], spread):
@@ -335,6 +336,8 @@ class Training:
         steps = self.sums.pop("steps")
         means = {name: total / steps for name, total in self.sums.items()}
         self.sums = {}
+        if "captioning" in means:
+            means["ratio"] = self.config.ratio(means["captioning"], means["contrast"])
         self.log.append({"epoch": self.epoch + 1, **means, **{f"val {k}": v for k, v in metrics.items()}})
         if score > self.best["score"]:
             weights = {name: value.detach().cpu().clone() for name, value in self.raw.state_dict().items()}

@@ -246,6 +246,14 @@ class Run:
         return round(float(self.trace["share"].mean()), 4) if "share" in self.trace else math.nan
 
     @functools.cached_property
+    def ratio(self) -> float | None:
+        """How many times the contrastive term the captioning term was (`Config.ratio`), by their means over training;
+        None without captioning."""
+        if self.config.objective == "none":
+            return None
+        return self.config.ratio(*self.log[["captioning", "contrast"]].mean())
+
+    @functools.cached_property
     def weights(self) -> int:
         """How many weights the model has, its buffers included, without the decoder's."""
         with safe_open(self.folder / "model.safetensors", "pt") as file:

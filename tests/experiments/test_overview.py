@@ -52,6 +52,18 @@ def test_claims_are_side_by_side(results):
     assert overview.claims(results, "shapes-smoke")["claim"].tolist() == ["of the smoke preset"]
 
 
+def test_the_table_at_the_papers_weight_is_called_a_stress_test(results):
+    """With the ratio where its rows have one, of cross alone."""
+    assert overview.stress_tests(results) == []
+    write(results, "shapes", overview.STRESSED, "shapes")
+    words = "table1_lambda10: λ = 10 on the mean over tokens is a stress test, not the paper's similar magnitudes"
+    assert overview.stress_tests(results) == [f"{words}."]
+    path = results / "shapes" / f"{overview.STRESSED}.csv"
+    pd.read_csv(path).assign(setting=["cross", "full"], ratio=[28.3, 99]).to_csv(path, index=False)
+    times = "; in training with cross, captioning was 28.3 (shapes) times the contrastive term."
+    assert overview.stress_tests(results) == [f"{words}{times}"]
+
+
 def test_a_corpus_of_the_readers_own_is_not_taken_for_a_preset(results):
     """A folder `my-data` is a corpus of that name; it stands after those of the library."""
     write(results, "my-data", "table1", "my-data", verdict="contradicted")

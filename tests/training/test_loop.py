@@ -430,6 +430,7 @@ def test_a_row_of_the_trace_is_what_the_step_was(home, apart):
     work.take_step(captions)
     share = norms[1] / sum(norms)
     wanted = terms["contrast"].item(), cosines.std(ddof=1), (heads if apart else every) ** 0.5, share
+    wanted += (terms["captioning"].item(),)
     assert work.trace == [pytest.approx(wanted, rel=1e-4)] and heads < every
 
 

@@ -1,0 +1,253 @@
+"""Every reading of the paper: the gain of `cross` under a balanced fraction of all combinations of what it leaves open.
+
+The form is that of a multiverse (Steegen et al., Increasing transparency through a multiverse analysis, 2016), shown as
+a specification curve (Simonsohn et al., Specification curve analysis, 2020).
+"""
+
+import math
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ssb.corpora.corpus import Corpus
+from ssb.corpora.load import CORPORA
+from ssb.experiments.baselines import recorded
+from ssb.experiments.when import log_ranks
+from ssb.figures import COLOURS, PAGE, styled
+from ssb.metrics.retrieval import points
+from ssb.metrics.statistics import DELTA, LEVEL, paired, settled
+from ssb.report import STRESS, Experiment
+from ssb.study import Study
+from ssb.tables.verdicts import Runs, acts, stacked
+
+# setting → its two values, each with its words; the first is the default. Without captioning the first five have no
+# effect, so that readings that differ in them alone share their runs without it.
+CHOICES: dict[str, dict] = {
+    "weighted_term": {"captioning": "λ on captioning", "contrast": "λ on the contrastive loss"},
+    "over_tokens": {"mean": "mean over tokens", "sum": "sum over tokens"},
+    "weights_by": {"cosine": "weights by cosine", "dot product": "weights by dot product"},
+    "mixing": {"after": "mixing after the layer", "before": "mixing before the layer"},
+    "clip_apart": {False: "clipping together", True: "clipping apart"},
+    "pre_encoder_in": {"all": "f in all layers", "first": "f in the first layer"},
+    "kernels": {"side by side": "kernels side by side", "in turn": "kernels in turn"},
+    "epoch": {"pairs": "epochs of pairs", "clips": "epochs of clips"},
+    "lr_schedule": {"decay": "rate × 0.95 an epoch", "cosine": "rate by a cosine"},
+    "negatives": {"hardest": "hardest negatives", "scheduled": "scheduled negatives"},
+}
+OF_CAPTIONING = [*CHOICES][:5]
+# what all readings share: the paper's head on video, smaller, and its λ and contrastive loss
+SHARED = {"video_pooling": "transformer", "pool_layers": 2, "pool_ffn": 256, "text_pooling": "mean"}
+SHARED |= {"contrast": "triplet", "captioning": 10.0}
+WIDEST = 256  # d
+MULTIVERSE = Experiment(
+    "Every reading of the paper",
+    baseline="none",
+    alt="Specification curve: the gain of cross under each reading, sorted, above a grid of what each reading chooses.",
+)
+TABLES = {"multiverse": MULTIVERSE}
+
+
+def design() -> dict[int, dict]:
+    """Reading → setting → value: all 32 combinations of the first five choices; each of the other five takes its first
+    value where the four choices other than its own counterpart have an even number of second values.
+
+    This is a fraction of resolution IV (Box, Hunter & Hunter, Statistics for Experimenters, 2005, chapter 6): each
+    value stands in 16 readings, each pair of values of two choices in 8, and no effect of one choice is mixed with one
+    of two together. The first reading takes every default; opposite values of the first five choices give the same
+    other five.
+    """
+    readings = {}
+    for number, first in enumerate(product((1, -1), repeat=len(OF_CAPTIONING)), 1):
+        signs = *first, *(math.prod(first) * sign for sign in first)
+        readings[number] = {name: [*values][sign < 0] for (name, values), sign in zip(CHOICES.items(), signs)}
+    return readings
+
+
+def lengths(corpus: Corpus, batch: int, steps: int) -> dict[str, dict]:
+    """Value of `epoch` → epochs that take about `steps` optimiser steps, in whole passes over the pairs, as many with
+    either value to within half an epoch of clips; and as many validations."""
+    train = corpus.split("train")
+    batch = min(batch, len(train))
+    pairs, clips = len(corpus.captions_of(train)) // batch, len(train) // batch
+    passes = max(1, round(steps / pairs))
+    epochs = round(passes * pairs / clips)
+    return {
+        "pairs": {"epochs": passes, "validate_every": 1},
+        "clips": {"epochs": epochs, "validate_every": round(epochs / passes)},
+    }
+
+
+def setting(reading: int, objective: str) -> str:
+    """The name of a reading's runs with or without captioning."""
+    return f"{reading:02d} {objective}"
+
+
+def grid(study: Study, steps: int) -> dict[str, dict]:
+    """Every reading without captioning and with `cross`. On a corpus with settings that a search has found (`tuned`),
+    the readings change those. steps: as of `lengths`."""
+    tuned = study.preset == "laptop" and study.base.corpus in CORPORA
+    shared = recorded(study.base.corpus) if tuned else {}
+    shared = shared | SHARED | {"dim": min(study.base.dim, WIDEST)}
+    of_epoch, cells = lengths(study.corpus, shared.get("batch", study.base.batch), steps), {}
+    for reading, chosen in design().items():
+        changes = shared | of_epoch[chosen["epoch"]] | chosen
+        others = {name: value for name, value in changes.items() if name not in OF_CAPTIONING}
+        cells[setting(reading, "none")] = others | {"objective": "none"}
+        cells[setting(reading, "cross")] = changes | {"objective": "cross"}
+    return cells
+
+
+def columns(runs: Runs) -> pd.DataFrame:
+    """What each run chooses, for `Study.rows`; a choice without effect on it is left out."""
+    rows = []
+    for reading, chosen in design().items():
+        for objective in ("none", "cross"):
+            for run in runs.get(name := setting(reading, objective), ()):
+                row = {"setting": name, "seed": run.config.seed, "reading": reading, "steps": len(run.trace)}
+                used = {k: v for k, v in chosen.items() if objective == "cross" or k not in OF_CAPTIONING}
+                rows.append(row | dict.fromkeys(chosen, "") | used)
+    return pd.DataFrame(rows)
+
+
+def gains(study: Study, runs: Runs) -> pd.DataFrame:
+    """Each reading of which no run collapsed: its choices; R@1 without captioning, and the gain of `cross` with both
+    intervals; the same in mean log rank (percent of a rank, a gain is positive); `Run.ratio` and `Run.share`. Written
+    to results/<corpus>/<table>_readings.csv."""
+    ranks, logs, rows = stacked(runs), log_ranks(runs), {}
+    for reading, chosen in design().items():
+        cross, none = (setting(reading, objective) for objective in ("cross", "none"))
+        if cross not in runs or none not in runs:
+            continue
+        clips, hits = runs[none][0].ranks["clip"], [points(ranks[name], "R@1") for name in (cross, none)]
+        row = chosen | {"R@1": hits[1].mean()} | paired(*hits, clips)._asdict()
+        found = paired(logs[cross], logs[none], clips)._asdict()
+        row |= {f"log {name}": found[name] for name in DELTA if name != "noise"}
+        row |= {name: np.mean([getattr(run, name) for run in runs[cross]]) for name in ("ratio", "share")}
+        rows[reading] = row | {"acts": acts(runs[cross])}
+    frame = settled(pd.DataFrame.from_dict(rows, orient="index")).rename_axis("reading").round(3)
+    study.write(frame.reset_index(), f"{study.table}_readings.csv")
+    return frame
+
+
+def contrasts(gains: pd.DataFrame) -> pd.DataFrame:
+    """Choice → the weights of the readings, by which their gains sum to the effect of its second value: by least
+    squares on all choices, which in the whole design is the difference of two means. Choices of which one value is
+    left, since all readings with the other collapsed, are left out."""
+    codes = {name: np.where(gains[name] == [*values][1], 0.5, -0.5) for name, values in CHOICES.items()}
+    codes = {name: code for name, code in codes.items() if len(set(code)) > 1}
+    weights = np.linalg.pinv(np.column_stack([np.ones(len(gains)), *codes.values()]))[1:]
+    return pd.DataFrame(weights, index=pd.Index([*codes], name="choice"), columns=gains.index)
+
+
+def effects(study: Study, runs: Runs, gains: pd.DataFrame) -> pd.DataFrame:
+    """By how much the second value of each choice changes the gain of `cross` in R@1, on average over the other
+    choices: its intervals over queries and over seeds, p of both by Holm over the choices; and over readings (Student's
+    t on what the choices, one at a time, leave unexplained, their joint effects included). The same in mean log rank.
+    Written to results/<corpus>/<table>_choices.csv."""
+    weights, values = contrasts(gains), {"": stacked(runs), "log ": log_ranks(runs)}
+    values[""] = {name: points(ranks, "R@1") for name, ranks in values[""].items()}
+    clips, rows = next(iter(runs.values()))[0].ranks["clip"], {}
+    free = len(gains) - len(weights) - 1
+    half = {}
+    for kind in values:
+        rest = gains[f"{kind}delta"] - gains[f"{kind}delta"].mean()
+        rest = rest - np.linalg.pinv(weights) @ (weights @ rest) if free > 0 else rest * np.nan
+        half[kind] = stats.t.ppf((1 + LEVEL) / 2, max(free, 1)) * np.sqrt((rest**2).sum() / max(free, 1))
+    for name, weight in weights.iterrows():
+        row = dict(zip(("from", "to"), CHOICES[name].values()))
+        for kind, each in values.items():
+            # a sum over readings of the same queries, so that they are resampled once
+            pair = (
+                sum(w * each[setting(reading, objective)] for reading, w in weight.items())
+                for objective in ("cross", "none")
+            )
+            found = paired(*pair, clips)
+            row |= {f"{kind}{name}": value for name, value in found._asdict().items() if kind + name != "log noise"}
+            reach = half[kind] * np.sqrt((weight**2).sum())
+            row |= {f"{kind}readings_low": found.delta - reach, f"{kind}readings_high": found.delta + reach}
+        rows[name] = row
+    frame = settled(pd.DataFrame.from_dict(rows, orient="index")).rename_axis("choice").round(3)
+    study.write(frame.reset_index(), f"{study.table}_choices.csv")
+    return frame
+
+
+def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
+    """In words: how many readings gain, which choices matter, and how large the captioning term is where λ stands."""
+    count, every, up, down = len(gains), len(design()), gains["delta"] > 0, gains["delta"] < 0
+    lines = [f"{every - count} of {every} readings are left out: a run collapsed."] if count < every else []
+    lines.append(f"{up.sum()} of {count} readings ({up.mean():.0%}) gain from cross, {down.sum()} lose.")
+    for kind, low, high in (("queries", "delta_low", "delta_high"), ("seeds", "seeds_low", "seeds_high")):
+        more, less = (gains[low] > 0).sum(), (gains[high] < 0).sum()
+        lines.append(f"The interval over {kind} excludes 0 in {more} of the gains and {less} of the losses.")
+    more, less = ((gains["verdict"] == verdict).sum() for verdict in ("higher", "lower"))
+    lines.append(f"Beyond the noise of both, by Holm over the readings: {more} higher, {less} lower.")
+    middle, least, most = gains["delta"].median(), gains["delta"].min(), gains["delta"].max()
+    lines.append(f"The median gain is {middle:+.2f} points of R@1, from {least:+.2f} to {most:+.2f}.")
+    ordered = effects.reindex(effects["delta"].abs().sort_values(ascending=False).index)
+    for row in ordered.head(3).itertuples():
+        lines.append(
+            f"From {row[1]} to {row.to}: {row.delta:+.2f} points of gain [{row.delta_low:.2f}, {row.delta_high:.2f}] "
+            f"over queries, [{row.readings_low:.2f}, {row.readings_high:.2f}] over readings."
+        )
+    resolved = effects.index[effects["verdict"].isin(["higher", "lower"])]
+    lines.append(f"Choices beyond the noise of queries and seeds, by Holm: {', '.join(resolved) or 'none'}.")
+    for (term, tokens), ratios in gains.groupby(["weighted_term", "over_tokens"], sort=False)["ratio"]:
+        words = f"{CHOICES['weighted_term'][term]}, {CHOICES['over_tokens'][tokens]}"
+        stress = ", a stress test and not the paper's similar magnitudes" if ratios.min() > STRESS else ""
+        times = f"{ratios.min():.3g} to {ratios.max():.3g} times"
+        lines.append(f"{words}: the captioning term is {times} the contrastive one{stress}.")
+    return "\n".join(lines)
+
+
+@styled
+def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure:
+    """The specification curve: the gain of each reading, sorted, in colour where the interval over queries (thick)
+    excludes 0; thin, the interval over seeds, cut at the frame. Below, what each reading chooses; beside that, by how
+    much the second of two values changes the gain, over queries (thick) and over readings (thin)."""
+    gains = gains.sort_values("delta", ignore_index=True)
+    height = 2 * len(CHOICES)
+    canvas, axes = plt.subplots(
+        2, 2, figsize=(PAGE, 5.6), sharex="col", sharey="row", width_ratios=(3.2, 1), height_ratios=(1, 1.5)
+    )
+    (curve, empty), (grid, sizes) = axes
+    empty.axis("off")
+    apart = (gains["delta_low"] > 0) | (gains["delta_high"] < 0)
+    for part, colour, label in ((apart, COLOURS[0], "excludes 0"), (~apart, COLOURS[1], "holds 0")):
+        rows = gains[part]
+        for kind, width in (("delta", 2.4), ("seeds", 0.6)):
+            ends = np.clip([rows["delta"] - rows[f"{kind}_low"], rows[f"{kind}_high"] - rows["delta"]], 0, None)
+            curve.errorbar(rows.index, rows["delta"], ends, fmt="none", color=colour, elinewidth=width)
+        mark = "o" if label == "excludes 0" else "s"
+        curve.plot(rows.index, rows["delta"], mark, ms=3.5, color=colour, label=f"95 % over queries\n(thick) {label}")
+    reach = 0.08 * (gains["delta_high"].max() - gains["delta_low"].min())
+    curve.set_ylim(gains["delta_low"].min() - reach, gains["delta_high"].max() + reach)
+    curve.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
+    curve.set_ylabel("gain of cross, R@1 (points)")
+    empty.legend(*curve.get_legend_handles_labels(), frameon=False, fontsize=7, loc="upper left", handletextpad=0.2)
+    empty.text(0.03, 0.45, "thin: over seeds, and\nbelow over readings", fontsize=7, transform=empty.transAxes)
+    for k, (name, values) in enumerate(CHOICES.items()):
+        if k % 2:
+            for axis in (grid, sizes):
+                axis.axhspan(2 * k - 0.5, 2 * k + 1.5, color="0.94", lw=0, zorder=0)
+        for y, value in enumerate(values, 2 * k):
+            chosen = gains.index[gains[name] == value]
+            grid.scatter(
+                chosen, [y] * len(chosen), s=9, marker="s", c=[COLOURS[0] if a else COLOURS[1] for a in apart[chosen]]
+            )
+        if name in effects.index:
+            for kind, width in (("delta", 2.4), ("readings", 0.6)):
+                sizes.plot(effects.loc[name, [f"{kind}_low", f"{kind}_high"]], [2 * k + 0.5] * 2, color="0.3", lw=width)
+            sizes.plot(effects.loc[name, "delta"], 2 * k + 0.5, "D", ms=3.5, color="0.3")
+    words = [word for values in CHOICES.values() for word in values.values()]
+    grid.set(yticks=range(height), yticklabels=words, ylim=(height - 0.5, -0.5), xlabel="readings, by their gain")
+    grid.set_xticks([])
+    sizes.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
+    sizes.set_xlabel("second value: change\nof the gain (points)")
+    for axis in (grid, sizes):
+        axis.tick_params(axis="y", length=0)
+        axis.spines["left"].set_visible(False)
+    canvas.suptitle(title, fontsize=8)
+    return canvas
