@@ -8,8 +8,8 @@ import pytest
 
 import ssb
 
-LAYERS = """files progress machine notebook processes < config emcl s2dtw < losses corpora < text decoder
- < model metrics video < training < paper published < tables < study figures < report bench < experiments
+LAYERS = """files progress machine notebook processes < config emcl s2dtw < losses corpora contents < text decoder executed
+ < model metrics video < training < paper published < tables < study figures < report bench < experiments < committed
  < __init__ __main__ retrieval"""
 LEVEL = {part: level for level, names in enumerate(LAYERS.split("<")) for part in names.split()}
 ROOT = Path(ssb.__file__).parent
