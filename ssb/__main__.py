@@ -247,12 +247,12 @@ def bench_howto100m(args: Namespace):
 @argument("--status", action="store_true", help="execute nothing: what is done, stale, running, failed, not yet made")
 def study(args: Namespace) -> int | None:
     """Execute the notebooks of the study that are not done."""
-    from ssb import contents, executed
+    from ssb.whole import contents, executed
 
     entries = accepted(args, contents.chosen, args.names, args.corpus, args.preset)
     entries = [executed.smoke(entry) for entry in entries] if args.preset == "smoke" else entries
     if args.status:
-        from ssb import committed
+        from ssb.whole import committed
 
         for line in committed.overview_of(entries):
             print(line, flush=True)

@@ -6,6 +6,7 @@ depended on has changed since.
 """
 
 import ast
+import contextlib
 import json
 import logging
 import os
@@ -16,20 +17,24 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from ssb import contents, files
+from ssb import files
 from ssb.config import VERSION
-from ssb.contents import Entry
 from ssb.corpora import features
 from ssb.corpora.load import CORPORA
 from ssb.progress import minutes
+from ssb.whole import contents
+from ssb.whole.contents import Entry
 
 SHOWN = 160  # letters of an error
-CHILD = "from ssb.executed import child; child()"
+# parameters that change the preset → the parameter that names the corpus that they are of
+CHANGES = {"changes": "corpus", "pretrain_changes": "pretrain", "trained_changes": "trained_on"}
+CHANGES |= {"video_changes": "videos"}
+CHILD = "from ssb.whole.executed import child; child()"
 
 
 def source(entry: Entry) -> Path:
     """The notebook's file, of the study's folder or else of the checkout that the library runs from."""
-    for folder in (files.root(), Path(__file__).parents[1]):
+    for folder in (files.root(), Path(__file__).parents[2]):
         if (path := folder / "notebooks" / f"{entry.notebook}.ipynb").is_file():
             return path
     raise FileNotFoundError(f"{files.root() / 'notebooks'} has no {entry.notebook}.ipynb; run this in a checkout")
@@ -51,15 +56,14 @@ def values(entry: Entry) -> dict:
 
 
 def smoke(entry: Entry) -> Entry:
-    """The entry with the preset smoke: what its notebook says of a run of seconds, on the corpus of the entry."""
+    """The entry with the preset smoke: what its notebook says of a run of seconds, on the corpora of the entry."""
     given = json.loads(source(entry).read_text(encoding="utf-8"))["metadata"]["ssb"]["smoke"]
-    given = {name: value for name, value in given.items() if name not in ("corpus", "jobs")}
-    changes = {**given.get("changes", {}), **entry.parameters.get("changes", {})}
-    if CORPORA[entry.corpus].dataset:
-        changes.pop("corpus_options", None)  # of the corpora that the library draws
-    own = {name: value for name, value in entry.parameters.items() if name != "preset"}
-    own |= {"changes": changes} if "changes" in given else {}
-    return entry._replace(parameters={**given, **own}, minutes=0.5)
+    given, usual = {name: given[name] for name in given if name not in ("corpus", "jobs")}, values(entry)
+    for name in given.keys() & CHANGES.keys():
+        given[name] = usual[name] | given[name]
+        if CORPORA[usual.get(CHANGES[name], entry.corpus)].dataset:
+            given[name].pop("corpus_options", None)  # sizes of the corpora that the library draws
+    return entry._replace(parameters={**entry.parameters, **given}, minutes=0.5)
 
 
 def lacking(entry: Entry) -> str:
@@ -71,37 +75,37 @@ def lacking(entry: Entry) -> str:
 
 
 def results(entry: Entry) -> list[Path]:
-    """The files under results/ that the entry has written, or reads."""
+    """The tables under results/ that the entry has written, or reads."""
     paths = []
     for corpus, table in entry.tables:
         folder = files.folder("results", files.label(corpus, entry.preset))
-        paths += [path for path in folder.glob(f"{table}*") if contents.owner(folder.name, path.stem) == table]
-        paths += folder.glob(entry.reads) if entry.reads else []
-    return sorted(path for path in paths if path.suffix in (".csv", ".npz"))
+        own = [path for path in folder.glob("[!.]*.csv") if contents.owner(folder.name, path.stem) == table]
+        paths += own + ([*folder.glob(entry.reads)] if entry.reads else [])
+    return sorted(paths)
 
 
 def depends(entry: Entry) -> dict[str, str]:
     """What an executed notebook depends on: what in words → its digest. That of the data is of the names and sizes of
-    the files, "" where there are none or none are needed."""
+    the official files and of the features, "" where there are none or none are needed."""
     dataset = CORPORA[entry.corpus].dataset
-    home = files.data() / dataset if dataset else None
-    data = [path for folder in (home, features.place(home)) for path in folder.rglob("*")] if home else []
-    sizes = [f"{path.relative_to(path.parents[1])} {path.stat().st_size}" for path in data if path.is_file()]
+    home = files.data() / dataset
+    paths = [*home.glob("*"), *features.place(home).rglob("*")] if dataset else []
+    sizes = [f"{path.relative_to(path.parents[2])} {path.stat().st_size}" for path in paths if path.is_file()]
     return {
         "the notebook": files.sha256(source(entry))[:12],
         "its parameters": files.digest(json.dumps(values(entry) | {"jobs": 0}, sort_keys=True)),
         "the library": str(VERSION),
-        "the data": files.digest(*sorted(set(sizes))) if sizes else "",
+        "the data": files.digest(*sorted(sizes)) if sizes else "",
         "its results": files.digest(*(f"{path.name} {files.sha256(path)}" for path in results(entry))),
     }
 
 
 def record(entry: Entry) -> dict:
     """What is known of the last execution: of (see `depends`), minutes, error; {} where there was none."""
-    try:
-        return dict(json.loads(output(entry).with_suffix(".json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is made again
+        known = json.loads(output(entry).with_suffix(".json").read_text(encoding="utf-8"))
+        return {"of": dict(known["of"]), "minutes": float(known["minutes"]), "error": str(known["error"])}
+    return {}
 
 
 def _keep(entry: Entry, seconds: float, error: str):
@@ -137,9 +141,8 @@ def run(entries: Iterable[Entry], jobs: int | None = None) -> dict[str, str]:
     entries = list(entries)
     todo = [entry for entry in entries if state(entry)[0] != "done"]
     left = [expected(entry) for entry in todo]
-    print(
-        f"{len(entries)} notebooks, {len(entries) - len(todo)} of them done: {minutes(60 * sum(left))} left", flush=True
-    )
+    done, long = len(entries) - len(todo), minutes(60 * sum(left))
+    print(f"{len(entries)} notebooks, {done} of them done: {long} left", flush=True)
     failed = {}
     for number, entry in enumerate(todo):
         print(f"{number + 1}/{len(todo)}  {entry.name}, about {minutes(60 * left[number])}", flush=True)
@@ -157,27 +160,32 @@ def execute(entry: Entry, jobs: int | None = None) -> str:
     with files.lock(path, lambda holder: print(f"       waits for {holder}", flush=True)):
         if state(entry)[0] == "done":
             return ""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        given = values(entry) | ({} if jobs is None else {"jobs": jobs} if "jobs" in values(entry) else {})
+        given = values(entry)
+        if jobs is not None and "jobs" in given:
+            given["jobs"] = jobs
         arguments = json.dumps([str(source(entry)), str(path), given, os.getpid()])
+        command = [sys.executable, "-c", CHILD, arguments]
         environment = os.environ | {"SSB_HOME": str(files.root()), "SSB_DATA": str(files.data())}
         start = time.perf_counter()
-        with open(log, "w", encoding="utf-8") as out:
-            command = [sys.executable, "-c", CHILD, arguments]
-            child = subprocess.Popen(
-                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
-            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "w", encoding="utf-8") as out:  # in a session of its own: Ctrl-C is for this process alone
+            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
             try:
-                code = child.wait()
-            finally:  # also where Ctrl-C stops the study
-                child.terminate()
-                child.wait()
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        error = (
-            "" if code == 0 else f"ended by signal {-code}" if code < 0 else next(filter(None, lines[::-1]), "no log")
-        )
-        _keep(entry, time.perf_counter() - start, error[:SHOWN])
-        return error[:SHOWN]
+                code = process.wait()
+            finally:
+                process.terminate()
+                process.wait()
+        error = _reason(code, log)
+        _keep(entry, time.perf_counter() - start, error)
+        return error
+
+
+def _reason(code: int, log: Path) -> str:
+    """Why a process ended with this code, "" for 0."""
+    if code <= 0:
+        return f"ended by signal {-code}" if code else ""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line[:SHOWN] for line in reversed(lines) if line), f"exit code {code}")
 
 
 def child():
@@ -187,11 +195,10 @@ def child():
     notebook, path, given, parent = json.loads(sys.argv[1])
     files.end_with(parent)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = {"kernel_name": "python3", "progress_bar": False, "log_output": True}
     try:
         with files.written(Path(path)) as draft:
-            papermill.execute_notebook(
-                notebook, draft, given, kernel_name="python3", progress_bar=False, log_output=True
-            )
+            papermill.execute_notebook(notebook, draft, given, **options)
     except papermill.PapermillExecutionError as error:
         print(re.sub(r"\x1b\[[\d;]*m", "", str(error)), file=sys.stderr)
         sys.exit(" ".join(f"{error.ename}: {error.evalue}".split()))

@@ -11,15 +11,16 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ssb import executed, files, published
+from ssb import files, published
 from ssb.config import ConfigError
-from ssb.contents import Entry
 from ssb.corpora.reading import CorpusError
 from ssb.experiments import emcl_layer, false_negatives, leak, overview, strength, together, transfer, when
 from ssb.progress import minutes
 from ssb.published import Planned
 from ssb.study import Study
 from ssb.training.runs import run_name
+from ssb.whole import executed
+from ssb.whole.contents import Entry
 
 GRIDS = {name: experiment.grid for name, experiment in overview.TABLES.items() if experiment.grid}
 GRIDS |= {"strength": strength.grid, "leak": leak.grid, "when": when.grid, "emcl_trials": lambda _: emcl_layer.trials()}
@@ -107,10 +108,10 @@ def differences(plan: Plan) -> list[str]:
         current |= made
         earlier |= {(one.setting, one.seed) for one in same if not made and published.is_of(row, one)}
     if earlier:
-        clauses.append(f"{len(earlier)} runs of {path.name} are of an earlier version")
+        clauses.append(f"of an earlier version: {len(earlier)} of the runs of {path.name}")
     lacks = {(one.setting, one.seed) for one in plan.runs} - current - earlier
     if lacks and not plan.collapse and not clauses:
-        clauses.append(f"{path.name} lacks {len(lacks)} runs, such as {min(lacks)[0]!r}")
+        clauses.append(f"{path.name} lacks {len(lacks)} of its runs, such as {min(lacks)[0]!r}")
     return clauses
 
 
@@ -125,7 +126,7 @@ def judged(entry: Entry) -> tuple[str, str]:
     """done, stale or "not yet made", and why, of an entry that was not executed here."""
     tables = [f"{files.label(corpus, entry.preset)}/{table}" for corpus, table in entry.tables]  # the first is its own
     if not (files.root() / "results" / f"{tables[0]}.csv").exists():
-        drawn = any((files.root() / "figures").glob(f"{tables[0]}*.png"))
+        drawn = "table" not in executed.values(entry) and any((files.root() / "figures").glob(f"{tables[0]}*.png"))
         return ("done", "figures alone") if drawn else ("not yet made", "")
     if folder := executed.lacking(entry):
         return "needs SSB_DATA", f"there is no {folder}"

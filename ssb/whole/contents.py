@@ -1,6 +1,6 @@
 """What the study is made of: its notebooks in the order in which they are executed, with their corpora and parameters.
 
-`ssb study` executes them; see `ssb.executed`.
+`ssb study` executes them; see `ssb.whole.executed`.
 """
 
 import difflib
@@ -15,9 +15,10 @@ from ssb.config import PRESETS, ConfigError
 class Entry(NamedTuple):
     """A notebook that is executed on a corpus.
 
-    notebook: the name of its file, without .ipynb. tables: the names of the files that it writes, each with the corpus
-    whose folders hold them. minutes: that it took on two cores, or is expected to. parameters: those that are not as in
-    the notebook, without the corpus. reads: the files of other notebooks that it reads, a pattern.
+    notebook: the name of its file, without .ipynb. tables: the tables that it writes, each with the corpus whose
+    folders hold it; the names of its other files begin with that of the table. minutes: that it took on two cores, or
+    is expected to. parameters: those that are not as in the notebook, without the corpus. reads: the files of other
+    notebooks that it reads, a pattern.
     """
 
     notebook: str
@@ -158,7 +159,6 @@ def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> lis
         and wanted in ("", entry.preset)
     ]
     if not entries:
-        raise ConfigError(
-            f"the study has no {' '.join(names)} of the corpus {corpus or 'any'}, preset {wanted or 'any'}"
-        )
+        wanted = [*names, *([f"on {corpus}"] if corpus else []), *([f"with {preset}"] if preset else [])]
+        raise ConfigError(f"the study has no {' '.join(wanted)}; `ssb study --status` lists what it has")
     return entries
