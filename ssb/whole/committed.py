@@ -14,7 +14,7 @@ import pandas as pd
 from ssb import files, published
 from ssb.config import ConfigError
 from ssb.corpora.reading import CorpusError
-from ssb.experiments import emcl_layer, false_negatives, leak, overview, strength, together, transfer, when
+from ssb.experiments import carries, emcl_layer, false_negatives, leak, overview, strength, together, transfer, when
 from ssb.progress import minutes
 from ssb.published import Planned
 from ssb.study import Study
@@ -67,7 +67,11 @@ def plans(entry: Entry) -> Iterator[Plan]:
             seeds = v["seeds"][:1] if name == "emcl_trials" else v["seeds"]
             study = make(name, corpus, seeds=seeds, changes=changes | own, looks=name == "looks", **others)
             grid, complete = grid_of(name, study)
-            yield Plan(study, study.planned(grid), complete, collapse)
+            decoders = {}
+            if other := v.get("decoder_corpus"):
+                grid, first = carries.settings(study, other), make("decoders", other, changes=changes)
+                decoders[carries.BORROWED] = [as_begun(first, one) for one in first.planned({"cross": grid["cross"]})]
+            yield Plan(study, study.planned(grid, decoders=decoders), complete, collapse)
 
 
 def grid_of(table: str, study: Study) -> tuple[Mapping, bool]:

@@ -226,18 +226,16 @@ def test_wrong_names_are_refused(plain, words, message, capsys):
 
 def test_the_status_is_a_table(home, plain, monkeypatch, capsys):
     """Of the executed ones by their records; a running one by its lock."""
-    third = Entry("third", "shapes", (("shapes", "third"),), 4.0)
+    third, fourth, fifth = (Entry(name, "shapes", (("shapes", name),), 4.0) for name in ("third", "fourth", "fifth"))
     write_notebook(home, "second", "raise ValueError('a mistake')")
     write_notebook(home, "third")
-    listed(
-        monkeypatch, *plain, third, *(Entry(name, "shapes", (("shapes", name),), 4.0) for name in ("fourth", "fifth"))
-    )
+    listed(monkeypatch, *plain, third, fourth, fifth)
     executed.run([*plain, third])
     write_notebook(home, "third", "pass")
     for name in ("fourth", "fifth"):
         write_notebook(home, name)
     capsys.readouterr()
-    with files.lock(executed.output(third._replace(notebook="fourth"))):
+    with files.lock(executed.output(fourth)):
         assert main(["study", "--status"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [re.split(r" {2,}", line) for line in lines[:-1]]
