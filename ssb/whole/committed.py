@@ -38,19 +38,19 @@ class Plan(NamedTuple):
 def plans(entry: Entry) -> Iterator[Plan]:
     """The runs of each table of an entry, without those that depend on results which are not there; nothing is trained.
     CorpusError where the data are missing, ConfigError where a preset has no settings for the corpus."""
-    v = executed.values(entry)
+    given = executed.values(entry)
     names = [name for _, name in entry.tables]
-    make = functools.partial(Study, preset=v["preset"], seeds=v["seeds"])
-    others = {name: v[name] for name in published.PARAMETERS if name in v}
-    changes = v["changes"]
-    if "rates" in v:
-        for study in false_negatives.Sweep(**v).studies.values():
+    make = functools.partial(Study, preset=given["preset"], seeds=given["seeds"])
+    others = {name: given[name] for name in published.PARAMETERS if name in given}
+    changes = given["changes"]
+    if "rates" in given:
+        for study in false_negatives.Sweep(**given).studies.values():
             yield Plan(study, study.planned(false_negatives.SWEEP))
-    elif "objectives" in v:  # that are trained on another corpus first
-        kind, other = ("pretrain", v["pretrain"]) if "pretrain" in v else ("trained", v["trained_on"])
-        first = make(names[-1], other, changes=changes | v[f"{kind}_changes"])
+    elif "objectives" in given:  # that are trained on another corpus first
+        kind, other = ("pretrain", given["pretrain"]) if "pretrain" in given else ("trained", given["trained_on"])
+        first = make(names[-1], other, changes=changes | given[f"{kind}_changes"])
         study = make(names[0], entry.corpus, changes=changes, **others)
-        grid = transfer.pre_trained(v["objectives"])
+        grid = transfer.pre_trained(given["objectives"])
         before = first.planned(grid)
         if kind == "trained":
             tested = [one._replace(setting=transfer.ZERO_SHOT.format(one.setting)) for one in before]
@@ -58,19 +58,20 @@ def plans(entry: Entry) -> Iterator[Plan]:
             return
         yield Plan(first, before)
         begin = {name: [as_begun(first, one) for one in before if one.setting == name] for name in grid}
-        tuned = transfer.fine_tuned(study.base, v["objectives"])
+        tuned = transfer.fine_tuned(study.base, given["objectives"])
         yield Plan(study, study.planned(tuned, transfer.initial_runs(begin)))
     else:
         collapse = "may_collapse=True" in executed.source(entry).read_text(encoding="utf-8")
         for corpus, name in entry.tables:
-            own = v["video_changes"] if name == "together_videos" else {"objective": "none"} if name == "looks" else {}
-            seeds = v["seeds"][:1] if name == "emcl_trials" else v["seeds"]
+            own = {"together_videos": given.get("video_changes"), "looks": {"objective": "none"}}.get(name, {})
+            seeds = given["seeds"][:1] if name == "emcl_trials" else given["seeds"]
             study = make(name, corpus, seeds=seeds, changes=changes | own, looks=name == "looks", **others)
             grid, complete = grid_of(name, study)
             decoders = {}
-            if other := v.get("decoder_corpus"):
+            if other := given.get("decoder_corpus"):
                 grid, first = carries.settings(study, other), make("decoders", other, changes=changes)
-                decoders[carries.BORROWED] = [as_begun(first, one) for one in first.planned({"cross": grid["cross"]})]
+                learnt = first.planned({"cross": {"objective": "cross"}})
+                decoders[carries.BORROWED] = [as_begun(first, one) for one in learnt]
             yield Plan(study, study.planned(grid, decoders=decoders), complete, collapse)
 
 
