@@ -135,8 +135,9 @@ def owner(folder: str, stem: str) -> str:
 
 
 def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> list[Entry]:
-    """The entries of these tables or notebooks, this corpus and this preset; () and "": of all. The preset smoke is of
-    all corpora. ConfigError for a name that is not there, with the nearest one, and where nothing is left."""
+    """The entries of these tables or notebooks, this corpus and this preset; () and "": of all. The preset smoke is that
+    of all entries of laptop. ConfigError for a name that is not there, with the nearest one, or not on this corpus or with this
+    preset."""
     by_name: dict[str, list[Entry]] = {}
     for entry in STUDY:
         for name in {entry.notebook, *(table for _, table in entry.tables)}:
@@ -151,14 +152,9 @@ def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> lis
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise ConfigError(f"no {what} {name[:80]!r}; {hint}")
     wanted = "laptop" if preset == "smoke" else preset
-    entries = [
-        entry
-        for entry in STUDY
-        if (not names or any(entry in by_name[name] for name in names))
-        and corpus in ("", entry.corpus)
-        and wanted in ("", entry.preset)
-    ]
-    if not entries:
-        wanted = [*names, *([f"on {corpus}"] if corpus else []), *([f"with {preset}"] if preset else [])]
-        raise ConfigError(f"the study has no {' '.join(wanted)}; `ssb study --status` lists what it has")
-    return entries
+    entries = [entry for entry in STUDY if corpus in ("", entry.corpus) and wanted in ("", entry.preset)]
+    for name in names or [""]:
+        if not any(name == "" or entry in by_name[name] for entry in entries):
+            where = f"{name or 'table'}{corpus and f' on {corpus}'}{preset and f' with {preset}'}"
+            raise ConfigError(f"the study has no {where}; `ssb study --status` lists what it has")
+    return [entry for entry in entries if not names or any(entry in by_name[name] for name in names)]

@@ -142,7 +142,7 @@ def run(entries: Iterable[Entry], jobs: int | None = None) -> dict[str, str]:
     todo = [entry for entry in entries if state(entry)[0] != "done"]
     left = [expected(entry) for entry in todo]
     done, long = len(entries) - len(todo), minutes(60 * sum(left))
-    print(f"{len(entries)} notebooks, {done} of them done: {long} left", flush=True)
+    print(f"notebooks: {done} of {len(entries)} are done, {long} left", flush=True)
     failed = {}
     for number, entry in enumerate(todo):
         print(f"{number + 1}/{len(todo)}  {entry.name}, about {minutes(60 * left[number])}", flush=True)

@@ -11,6 +11,7 @@ import pytest
 from helpers import DATA
 
 from ssb import __main__, files
+from ssb.config import ConfigError
 from ssb.corpora.load import CORPORA
 from ssb.whole import committed, contents, executed
 from ssb.whole.contents import STUDY
@@ -104,6 +105,8 @@ def test_entries_are_chosen_by_table_notebook_corpus_and_preset():
     assert chosen("table1", "leak", corpus="shapes") == ["shapes/01_table1_objectives", "shapes/26_leak"]
     assert chosen("01_table1_objectives", corpus="msrvtt1k")[1:] == ["msrvtt1k/01_table1_objectives_table1_lambda10"]
     assert chosen("table1", preset="smoke") == chosen("table1", preset="laptop")
+    with pytest.raises(ConfigError, match="the study has no leak on vidvrd; "):
+        contents.chosen(["table2a", "leak"], corpus="vidvrd")
 
 
 # The committed tables

@@ -88,10 +88,10 @@ def count(home: Path) -> list[str]:
 def test_done_notebooks_are_skipped(home, plain, capsys):
     assert main(["study"]) == 0 and count(home) == ["first", "second"]
     said = capsys.readouterr().out.splitlines()
-    assert said[:2] == ["2 notebooks, 0 of them done: 4 min left", "1/2  shapes/first, about 2 min"]
+    assert said[:2] == ["notebooks: 0 of 2 are done, 4 min left", "1/2  shapes/first, about 2 min"]
     assert re.fullmatch(r" +done in \d+ s", said[2])
     assert main(["study"]) == 0 and count(home) == ["first", "second"]
-    assert capsys.readouterr().out == "2 notebooks, 2 of them done: 0 s left\n"
+    assert capsys.readouterr().out == "notebooks: 2 of 2 are done, 0 s left\n"
     names = {path.name for path in (home / "results/executed/shapes").iterdir()}
     assert names == {f"{name}.{kind}" for name in ("first", "second") for kind in ("ipynb", "json", "log")}
 
@@ -189,7 +189,7 @@ def test_a_stopped_study_goes_on(home, number, code, monkeypatch):
     write_notebook(home, "second")
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0 and count(home) == ["first", "second"]
-    assert done.stdout.startswith("2 notebooks, 1 of them done")
+    assert done.stdout.startswith("notebooks: 1 of 2 are done")
 
 
 def wait_for(true, seconds: float = 60):
