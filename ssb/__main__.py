@@ -22,7 +22,8 @@ except KeyboardInterrupt:  # as in `main`, whose commands import what takes long
     print("stopped", file=sys.stderr)
     sys.exit(130)
 
-CONTINUES = "extract index train".split()  # commands that continue where a stopped one ended; also `data --download`
+# commands that continue where a stopped one ended; also `data --download`
+CONTINUES = "extract index train study".split()
 
 
 def argument(*names: str, **options) -> Callable:
@@ -239,6 +240,29 @@ def bench_howto100m(args: Namespace):
     howto100m.bench(out, args.videos, args.narrations, args.batches)
 
 
+@argument("names", nargs="*", metavar="TABLE", help="a table, or a notebook by its name (default: all)")
+@argument("--corpus", default="", help="those of one corpus")
+@argument("--preset", default="", help="those of one preset; smoke: all of them in seconds, which mean nothing")
+@argument("--jobs", type=number(1, 1024), help="runs at the same time (default: one on each core)")
+@argument("--status", action="store_true", help="execute nothing: what is done, stale, running, failed, not yet made")
+def study(args: Namespace) -> int | None:
+    """Execute the notebooks of the study that are not done."""
+    from ssb.whole import contents, executed
+
+    entries = accepted(args, contents.chosen, args.names, args.corpus, args.preset)
+    entries = [executed.smoke(entry) for entry in entries] if args.preset == "smoke" else entries
+    if args.status:
+        from ssb.whole import committed
+
+        for line in committed.overview_of(entries):
+            print(line, flush=True)
+        return None
+    failed = executed.run(entries, args.jobs)
+    for name, reason in failed.items():
+        print(f"error: {name}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
 @argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a checkout (default: the one that ssb runs from)")
 def report(args: Namespace):
     """Write what the READMEs say of results and notebooks, and the links between the notebooks."""
@@ -248,7 +272,8 @@ def report(args: Namespace):
         print("wrote", files.short(path))
 
 
-COMMANDS = {"data": data, "extract": extract, "index": index, "train": train, "cost": cost, "report": report}
+COMMANDS = {"data": data, "extract": extract, "index": index, "train": train, "study": study}
+COMMANDS |= {"cost": cost, "report": report}
 BENCHMARKS = {"training": bench_training, "alignment": bench_alignment, "scale": bench_scale}  # of `bench`
 BENCHMARKS |= {"howto100m": bench_howto100m}
 

@@ -11,6 +11,8 @@ import platform
 import re
 import secrets
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -273,9 +275,8 @@ def lock(path: Path, waiting: Callable[[str], object] = lambda holder: None):
     waiting: called once with "process N on host H" where another process holds it, before waiting for it.
     StorageError where the lock cannot be written.
     """
-    folder = cache() / "locks"
-    name = f"{path.name}-{digest(short(path))}"
-    holder, file_lock = folder / f"{name}.holder", FileLock(folder / f"{name}.lock")
+    holder, file_lock = _lock(path)
+    folder = holder.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -293,3 +294,33 @@ def lock(path: Path, waiting: Callable[[str], object] = lambda holder: None):
     finally:
         holder.unlink(missing_ok=True)
         file_lock.release()
+
+
+def held(path: Path) -> str:
+    """The process that holds the lock of a path, as "process N on host H"; "" where none does."""
+    holder, file_lock = _lock(path)
+    with contextlib.suppress(FileNotFoundError):  # of whoever holds it; another folder for locks is not made here
+        text = holder.read_text(encoding="utf-8")
+        try:
+            file_lock.acquire(timeout=0)
+            file_lock.release()
+        except Timeout:
+            return text
+    return ""
+
+
+def _lock(path: Path) -> tuple[Path, FileLock]:
+    """The file that names who holds the lock of a path, and the lock."""
+    name = f"{path.name}-{digest(short(path))}"
+    return cache() / "locks" / f"{name}.holder", FileLock(cache() / "locks" / f"{name}.lock")
+
+
+def end_with(parent: int) -> None:
+    """End this process when the one that started it has ended, however that ended."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -201,9 +201,9 @@ def conflicts(
             continue  # of other runs, which may not be trained yet
         if row.get("corpus_sha", fingerprint) != fingerprint:
             found.setdefault("corpus", {})[row["corpus_sha"]] = None
-        elif any(_is(row, one) and str(one.seed) == row["seed"] for one in same):
+        elif any(is_of(row, one) and str(one.seed) == row["seed"] for one in same):
             continue
-        elif row["seed"] not in seeds and (row["setting"] in names or any(_is(row, one) for one in same)):
+        elif row["seed"] not in seeds and (row["setting"] in names or any(is_of(row, one) for one in same)):
             if complete:
                 found.setdefault("seeds", {})[row["seed"]] = None
         elif row["setting"] not in names:
@@ -224,7 +224,7 @@ def conflicts(
     return clauses
 
 
-def _is(row: Mapping, one: Planned) -> bool:
+def is_of(row: Mapping, one: Planned) -> bool:
     """Is a row of a table, but for its seed, made by a planned run?"""
     return row["config_sha"] in one.shas if row.get("config_sha") else row["run"] in one.names
 

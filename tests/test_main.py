@@ -25,6 +25,7 @@ from ssb.corpora.howto100m import index
 from ssb.training import loop
 from ssb.video import extract
 from ssb.video.decode import VideoError
+from ssb.whole import executed
 
 ROOT = Path(__file__).parents[1]
 HEAVY = "matplotlib IPython seaborn transformers torch scipy sklearn".split()
@@ -151,6 +152,7 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
     [
         ("train smoke", True),
         ("index", True),
+        ("study leak", True),
         ("data msvd --download", True),
         ("extract clips --stream a --model b --out c", True),
         ("data msvd", False),
@@ -162,6 +164,7 @@ def test_stopping_is_one_line(command, continues, monkeypatch, capsys):
         monkeypatch.setattr(module, name, raising(KeyboardInterrupt()))
     monkeypatch.setattr(catalogue.download, "download", raising(KeyboardInterrupt()))
     monkeypatch.setattr(extract, "extract", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(executed, "run", raising(KeyboardInterrupt()))
     monkeypatch.setattr("ssb.video.backbones.backbone", lambda *arguments: None)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert main(shlex.split(command)) == 130

@@ -151,7 +151,7 @@ def parallel(configs: Mapping[str, Config], jobs: int, folder: Path) -> Iterator
         return
     options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "n_jobs"}
     if isinstance(backend, LokyBackend):  # the workers of a cluster serve others too
-        options |= {"initializer": end_with, "initargs": (os.getpid(),)}
+        options |= {"initializer": files.end_with, "initargs": (os.getpid(),)}
     workers = min(joblib.effective_n_jobs(jobs), max(len(configs), 2))
     environment["LOKY_MAX_CPU_COUNT"] = str(max(1, joblib.cpu_count() // workers))  # cores that a run may use
     yield from joblib.Parallel(n_jobs=workers, **options)(joblib.delayed(attempt)(*each) for each in arguments)
@@ -205,17 +205,6 @@ def attempt(name: str, config: Config, environment: dict[str, str], folder: Path
     with contextlib.suppress(OSError):
         (folder / name).unlink(missing_ok=True)
     return Outcome(name, result, time.perf_counter() - start, output.remarks)
-
-
-def end_with(study: int) -> None:
-    """End this worker when the process of its study has ended, however that ended."""
-
-    def watch():
-        while os.getppid() == study:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def running(folder: Path, titles: Mapping[str, str]) -> str:

@@ -1,0 +1,159 @@
+"""How far the study is. Where a notebook was executed here, its record says so; where it was not, the tables that are
+under results/ are judged by their settings, seeds and config_sha."""
+
+import contextlib
+import functools
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pandas as pd
+
+from ssb import files, published
+from ssb.config import ConfigError
+from ssb.corpora.reading import CorpusError
+from ssb.experiments import carries, emcl_layer, false_negatives, leak, overview, strength, together, transfer, when
+from ssb.progress import minutes
+from ssb.published import Planned
+from ssb.study import Study
+from ssb.training.runs import run_name
+from ssb.whole import executed
+from ssb.whole.contents import Entry
+
+GRIDS = {name: experiment.grid for name, experiment in overview.TABLES.items() if experiment.grid}
+GRIDS |= {"strength": strength.grid, "leak": leak.grid, "when": when.grid, "emcl_trials": lambda _: emcl_layer.trials()}
+
+
+class Plan(NamedTuple):
+    """The runs that a table is made of. complete: it has no others. collapse: it lacks those that collapsed."""
+
+    study: Study
+    runs: list[Planned]
+    complete: bool = True
+    collapse: bool = False
+
+
+def plans(entry: Entry) -> Iterator[Plan]:
+    """The runs of each table of an entry, without those that depend on results which are not there; nothing is trained.
+    CorpusError where the data are missing, ConfigError where a preset has no settings for the corpus."""
+    given = executed.values(entry)
+    names = [name for _, name in entry.tables]
+    make = functools.partial(Study, preset=given["preset"], seeds=given["seeds"])
+    others = {name: given[name] for name in published.PARAMETERS if name in given}
+    changes = given["changes"]
+    if "rates" in given:
+        for study in false_negatives.Sweep(**given).studies.values():
+            yield Plan(study, study.planned(false_negatives.SWEEP))
+    elif "objectives" in given:  # that are trained on another corpus first
+        kind, other = ("pretrain", given["pretrain"]) if "pretrain" in given else ("trained", given["trained_on"])
+        first = make(names[-1], other, changes=changes | given[f"{kind}_changes"])
+        study = make(names[0], entry.corpus, changes=changes, **others)
+        grid = transfer.pre_trained(given["objectives"])
+        before = first.planned(grid)
+        if kind == "trained":
+            tested = [one._replace(setting=transfer.ZERO_SHOT.format(one.setting)) for one in before]
+            yield Plan(study, [*tested, *study.planned(grid)])
+            return
+        yield Plan(first, before)
+        begin = {name: [as_begun(first, one) for one in before if one.setting == name] for name in grid}
+        tuned = transfer.fine_tuned(study.base, given["objectives"])
+        yield Plan(study, study.planned(tuned, transfer.initial_runs(begin)))
+    else:
+        collapse = "may_collapse=True" in executed.source(entry).read_text(encoding="utf-8")
+        for corpus, name in entry.tables:
+            own = {"together_videos": given.get("video_changes"), "looks": {"objective": "none"}}.get(name, {})
+            seeds = given["seeds"][:1] if name == "emcl_trials" else given["seeds"]
+            study = make(name, corpus, seeds=seeds, changes=changes | own, looks=name == "looks", **others)
+            grid, complete = grid_of(name, study)
+            decoders = {}
+            if other := given.get("decoder_corpus"):
+                grid, first = carries.settings(study, other), make("decoders", other, changes=changes)
+                learnt = first.planned({"cross": {"objective": "cross"}})
+                decoders[carries.BORROWED] = [as_begun(first, one) for one in learnt]
+            yield Plan(study, study.planned(grid, decoders=decoders), complete, collapse)
+
+
+def grid_of(table: str, study: Study) -> tuple[Mapping, bool]:
+    """The grid of a table, and whether that is all of it."""
+    if table in GRIDS:
+        return GRIDS[table](study), True
+    if table in ("emcl", "together"):
+        path = study.results / "emcl_trials_validation.csv"
+        tried = pd.read_csv(path) if path.exists() else pd.DataFrame([{**emcl_layer.LAYER._asdict(), "sum": 0}])
+        best = tried.loc[tried["sum"].idxmax()]
+        constants = emcl_layer.Constants(int(best.bases), int(best.stages), float(best.temperature), float(best.beta))
+        return (emcl_layer.grid if table == "emcl" else together.clips)(constants), path.exists()
+    return {"the preset" if table == "looks" else "cross": {}}, False  # of looks, that with which the search begins
+
+
+def as_begun(study: Study, one: Planned) -> SimpleNamespace:
+    """A planned run as one that another begins with."""
+    origin = {"corpus_sha": study.corpus.fingerprint}
+    return SimpleNamespace(name=run_name(one.config, study.corpus), config=one.config, provenance=origin)
+
+
+def differences(plan: Plan) -> list[str]:
+    """How a table under results/ differs from what the notebook would make now, a clause for each kind."""
+    study, path = plan.study, plan.study.results / f"{plan.study.table}.csv"
+    if not path.exists():
+        return [f"there is no {path.name}"]
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for column, value in study.part.items():
+        rows = rows[pd.to_numeric(rows[column]) == value]
+    clauses = published.conflicts(
+        path, plan.runs, study.corpus.fingerprint, study.part, plan.complete, study.parameters
+    )
+    names, current, earlier = {one.setting for one in plan.runs}, set(), set()
+    for row in rows.to_dict("records"):
+        same = [one for one in plan.runs if str(one.seed) == row["seed"]]
+        same = [one for one in same if row["setting"] == one.setting or row["setting"] not in names]
+        made = {(one.setting, one.seed) for one in same if is_current(row, one, study)}
+        current |= made
+        earlier |= {(one.setting, one.seed) for one in same if not made and published.is_of(row, one)}
+    if earlier:
+        clauses.append(f"of an earlier version: {len(earlier)} of the runs of {path.name}")
+    lacks = {(one.setting, one.seed) for one in plan.runs} - current - earlier
+    if lacks and not plan.collapse and not clauses:
+        clauses.append(f"{path.name} lacks {len(lacks)} of its runs, such as {min(lacks)[0]!r}")
+    return clauses
+
+
+def is_current(row: Mapping, one: Planned, study: Study) -> bool:
+    """Is a row of a table, but for its seed, made by a planned run with this version of the library?"""
+    if row.get("config_sha"):
+        return row["config_sha"] == one.config.sha
+    return row["run"] == run_name(one.config, study.corpus)
+
+
+def judged(entry: Entry) -> tuple[str, str]:
+    """done, stale or "not yet made", and why, of an entry that was not executed here."""
+    tables = [f"{files.label(corpus, entry.preset)}/{table}" for corpus, table in entry.tables]  # the first is its own
+    if not (files.root() / "results" / f"{tables[0]}.csv").exists():
+        drawn = "table" not in executed.values(entry) and any((files.root() / "figures").glob(f"{tables[0]}*.png"))
+        return ("done", "figures alone") if drawn else ("not yet made", "")
+    if folder := executed.lacking(entry):
+        return "needs SSB_DATA", f"there is no {folder}"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            clauses = [clause for plan in plans(entry) for clause in differences(plan)]
+    except (ConfigError, CorpusError) as error:
+        return "needs SSB_DATA" if isinstance(error, CorpusError) else "stale", " ".join(str(error).split())
+    return ("stale", "; ".join(dict.fromkeys(clauses))) if clauses else ("done", "as committed")
+
+
+def overview_of(entries: Iterable[Entry]) -> Iterator[str]:
+    """A table of the entries in lines: how far each is, its minutes, and why; then what is left."""
+    entries, counts, left = list(entries), Counter(), 0.0
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        word, why = executed.state(entry)
+        if holder := files.held(executed.output(entry)):
+            word, why = "running", holder
+        elif word == "not yet made" and entry.preset != "smoke":
+            word, why = judged(entry)
+        counts[word] += 1
+        left += 60 * executed.expected(entry) * (word != "done")
+        yield f"{word:14}  {entry.name:{width}}  {minutes(60 * executed.expected(entry)):>7}  {why}".rstrip()
+    yield f"{', '.join(f'{count} {word}' for word, count in counts.items())}: {minutes(left)} left"

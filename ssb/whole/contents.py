@@ -1,0 +1,160 @@
+"""What the study is made of: its notebooks in the order in which they are executed, with their corpora and parameters.
+
+`ssb study` executes them; see `ssb.whole.executed`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ssb import files
+from ssb.config import PRESETS, ConfigError
+
+
+class Entry(NamedTuple):
+    """A notebook that is executed on a corpus.
+
+    notebook: the name of its file, without .ipynb. tables: the tables that it writes, each with the corpus whose
+    folders hold it; the names of its other files begin with that of the table. minutes: that it took on two cores, or
+    is expected to. parameters: those that are not as in the notebook, without the corpus. reads: the files of other
+    notebooks that it reads, a pattern.
+    """
+
+    notebook: str
+    corpus: str
+    tables: tuple[tuple[str, str], ...]
+    minutes: float
+    parameters: Mapping = MappingProxyType({})
+    reads: str = ""
+
+    @property
+    def preset(self) -> str:
+        """The preset of its runs."""
+        return self.parameters.get("preset", "laptop")
+
+    @property
+    def name(self) -> str:
+        """Of the executed notebook: "shapes/01_table1_objectives", with the folder of its results."""
+        table = f"_{self.parameters['table']}" if "table" in self.parameters else ""
+        return f"{files.label(self.corpus, self.preset)}/{self.notebook}{table}"
+
+
+def each(notebook: str, tables: str, minutes: Mapping[str, float], reads: str = "", **parameters) -> list[Entry]:
+    """A notebook on several corpora. tables: names with spaces between, with another corpus as "events/name"; {corpus}
+    is that of the entry. minutes: corpus → how many it takes."""
+    entries = []
+    for corpus, each_minutes in minutes.items():
+        names = [name.format(corpus=corpus).rpartition("/") for name in tables.split()]
+        written = tuple((other or corpus, name) for other, _, name in names)
+        entries.append(Entry(notebook, corpus, written, each_minutes, parameters, reads))
+    return entries
+
+
+ODD, EVEN = "msrvtt1k_odd", "msrvtt1k_even"
+# clips for pre-training, of the one stream that is as wide as that of msrvtt1k
+SHAPES = {"corpus_options": {"clips": 2400, "false_negatives": 0.1, "seed": 1}, "streams": ["appearance"]}
+STUDY: tuple[Entry, ...] = (
+    *each("00_quickstart", "quickstart", {"shapes": 1, "msrvtt1k": 1}),
+    *each("01_table1_objectives", "table1", {"shapes": 9, "msrvtt1k": 6, "flickr8k": 45}),
+    *each("01_table1_objectives", "table1", {"flickr8k": 60}, preset="tuned"),
+    *each("01_table1_objectives", "table1", {"flickr8k": 90}, preset="paper_small"),
+    *each(
+        "01_table1_objectives",
+        "table1_lambda10",
+        {"shapes": 7, "msrvtt1k": 5},
+        table="table1_lambda10",
+        changes={"captioning": 10.0},
+    ),
+    *each("02_is_it_trained", "heads", {"msrvtt1k": 15, "flickr8k": 75}),
+    *each("03_table2a_video_encoder", "table2a", {"shapes": 2, "msrvtt1k": 1, "vidvrd": 5, "flickr8k": 12}),
+    *each("04_table2b_aggregation", "table2b", {"shapes": 10, "msrvtt1k": 13, "flickr8k": 55}),
+    *each("05_table2c_text_encoder", "table2c", {"shapes": 12, "msrvtt1k": 12, "flickr8k": 60}),
+    *each("06_table2d_text_decoder", "table2d", {"shapes": 4, "msrvtt1k": 6, "flickr8k": 25}),
+    *each("07_table2e_contrastive_loss", "table2e", {"shapes": 6, "msrvtt1k": 8, "flickr8k": 35}),
+    *each("08_table2f_support_set", "table2f", {"shapes": 9, "msrvtt1k": 10, "flickr8k": 45}),
+    *each("09_lambda_temperature", "constants", {"shapes": 15, "msrvtt1k": 17, "flickr8k": 80}),
+    *each("10_false_negatives", "false_negatives", {"shapes": 11}),
+    *each("11_same_meaning", "same_meaning", {"shapes": 9, "msrvtt1k": 12, "flickr8k": 50}),
+    *each("12_significance", "table12", {"shapes": 2, "msrvtt1k": 2, "flickr8k": 12}),
+    *each("13_tables3to6_pretraining", "pretraining shapes/pretraining_for_{corpus}", {"shapes": 5}),
+    *each(
+        "13_tables3to6_pretraining",
+        "pretraining_from_shapes shapes/pretraining_from_shapes_for_{corpus}",
+        {"msrvtt1k": 5},
+        table="pretraining_from_shapes",
+        pretrain_changes=SHAPES,
+    ),
+    *each(
+        "13_tables3to6_pretraining",
+        f"pretraining {EVEN}/pretraining_for_{{corpus}}",
+        {ODD: 3},
+        pretrain=EVEN,
+        pretrain_changes={},
+    ),
+    *each(
+        "13_tables3to6_pretraining",
+        f"pretraining {ODD}/pretraining_for_{{corpus}}",
+        {EVEN: 3},
+        pretrain=ODD,
+        pretrain_changes={},
+    ),
+    *each("14_table10_zero_shot", "table10", {"shapes": 4}),
+    *each(
+        "14_table10_zero_shot",
+        "table10_from_shapes",
+        {"msrvtt1k": 4},
+        table="table10_from_shapes",
+        trained_changes=SHAPES,
+    ),
+    *each("14_table10_zero_shot", "table10", {ODD: 2}, trained_on=EVEN, trained_changes={}),
+    *each("14_table10_zero_shot", "table10", {EVEN: 2}, trained_on=ODD, trained_changes={}),
+    *each("15_figure5_retrieved", "figure5", {"shapes": 1, "msrvtt1k": 1}),
+    *each("16_tables7to9_captioning", "captioning", {"shapes": 6, "msrvtt1k": 5, "flickr8k": 40}),
+    *each("17_table11_actions", "table11", {"shapes": 2, "msrvtt1k": 2}),
+    *each("18_emcl_layer", "emcl_trials emcl", {"shapes": 12, "msrvtt1k": 13, "flickr8k": 60}),
+    *each("19_emcl_inference", "emcl_inference", {"shapes": 9, "msrvtt1k": 6}),
+    *each("20_vt_twins_s2dtw", "s2dtw", {"events": 7}),
+    *each("21_together", "together events/together_videos", {"shapes": 11, "msrvtt1k": 10, "flickr8k": 30}),
+    *each("23_baselines", "looks", {"shapes": 60, "flickr8k": 240}),
+    *each("24_strength", "strength", {"shapes": 90, "flickr8k": 240}),
+    *each("25_what_carries", "carries", {"shapes": 10, "flickr8k": 50}),
+    *each("26_leak", "leak", {"shapes": 5, "flickr8k": 45}),
+    *each("27_when", "when", {"shapes": 15, "flickr8k": 90}),
+    *each("22_overview", "overview", {"shapes": 1, "msrvtt1k": 1, "vidvrd": 1, "flickr8k": 1}, reads="*.csv"),
+)
+TABLES = {(files.label(corpus, entry.preset), table) for entry in STUDY for corpus, table in entry.tables}
+
+
+def owner(folder: str, stem: str) -> str:
+    """The table to which a file of a folder of results/ or figures/ belongs: "emcl_inference" for
+    "emcl_inference_orders". folder: its name. stem: of the file. "" where no entry writes it."""
+    folder = folder.removesuffix("-smoke")
+    names = (table for other, table in TABLES if other == folder)
+    return max((table for table in names if stem == table or stem.startswith(f"{table}_")), key=len, default="")
+
+
+def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> list[Entry]:
+    """The entries of these tables or notebooks, this corpus and this preset; () and "": of all. The preset smoke is that
+    of all entries of laptop. ConfigError for a name that is not there, with the nearest one, or not on this corpus or with this
+    preset."""
+    by_name: dict[str, list[Entry]] = {}
+    for entry in STUDY:
+        for name in {entry.notebook, *(table for _, table in entry.tables)}:
+            by_name.setdefault(name, []).append(entry)
+    for what, name, known in (
+        *(("table or notebook", name, by_name) for name in names),
+        ("corpus of the study", corpus or STUDY[0].corpus, {entry.corpus: 0 for entry in STUDY}),
+        ("preset", preset or "laptop", PRESETS),
+    ):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"no {what} {name[:80]!r}; {hint}")
+    wanted = "laptop" if preset == "smoke" else preset
+    entries = [entry for entry in STUDY if corpus in ("", entry.corpus) and wanted in ("", entry.preset)]
+    for name in names or [""]:
+        if not any(name == "" or entry in by_name[name] for entry in entries):
+            where = f"{name or 'table'}{corpus and f' on {corpus}'}{preset and f' with {preset}'}"
+            raise ConfigError(f"the study has no {where}; `ssb study --status` lists what it has")
+    return [entry for entry in entries if not names or any(entry in by_name[name] for name in names)]
