@@ -241,11 +241,16 @@ def bench_howto100m(args: Namespace):
 
 @argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a checkout (default: the one that ssb runs from)")
 def report(args: Namespace):
-    """Write the results and the list of notebooks into the READMEs, and the links between the notebooks."""
+    """Write the results and the list of notebooks into the READMEs, the links between the notebooks, and the report for
+    a browser, results/report/index.html."""
     from ssb.experiments import overview
+    from ssb.pages import site
 
-    for path in overview.write(args.folder or files.root()):
-        print("wrote", files.short(path))
+    root = args.folder or files.root()
+    if (root / "README.md").is_file():  # not where $SSB_HOME keeps results alone
+        for path in overview.write(root):
+            print("wrote", files.short(path))
+    print("open", files.short(site.write(root, overview.titles(root))), "in a browser")
 
 
 COMMANDS = {"data": data, "extract": extract, "index": index, "train": train, "cost": cost, "report": report}

@@ -15,7 +15,8 @@ from ssb import Config
 
 def pytest_configure(config):
     known = {line.partition(":")[0] for line in config.getini("markers")}  # of pyproject.toml, where that is read
-    for name, what in (("slow", "takes more than ten seconds"), ("gpu", "needs a CUDA device")):
+    markers = {"slow": "takes more than ten seconds", "gpu": "needs a CUDA device", "browser": "needs Chromium"}
+    for name, what in markers.items():
         if name not in known:
             config.addinivalue_line("markers", f"{name}: {what}")
 

@@ -9,8 +9,8 @@ import pytest
 import ssb
 
 LAYERS = """files progress machine notebook processes < config emcl s2dtw < losses corpora < text decoder
- < model metrics video < training < paper published < tables < study figures < report bench < experiments
- < __init__ __main__ retrieval"""
+ < model metrics video < training < paper published < tables < study figures < report bench < pages
+ < experiments < __init__ __main__ retrieval"""
 LEVEL = {part: level for level, names in enumerate(LAYERS.split("<")) for part in names.split()}
 ROOT = Path(ssb.__file__).parent
 SOURCES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text() for path in ROOT.rglob("*.py")}
@@ -142,4 +142,4 @@ def test_a_circle_through_the_init_of_a_package_is_found():
 def test_every_part_has_its_layer_and_the_top_is_small():
     assert {name.partition(".")[0] for name in SOURCES} <= LEVEL.keys() | {"__init__"}
     assert len([name for name in SOURCES if "." not in name]) <= 20
-    assert len([path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("_")]) == 7
+    assert len([path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("_")]) == 8
