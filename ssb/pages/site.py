@@ -83,7 +83,8 @@ def read(path: Path, **options) -> pd.DataFrame:
     try:
         return pd.read_csv(path, **options)
     except ValueError as error:  # of pandas: no columns, rows of other lengths; no UTF-8
-        raise ReportError(f"{path} is not a table ({error}); delete it, then run its notebook again") from error
+        reason = " ".join(str(error).split())
+        raise ReportError(f"{path} is not a table ({reason}); delete it, then run its notebook again") from error
 
 
 def table(root: Path, path: Path) -> tuple[Table, str]:
@@ -138,9 +139,9 @@ def sections(root: Path, titles: dict[Path, str], books: list[Executed]) -> list
 def findings(root: Path) -> list[dict[str, str]]:
     """The gain of `cross` over no captioning in R@1, of each corpus with a Table 1, as text."""
     rows = []
-    for path in found(root, "results", "table1_summary.csv"):
+    for path in (path for path in found(root, "results", ".csv") if path.name == "table1_summary.csv"):
         summary = read(path, index_col="setting")
-        if path.name != "table1_summary.csv" or "cross" not in summary.index:
+        if "cross" not in summary.index:
             continue
         row = summary.loc["cross"]
         ends = [(kind, row.get(low, np.nan), row.get(high, np.nan)) for kind, (low, high) in INTERVALS.items()]
