@@ -85,9 +85,12 @@ def run_all(page, path: Path) -> list[dict]:
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     for _ in range(PATIENCE):
-        page.wait_for_timeout(1000)
         page.keyboard.press("Control+s")
-        done = cells(path)
+        page.wait_for_timeout(2000)
+        try:
+            done = cells(path)
+        except ValueError:  # the server is writing it
+            continue
         kinds = {output["output_type"] for cell in done for output in cell["outputs"]}
         if "error" in kinds or all(cell["execution_count"] for cell in done):
             return done

@@ -4,7 +4,6 @@ import functools
 import json
 import platform
 import shutil
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
@@ -37,8 +36,7 @@ HEADLINE = {  # of `findings`: words → the verdicts that they are said of
     "Cross-captioning was too weak to compare on": ["hardly acts"],
 }
 SUMMARY = [*METRICS, "R@1 sd", "R@1 low", "p", "seeds_low", "paper R@1", "paper R@5"]  # of summaries of retrieval alone
-ORIGIN = ["run", "seconds", "seed", "preset", "dirty", "torch", "device", "commit"]  # columns of tables of runs
-COUNTED = ORIGIN[:2]
+ORIGIN = ["seed", "preset", "dirty", "torch", "device", "commit"]  # columns of tables of runs
 PACKAGES = "transformers accelerate numpy scipy pandas scikit-learn matplotlib jupyterlab papermill nbconvert"
 HOW_TO_READ = "## How to read a table\n"
 OTHERS = "others"  # the section of what no notebook writes
@@ -48,6 +46,7 @@ class Table(NamedTuple):
     name: str
     address: str
     frame: pd.DataFrame  # of text
+    words: str  # the last line of its reading; "" where it is no summary of retrieval
 
 
 class Figure(NamedTuple):
@@ -59,14 +58,13 @@ class Figure(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What one notebook writes. words: the last line of the reading of each table."""
+    """What one notebook writes."""
 
     name: str
     title: str
     books: list[Executed]
     figures: list[Figure]
     tables: list[Table]
-    words: list[str]
 
 
 def found(root: Path, kind: str, suffix: str) -> list[Path]:
@@ -87,8 +85,8 @@ def read(path: Path, **options) -> pd.DataFrame:
         raise ReportError(f"{path} is not a table ({reason}); delete it, then run its notebook again") from error
 
 
-def table(root: Path, path: Path) -> tuple[Table, str]:
-    """A table as text, and its reading: that of a summary in the form of the notebooks, any other as it is stored."""
+def table(root: Path, path: Path) -> Table:
+    """A table: a summary of retrieval in the form of the notebooks, any other as it is stored."""
     address, words = path.relative_to(root).as_posix(), ""
     frame = read(path, dtype=str, keep_default_na=False)
     name = ", ".join(path.relative_to(root / "results").with_suffix("").parts)
@@ -97,7 +95,7 @@ def table(root: Path, path: Path) -> tuple[Table, str]:
         if {*SUMMARY} <= {*summary} and len(baseline := summary.index[summary["delta"].isna()]) == 1:
             frame = printed(summary).reset_index().astype(str)
             words = f"{name.removesuffix('_summary')}: {reading(summary, baseline[0]).splitlines()[-1]}"
-    return Table(name, address, frame), words
+    return Table(name, address, frame, words)
 
 
 def figure(root: Path, path: Path) -> Figure:
@@ -123,16 +121,14 @@ def sections(root: Path, titles: dict[Path, str], books: list[Executed]) -> list
         return next((owner[name] for name in names if name in owner), OTHERS)
 
     names = {path.stem: title for path, title in titles.items()} | {book.name: book.title for book in books}
-    parts = {name: Section(name, title, [], [], [], []) for name, title in names.items()}
-    parts[OTHERS] = Section(OTHERS, "Benchmarks and other files", [], [], [], [])
+    parts = {name: Section(name, title, [], [], []) for name, title in names.items()}
+    parts[OTHERS] = Section(OTHERS, "Benchmarks and other files", [], [], [])
     for book in books:
         parts[book.name].books.append(book)
     for path in found(root, "figures", ".png"):
         parts[of(path.stem)].figures.append(figure(root, path))
     for path in found(root, "results", ".csv"):
-        each, words = table(root, path)
-        parts[of(path.stem)].tables.append(each)
-        parts[of(path.stem)].words.extend([words] if words else [])
+        parts[of(path.stem)].tables.append(table(root, path))
     return [part for part in parts.values() if part.books or part.figures or part.tables]
 
 
@@ -180,17 +176,13 @@ def claims(root: Path, order: list[str]) -> pd.DataFrame | None:
 def runs(tables: list[Table]) -> pd.DataFrame | None:
     """Where the runs of each table come from; None where there are none."""
     rows = []
-    for name, _, frame in tables:
-        if {*ORIGIN} <= {*frame}:
-            values = {key: ", ".join(sorted(frame[key].unique(), key=natural)) for key in ORIGIN if key not in COUNTED}
-            minutes = frame.drop_duplicates("run")["seconds"].astype(float).sum() / 60
-            rows.append({"table": name, "runs": str(frame["run"].nunique()), "minutes": f"{minutes:.1f}"} | values)
+    for each in tables:
+        if {"run", "seconds", *ORIGIN} <= {*each.frame}:
+            own = each.frame.drop_duplicates("run")
+            minutes = own["seconds"].astype(float).sum() / 60
+            values = {key: ", ".join(sorted(own[key].unique(), key=lambda text: (len(text), text))) for key in ORIGIN}
+            rows.append({"table": each.name, "runs": str(len(own)), "minutes": f"{minutes:.1f}"} | values)
     return pd.DataFrame(rows) if rows else None
-
-
-def natural(text: str) -> tuple[int, str]:
-    """By which numbers as text sort by their size."""
-    return len(text), text
 
 
 def environment() -> pd.DataFrame:
@@ -199,12 +191,11 @@ def environment() -> pd.DataFrame:
     return pd.DataFrame([(name, str(value)) for name, value in rows.items()], columns=["what", "value"])
 
 
-def how_to_read(root: Path, address: Callable[[str], str]) -> str:
-    """The section of notebooks/README.md that explains intervals and verdicts, as HTML; "" where there is none."""
+def how_to_read(root: Path) -> str:
+    """The section of notebooks/README.md that explains intervals and verdicts; "" where there is none."""
     path = root / "notebooks" / "README.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    _, start, rest = text.partition(HOW_TO_READ)
-    return prose(start + rest.partition("\n## ")[0], address) if start else ""
+    _, start, rest = (path.read_text(encoding="utf-8") if path.is_file() else "").partition(HOW_TO_READ)
+    return start + rest.partition("\n## ")[0]
 
 
 def write(root: Path, titles: dict[Path, str]) -> Path:
@@ -215,11 +206,11 @@ def write(root: Path, titles: dict[Path, str]) -> Path:
     parts = sections(root, titles, books)
     tables = [table for part in parts for table in part.tables]
     shown = {each.address for part in parts for each in (*part.figures, *part.tables)}
-    names = {part.name for part in parts}
+    names, guide = {part.name for part in parts}, how_to_read(root)
 
     def address(url: str, label: str = "") -> str:
         """The target of a link in a notebook, as seen from the page of a notebook or, without label, from the index."""
-        path, mark, anchor = url.partition("#")
+        path, _, anchor = url.partition("#")
         if ":" in path or not path:
             return url
         up, name, suffix = "../../" if label else "", PurePosixPath(path).stem, PurePosixPath(path).suffix
@@ -227,22 +218,21 @@ def write(root: Path, titles: dict[Path, str]) -> Path:
         if suffix == ".ipynb":
             page = pages.get(label) or next(iter(pages.values()), f"index.html#{name}" if name in names else "")
         elif suffix == ".md":
-            page = f"index.html{mark}{anchor}" if reading else ""
+            page = f"index.html#{anchor}" if guide and anchor == "how-to-read-a-table" else ""
         else:
             page = normpath(f"notebooks/{path}")
             page = page if page in shown else ""
         return up + page if page else ""
 
-    reading = how_to_read(root, lambda url: url)
     templates = Environment(loader=TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    found_out = findings(root)
+    gains = findings(root)
     order = [Path(table.address).stem.removesuffix("_claims") for table in tables]
     index = templates.get_template("index.html").render(
-        findings=found_out,
-        headline=headline(found_out),
+        findings=gains,
+        headline=headline(gains),
         paper=signed(paper_difference(Claim("", "", "", "1", ("cross", "none")))),
         claims=claims(root, order),
-        reading=reading,
+        reading=prose(guide, address),
         sections=parts,
         runs=runs(tables),
         environment=environment(),
