@@ -265,11 +265,16 @@ def study(args: Namespace) -> int | None:
 
 @argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a checkout (default: the one that ssb runs from)")
 def report(args: Namespace):
-    """Write what the READMEs say of results and notebooks, and the links between the notebooks."""
+    """Write what the READMEs say of results and notebooks, the links between the notebooks, and the report for a
+    browser, results/report/index.html."""
     from ssb.experiments import readmes
+    from ssb.pages import site
 
-    for path in readmes.write(args.folder or files.root()):
-        print("wrote", files.short(path))
+    root = args.folder or files.root()
+    if (root / "README.md").is_file():  # not where $SSB_HOME keeps results alone
+        for path in readmes.write(root):
+            print("wrote", files.short(path))
+    print("open", files.short(site.write(root, readmes.titles(root))), "in a browser")
 
 
 COMMANDS = {"data": data, "extract": extract, "index": index, "train": train, "study": study}

@@ -1,6 +1,7 @@
 """What all tests share: a home of their own, nothing from the network, and small corpora to read or to damage."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
@@ -15,7 +16,8 @@ from ssb import Config
 
 def pytest_configure(config):
     known = {line.partition(":")[0] for line in config.getini("markers")}  # of pyproject.toml, where that is read
-    for name, what in (("slow", "takes more than ten seconds"), ("gpu", "needs a CUDA device")):
+    markers = {"slow": "takes more than ten seconds", "gpu": "needs a CUDA device", "browser": "needs Chromium"}
+    for name, what in markers.items():
         if name not in known:
             config.addinivalue_line("markers", f"{name}: {what}")
 
@@ -45,6 +47,23 @@ def home(shared_home, tmp_path_factory, monkeypatch) -> Path:
     path = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SSB_HOME", str(path))
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium as Debian has it, driven by playwright. Where one of them is missing, tests are skipped; in CI they
+    fail."""
+    missing = pytest.fail if os.environ.get("CI") else pytest.skip
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("no playwright; pip install -e '.[test]'")
+    if not (path := shutil.which("chromium")):
+        missing("no Chromium; apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])  # which root cannot have
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import ssb
 from ssb.experiments import overview
 
 LAYERS = """files progress machine notebook processes < config emcl s2dtw < losses corpora < text decoder
- < model metrics video < training < paper published < tables < study figures < report bench < experiments < whole
- < __init__ __main__ retrieval"""
+ < model metrics video < training < paper published < tables < study figures < report bench < pages < experiments
+ < whole < __init__ __main__ retrieval"""
 LEVEL = {part: level for level, names in enumerate(LAYERS.split("<")) for part in names.split()}
 ROOT = Path(ssb.__file__).parent
 SOURCES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text() for path in ROOT.rglob("*.py")}

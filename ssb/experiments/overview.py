@@ -29,8 +29,8 @@ for _experiment in _EXPERIMENTS:
 
 def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
     """The runs of a preset, or of all that are comparable with it, in the tables under results/: columns folder, table
-    (the name of the file), corpus, run and seconds. A run of several tables has a row for each. Corpora in the order of `CORPORA`, the reader's own last.
-    FileNotFoundError where there are no tables."""
+    (the name of the file), corpus, run and seconds. A run of several tables has a row for each. Corpora in the order of
+    `CORPORA`, the reader's own last. FileNotFoundError where there are no tables."""
     frames = [
         pd.read_csv(path).assign(folder=path.parent.name, table=path.stem) for path in results.glob("[!.]*/[!.]*.csv")
     ]

@@ -1,0 +1,252 @@
+"""The report: a folder of pages that need no network, from the tables, the figures and the notebooks that were run."""
+
+import functools
+import json
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from ssb import files
+from ssb.corpora.load import CORPORA
+from ssb.machine import machine
+from ssb.pages.executed import TEMPLATES, Executed, ReportError, body, executed, prose
+from ssb.paper import Claim, paper_difference
+from ssb.published import RESERVED
+from ssb.report import METRICS, cells, intervals, printed, reading, signed
+from ssb.tables.verdicts import UNDECIDED
+
+INTERVALS = {
+    "over queries": ("delta_low", "delta_high"),
+    "over seeds": ("seeds_low", "seeds_high"),
+    "over both": ("low", "high"),
+}
+HEADLINE = {  # of `findings`: words → the verdicts that they are said of
+    "Cross-captioning retrieves better than no captioning on": ["higher"],
+    "Cross-captioning retrieves worse than no captioning on": ["lower"],
+    "Cross-captioning is as good as no captioning, within half a point, on": ["equivalent"],
+    "No difference between cross-captioning and no captioning can be told from noise on": UNDECIDED,
+    "Cross-captioning was too weak to compare on": ["hardly acts"],
+}
+SUMMARY = [*METRICS, "R@1 sd", "R@1 low", "p", "seeds_low", "paper R@1", "paper R@5"]  # of summaries of retrieval alone
+ORIGIN = ["seed", "preset", "dirty", "torch", "device", "commit"]  # columns of tables of runs
+PACKAGES = "transformers accelerate numpy scipy pandas scikit-learn matplotlib jupyterlab papermill nbconvert"
+HOW_TO_READ = "## How to read a table\n"
+OTHERS = "others"  # the section of what no notebook writes
+
+
+class Table(NamedTuple):
+    name: str
+    address: str
+    frame: pd.DataFrame  # of text
+    words: str  # the last line of its reading; "" where it is no summary of retrieval
+
+
+class Figure(NamedTuple):
+    name: str
+    address: str
+    alt: str
+    width: int  # in CSS pixels
+    height: int
+
+
+class Section(NamedTuple):
+    """What one notebook writes."""
+
+    name: str
+    title: str
+    books: list[Executed]
+    figures: list[Figure]
+    tables: list[Table]
+
+
+def found(root: Path, kind: str, suffix: str) -> list[Path]:
+    """The files under results/ or figures/ that the report shows: not those of the smoke preset, which mean nothing."""
+    folder = root / kind
+    places = {name: place for place, name in enumerate(CORPORA)}  # the reader's own last
+    folders = sorted(folder.glob("[!.]*/"), key=lambda path: (places.get(path.name, len(places)), path))
+    folders = [path for path in folders if path.name not in RESERVED and not path.name.endswith("-smoke")]
+    return [path for each in (*folders, folder) for path in sorted(each.glob(f"[!.]*{suffix}"))]
+
+
+def read(path: Path, **options) -> pd.DataFrame:
+    """A table; ReportError where it is none."""
+    try:
+        return pd.read_csv(path, **options)
+    except ValueError as error:  # of pandas: no columns, rows of other lengths; no UTF-8
+        reason = " ".join(str(error).split())
+        raise ReportError(f"{path} is not a table ({reason}); delete it, then run its notebook again") from error
+
+
+def table(root: Path, path: Path) -> Table:
+    """A table: a summary of retrieval in the form of the notebooks, any other as it is stored."""
+    address, words = path.relative_to(root).as_posix(), ""
+    frame = read(path, dtype=str, keep_default_na=False)
+    name = ", ".join(path.relative_to(root / "results").with_suffix("").parts)
+    if path.stem.endswith("_summary") and frame.columns[0] == "setting" and frame["setting"].is_unique:
+        summary = read(path, index_col="setting")
+        if {*SUMMARY} <= {*summary} and len(baseline := summary.index[summary["delta"].isna()]) == 1:
+            frame = printed(summary).reset_index().astype(str)
+            words = f"{name.removesuffix('_summary')}: {reading(summary, baseline[0]).splitlines()[-1]}"
+    return Table(name, address, frame, words)
+
+
+def figure(root: Path, path: Path) -> Figure:
+    """A figure with the sentence that `figures.save` stored in it."""
+    with Image.open(path) as image:
+        dots, alt = image.info.get("dpi", (96, 96))[0], image.info.get("Description")
+        width, height = (round(96 * length / dots) for length in image.size)
+    name = ", ".join(path.relative_to(root / "figures").with_suffix("").parts)
+    return Figure(name, path.relative_to(root).as_posix(), alt or f"The figure {name}.", width, height)
+
+
+def sections(root: Path, titles: dict[Path, str], books: list[Executed]) -> list[Section]:
+    """A section for each notebook, in reading order, and one for what no notebook writes. A file is of the notebook
+    that writes one of its name, or of the longest beginning of its name: table1_lambda10 of that of table1."""
+    owner = {}
+    for path in titles:
+        writes = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("ssb", {}).get("writes", [])
+        owner |= {Path(name).stem: path.stem for name in writes}
+
+    def of(stem: str) -> str:
+        parts = stem.split("_")
+        names = ["_".join(parts[:end]) for end in range(len(parts), 0, -1)]
+        return next((owner[name] for name in names if name in owner), OTHERS)
+
+    names = {path.stem: title for path, title in titles.items()} | {book.name: book.title for book in books}
+    parts = {name: Section(name, title, [], [], []) for name, title in names.items()}
+    parts[OTHERS] = Section(OTHERS, "Benchmarks and other files", [], [], [])
+    for book in books:
+        parts[book.name].books.append(book)
+    for path in found(root, "figures", ".png"):
+        parts[of(path.stem)].figures.append(figure(root, path))
+    for path in found(root, "results", ".csv"):
+        parts[of(path.stem)].tables.append(table(root, path))
+    return [part for part in parts.values() if part.books or part.figures or part.tables]
+
+
+def findings(root: Path) -> list[dict[str, str]]:
+    """The gain of `cross` over no captioning in R@1, of each corpus with a Table 1, as text."""
+    rows = []
+    for path in (path for path in found(root, "results", ".csv") if path.name == "table1_summary.csv"):
+        summary = read(path, index_col="setting")
+        if "cross" not in summary.index:
+            continue
+        row = summary.loc["cross"]
+        ends = [(kind, row.get(low, np.nan), row.get(high, np.nan)) for kind, (low, high) in INTERVALS.items()]
+        known = [f"[{signed(low)},\u00a0{signed(high)}] {kind}" for kind, low, high in ends if not np.isnan(low)]
+        (resolves,) = cells([row.get("resolves", np.nan)])
+        gain = {"corpus": path.parent.name, "gain": signed(row["delta"]), "interval": ", ".join(known)}
+        rows.append(gain | {"verdict": row["verdict"], "resolves": resolves})
+    return rows
+
+
+def headline(rows: list[dict[str, str]]) -> str:
+    """`findings` in one sentence: where cross-captioning is better, where worse, and where neither was found."""
+    parts = []
+    for words, verdicts in HEADLINE.items():
+        same = [row for row in rows if row["verdict"] in verdicts]
+        names = ", ".join(f"{row['corpus']} ({row['verdict']})" for row in same)
+        parts += [f"{words} {names}."] if same else []
+    return " ".join(parts)
+
+
+def claims(root: Path, order: list[str]) -> pd.DataFrame | None:
+    """Every claim tested, as text; None where there are none. order: of the tables' names."""
+    frames = []
+    for path in found(root, "results", "_claims.csv"):
+        frame, table = read(path), path.stem.removesuffix("_claims")
+        text = {"claim": frame["claim"], "corpus": path.parent.name, "verdict": frame["verdict"]}
+        text |= {"ours": cells(frame["delta"], signed), "paper": cells(frame["paper"], signed)}
+        frame = frame.reindex(columns=["p", "resolves", *sum(INTERVALS.values(), ())])
+        text |= {kind: intervals(frame[low], frame[high]) for kind, (low, high) in INTERVALS.items()}
+        text |= {"resolves": cells(frame["resolves"]), "p": cells(frame["p"], "{:.3f}".format)}
+        frames.append(pd.DataFrame(text | {"table": table}))
+    frames.sort(key=lambda frame: order.index(frame["table"].iat[0]) if len(frame) else -1)
+    return pd.concat(frames) if frames else None
+
+
+def runs(tables: list[Table]) -> pd.DataFrame | None:
+    """Where the runs of each table come from; None where there are none."""
+    rows = []
+    for each in tables:
+        if {"run", "seconds", *ORIGIN} <= {*each.frame}:
+            own = each.frame.drop_duplicates("run")
+            minutes = own["seconds"].astype(float).sum() / 60
+            values = {key: ", ".join(sorted(own[key].unique(), key=lambda text: (len(text), text))) for key in ORIGIN}
+            rows.append({"table": each.name, "runs": str(len(own)), "minutes": f"{minutes:.1f}"} | values)
+    return pd.DataFrame(rows) if rows else None
+
+
+def environment() -> pd.DataFrame:
+    """This machine, and the versions of the packages that compute, draw and write."""
+    rows = {"python": platform.python_version(), **machine(), **{name: version(name) for name in PACKAGES.split()}}
+    return pd.DataFrame([(name, str(value)) for name, value in rows.items()], columns=["what", "value"])
+
+
+def how_to_read(root: Path) -> str:
+    """The section of notebooks/README.md that explains intervals and verdicts; "" where there is none."""
+    path = root / "notebooks" / "README.md"
+    _, start, rest = (path.read_text(encoding="utf-8") if path.is_file() else "").partition(HOW_TO_READ)
+    return start + rest.partition("\n## ")[0]
+
+
+def write(root: Path, titles: dict[Path, str]) -> Path:
+    """Write results/report/ from what is under results/ and figures/ of a folder; returns its index.html. It replaces
+    the former one when it is whole. titles: the notebooks in reading order → their titles. ReportError where a table or
+    a notebook cannot be read."""
+    books = executed(root / "results")
+    parts = sections(root, titles, books)
+    tables = [table for part in parts for table in part.tables]
+    shown = {each.address for part in parts for each in (*part.figures, *part.tables)}
+    names, guide = {part.name for part in parts}, how_to_read(root)
+
+    def address(url: str, label: str = "") -> str:
+        """The target of a link in a notebook, as seen from the page of a notebook or, without label, from the index."""
+        path, _, anchor = url.partition("#")
+        if ":" in path or not path:
+            return url
+        up, name, suffix = "../../" if label else "", PurePosixPath(path).stem, PurePosixPath(path).suffix
+        pages = {book.label: book.page for book in books if book.name == name}
+        if suffix == ".ipynb":
+            page = pages.get(label) or next(iter(pages.values()), f"index.html#{name}" if name in names else "")
+        elif suffix == ".md":
+            page = f"index.html#{anchor}" if guide and anchor == "how-to-read-a-table" else ""
+        else:
+            page = normpath(f"notebooks/{path}")
+            page = page if page in shown else ""
+        return up + page if page else ""
+
+    templates = Environment(loader=TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    gains = findings(root)
+    order = [Path(table.address).stem.removesuffix("_claims") for table in tables]
+    index = templates.get_template("index.html").render(
+        findings=gains,
+        headline=headline(gains),
+        paper=signed(paper_difference(Claim("", "", "", "1", ("cross", "none")))),
+        claims=claims(root, order),
+        reading=prose(guide, address),
+        sections=parts,
+        runs=runs(tables),
+        environment=environment(),
+    )
+    folder = root / "results" / "report"
+    with files.written(folder) as draft:
+        draft.mkdir()
+        (draft / "index.html").write_text(index, encoding="utf-8")
+        for book in books:
+            (draft / book.page).parent.mkdir(parents=True, exist_ok=True)
+            text = body(book.book, functools.partial(address, label=book.label))
+            page = templates.get_template("notebook.html").render(book=book, body=text)
+            (draft / book.page).write_text(page, encoding="utf-8")
+        for name in shown:
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, draft / name)
+    return folder / "index.html"
