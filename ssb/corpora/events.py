@@ -3,10 +3,10 @@ which set shares are out of order, missing or irrelevant.
 
 It is made so that the way of aligning matters. All scripts share the same few events, so that no event tells a script
 from the others, and the videos of one script, its takes, show its events in different orders. Some takes are slow: an
-event fills several of their clips. A loss that rewards every clip that fits some caption and ignores those that fit none,
-as soft-DTW does, prefers a slow take of a few of the narrated events to the right video; one that pairs the k-th caption
-with the k-th clip loses its place where a caption is missing or irrelevant. How much that costs with perfect costs is
-measured by `ssb.experiments.long_videos.baselines`.
+event fills several of their clips. A loss that rewards every clip that fits some caption, and ignores those that fit
+none, as soft-DTW does, prefers a slow take of a few of the narrated events to the right video; one that pairs the k-th
+caption with the k-th clip loses its place where a caption is missing or irrelevant. What that costs where the costs are
+perfect is measured by `ssb.experiments.long_videos.baselines`.
 """
 
 import functools
@@ -50,9 +50,9 @@ def corpus(
     """The corpus `events`: four ninths of the scripts to train on, a ninth to validate, four ninths to test.
 
     videos:    their total number, each of `events` clips, one event a clip.
-    takes:     videos of one script, which is `events` + `events` // 2 distinct events, each a whole scene. The first clip
-               shows any of them, every other clip any but that of the clip before it; in a slow take, one of three, it
-               shows the same event again with probability STAYS.
+    takes:     videos of one script, which is `events` + `events` // 2 distinct events, each a whole scene. The first
+               clip shows any of them, every other clip any but that of the clip before it; in a slow take, one of
+               three, it shows the same event again with probability STAYS.
     captions:  of each clip, clean, as in `shapes`; false_negatives: as there, over all pairs of the corpus.
     disorder, missing, irrelevant: shares of the narration, see `of_videos`. They change nothing but the stories.
     seed:      of all random draws.
@@ -90,8 +90,8 @@ def corpus(
 
 
 def scenes(videos: int, events: int, takes: int, seed: int = 0) -> tuple[Scene, ...]:
-    """What each clip shows, video after video and clip after clip. Parameters as of `corpus`. The events of the corpus are
-    dealt out to the next few scripts, each to one of them, and dealt anew to those after them."""
+    """What each clip shows, video after video and clip after clip. Parameters as of `corpus`. The events of the corpus
+    are dealt out to the next few scripts, each to one of them, and dealt anew to those after them."""
     rng, size, drawn = np.random.default_rng([seed, 3]), events + events // 2, []
     hands = max(3, POOL // size)
     every = list(itertools.product(EVENTS, shapes.WORDS["colour"], shapes.WORDS["background"]))
