@@ -97,8 +97,9 @@ class Config(BaseModel):
     captioning: float = Field(10.0, ge=0, le=1e6, description="λ, weight of the captioning loss")
     temperature: float = Field(0.1, gt=0, le=1e3, description="T of the support-set weights")
     support_set: int | None = Field(None, ge=2, le=16384, description="size; None: the batch; see `model.candidates`")
-    weights_from: Literal["caption", "other caption", "clip"] = Field(
-        "caption", description="whose similarity to the clips the weights are; the others: see `model.captioning`"
+    weights_from: Literal["caption", "other caption", "clip", "meaning"] = Field(
+        "caption",
+        description='whose similarity to the clips the weights are; "meaning": an oracle, see `losses.by_meaning`',
     )
     weights_gradient: Literal["both", "text", "video", "none"] = Field(
         "both", description="the embeddings that learn from captioning, through the weights"
@@ -167,6 +168,10 @@ class Config(BaseModel):
             raise ValueError(f"weights_from = {self.weights_from!r}: not on long videos (sequences = True)")
         if self.weights_from == "other caption" and self.emcl:
             raise ValueError("weights_from = 'other caption' and emcl = True: EMCL takes no third embedding; take one")
+        if self.weights_from == "meaning" and self.objective not in ("none", "cross"):
+            raise ValueError(
+                f"weights_from = 'meaning' and objective = {self.objective!r}: it is of other clips; take 'cross'"
+            )
         if self.weights_from == "clip" and self.weights_gradient in ("text", "video"):
             raise ValueError("weights_from = 'clip' compares clips alone; take weights_gradient = 'both' or 'none'")
         if self.freeze_text and self.text_encoder == "scratch":
