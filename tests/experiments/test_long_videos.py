@@ -23,7 +23,7 @@ from ssb.training.loop import fit
 from ssb.training.runs import build
 from ssb.training.stories import StoryData
 
-EVENTS = {"videos": 36, "events": 4, "takes": 4, "captions": 2, "false_negatives": 0.05}
+EVENTS = {"videos": 36, "events": 4, "takes": 2, "captions": 2, "false_negatives": 0.05}
 UNEVEN = EVENTS | {"irrelevant": 0.0}  # four clips are told by three captions
 
 
@@ -123,7 +123,7 @@ def test_without_negatives_embeddings_collapse(home):
     """What VT-TWINS reports: with nothing but the own pairs pulled together, all embeddings come to lie on one line."""
     first = {}
     for contrastive in (False, True):
-        run = fit(small(objective="none", epochs=40, lr=1e-2, text_lr=1e-2, s2dtw_contrastive=contrastive), quiet=True)
+        run = fit(small(objective="none", epochs=80, lr=1e-2, text_lr=1e-2, s2dtw_contrastive=contrastive), quiet=True)
         corpus = load_corpus("events", **EVENTS)
         model, data = run.load(corpus)
         unit = torch.nn.functional.normalize(
@@ -201,7 +201,7 @@ def test_baselines_by_hand(home):
         right += [a == b for a, b in zip(kept, even[len(kept)])]
     assert table.loc["captions spread evenly (blind)", "step recall"] == pytest.approx(100 * np.mean(right))
     chance = table.loc["random scores"]
-    assert chance["R@1 by full S2DTW"] == 6.25 and chance["right script"] == 25 and chance["within-script R@1"] == 25
+    assert chance["R@1 by full S2DTW"] == 6.25 and chance["right script"] == 12.5 and chance["within-script R@1"] == 50
     assert chance["step recall"] == pytest.approx(chance_of(stories.truth[videos]), abs=6)
     says, words = corpus.captions["says"], corpus.meaning.to_dict("records")
     clip_of = corpus.captions["clip"]
