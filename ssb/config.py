@@ -110,8 +110,9 @@ class Config(BaseModel):
     )
     temperature: float = Field(0.1, gt=0, le=1e3, description="T of the support-set weights")
     support_set: int | None = Field(None, ge=2, le=16384, description="size; None: the batch; see `model.candidates`")
-    weights_from: Literal["caption", "other caption", "clip"] = Field(
-        "caption", description="whose similarity to the clips the weights are; the others: see `model.captioning`"
+    weights_from: Literal["caption", "other caption", "clip", "meaning"] = Field(
+        "caption",
+        description='whose similarity to the clips the weights are; "meaning": an oracle, see `losses.by_meaning`',
     )
     weights_by: Literal["cosine", "dot product"] = Field("cosine", description="similarity s of the weights")
     mixing: Literal["after", "before"] = Field(
@@ -188,6 +189,10 @@ class Config(BaseModel):
             raise ValueError(f"weights_from = {self.weights_from!r}: not on long videos (sequences = True)")
         if self.weights_from == "other caption" and self.emcl:
             raise ValueError("weights_from = 'other caption' and emcl = True: EMCL takes no third embedding; take one")
+        if self.weights_from == "meaning" and self.objective not in ("none", "cross"):
+            raise ValueError(
+                f"weights_from = 'meaning' and objective = {self.objective!r}: it is of other clips; take 'cross'"
+            )
         if self.weights_from == "clip" and self.weights_gradient in ("text", "video"):
             raise ValueError("weights_from = 'clip' compares clips alone; take weights_gradient = 'both' or 'none'")
         if self.freeze_text and self.text_encoder == "scratch":

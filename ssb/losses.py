@@ -140,6 +140,26 @@ def support_set_weights(
     return (w + own) / 2 if objective == "hybrid" else w
 
 
+def by_meaning(weights: Tensor, true: Tensor, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """An oracle in the place of the decoder: the ceiling of what cross-captioning can teach the heads.
+
+    The decoder is to teach them which other clips show what the caption says. Where that is known, these clips are
+    captioned from, with equal weights u_ij over the j in S_i that caption i is true of. But such weights do not depend
+    on the embeddings: from captioning alone the heads would learn nothing and rank as without it. Therefore they learn
+    u itself, by the cross-entropy -Σ_j u_ij log w_ij, whose minimum is w = u, as if the decoder knew the meaning.
+
+    weights (B, S): w of `support_set_weights` with "cross", and its candidates; true (B, S) bool, caption i is true of
+    clip j. Returns the weights (B, S) to caption from, u, or w where caption i is true of no member, without gradient;
+    and the mean of the cross-entropy over the captions that are true of one, (B,) terms whose sum it is.
+    """
+    members = true & ~torch.eye(*true.shape, dtype=torch.bool, device=true.device)
+    members = members if candidates is None else members & candidates
+    count = members.sum(dim=1, keepdim=True)
+    u = members / count.clamp(min=1)
+    entropy = -(u * weights.clamp_min(torch.finfo(weights.dtype).tiny).log()).sum(dim=1)
+    return torch.where(count > 0, u, weights).detach(), entropy / (count > 0).sum().clamp(min=1)
+
+
 def weighted_mean(weights: Tensor, sequences: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """ē_v^i = Σ_j w_ij e_v^j (eq. 3) of sequences of different lengths.
 

@@ -265,6 +265,7 @@ class Batch:
     other_mask: Tensor | None = None
     past: Past | None = None  # more clips to reconstruct captions from
     support: Tensor | None = None  # (captions, clips) bool, the clips in each support set; None: by Config.objective
+    true: Tensor | None = None  # (B, S) bool, is the caption true of the clip, of the batch and then of `past`?
     stories: int = 0  # number of long videos, each with equally many of the clips and of the captions; 0: single clips
 
 
@@ -432,12 +433,15 @@ class SupportSetModel(nn.Module):
             candidates = self.candidates(batch)
             of_weights = self.config.temperature, candidates, self.config.weights_by
             weights = losses.support_set_weights(query, c_v, objective, *of_weights)
+            if self.config.weights_from == "meaning":
+                weights, towards = losses.by_meaning(weights, batch.true, candidates)
         own = processes.own(len(weights))
         labels = batch.labels[own]
         with processes.apart(self.progress):
             loss = self.caption_loss(*self.support(weights[own], video, mask), labels)
         real, of = (x.ne(-100).sum().to(loss.dtype) for x in (labels, batch.labels))
-        return loss * (real / (of if self.config.over_tokens == "mean" else len(batch.labels)))
+        loss = loss * (real / (of if self.config.over_tokens == "mean" else len(batch.labels)))
+        return loss + towards[own].sum() if self.config.weights_from == "meaning" else loss
 
     def generate(self, support: Tensor, mask: Tensor, beams: int, max_tokens: int) -> Tensor:
         """Captions of the decoder as token ids (B, L), each beginning with T5's start mark; after its end mark follow

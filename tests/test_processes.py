@@ -34,7 +34,8 @@ for setting in settings:
 CLIPS = {"clips": 60, "captions": 2, "false_negatives": 0.05}
 BASE = dict(corpus_options=CLIPS, batch=16, epochs=2, standardise=True, dropout=0.3, decoder_dropout=0.0)
 TRANSFORMER = dict(video_pooling="transformer", text_pooling="transformer", dim=32, pool_heads=2, pool_ffn=32)
-LONG = dict(corpus="events", corpus_options={"videos": 36, "events": 3, "takes": 2}, sequences=True, batch=4)
+OF_LONG = {"videos": 36, "events": 3, "takes": 2, "false_negatives": 0.05}
+LONG = dict(corpus="events", corpus_options=OF_LONG, sequences=True, batch=4)
 SETTINGS = {
     "none": dict(objective="none"),
     "identity": dict(objective="identity"),

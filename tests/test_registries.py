@@ -98,7 +98,7 @@ def test_a_loss_with_a_floor_is_watched(registered, monkeypatch):
 def test_losses_without_pairs_are_named_where_pairs_are_missing(registered, monkeypatch):
     """By what they say of themselves."""
     monkeypatch.setattr(Distance, "paired", False)
-    few = {"corpus_options": {"videos": 36, "irrelevant": 0.5}}
+    few = {"corpus_options": {"videos": 36, "takes": 4, "false_negatives": 0.05, "irrelevant": 0.5}}
     config = ssb.configure("smoke", "events", sequences=True, objective="none", batch=4, **few)
     with pytest.raises(ConfigError, match="10 captions and 8 clips; take contrast = 's2dtw' or 'distance'"):
         ssb.fit(config, quiet=True)

@@ -15,6 +15,7 @@ from scipy import stats
 from ssb import files, losses
 from ssb.config import OBJECTIVES, Config, ConfigError
 from ssb.corpora.load import load_corpus
+from ssb.experiments import carries
 from ssb.training.data import Data, others
 from ssb.training.loop import decode_with, fit
 from tests.test_support_set import embedded, gradients, model, pairs, remembered
@@ -154,6 +155,72 @@ def test_every_source_trains(source, corpus):
     assert run.name != usual.name and not torch.equal(
         heads(run)["text_head.f.weight"], heads(usual)["text_head.f.weight"]
     )
+
+
+# the oracle
+
+
+def test_the_oracle_captions_from_the_clips_a_caption_is_true_of_and_teaches_these_weights():
+    """By loops: members are other clips, of the batch and of the past; a caption without one keeps its own weights."""
+    net = model("cross", weights_from="meaning", temperature=0.5, support_set=9)
+    batch = pairs(5)
+    batch.past = remembered(net, replace(pairs(4, seed=1), clips=torch.arange(5, 9)))
+    batch.true = torch.tensor([[1, 0, 1, 0, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0, 0, 0, 0]] + [[1] * 9] * 3).bool()
+    batch.true[4, 6] = False
+    terms = net(batch)
+    c_t, c_v = embedded(net, batch)
+    clips = torch.cat([c_v, batch.past.c_v])
+    learnt = naive_weights(c_t, clips, "cross", 0.5)
+    weights, entropies = learnt.detach().clone(), []
+    for i in range(5):
+        members = [j for j in range(9) if j != i and batch.true[i, j]]
+        if members:
+            weights[i] = torch.tensor([1 / len(members) if j in members else 0.0 for j in range(9)])
+            entropies.append(-sum(learnt[i, j].log() for j in members) / len(members))
+    assert len(entropies) == 4
+    video, mask = torch.cat([batch.video, batch.past.video]), torch.cat([batch.video_mask, batch.past.video_mask])
+    told = net.caption_loss(*net.support(weights, video, mask), batch.labels)
+    taught = sum(entropies) / 4
+    torch.testing.assert_close(terms["captioning"], (told + taught).detach())
+    found, of_decoder, of_heads = (gradients(net, loss) for loss in (terms["loss"], told, taught))
+    for name, x in found.items():  # the decoder teaches the heads nothing
+        torch.testing.assert_close(x, (of_heads if "_head" in name else of_decoder)[name], msg=name)
+    assert all(any(x.any() for name, x in of_heads.items() if head in name) for head in ("text_head", "video_head"))
+
+
+def test_the_oracle_knows_what_the_clips_of_a_batch_and_of_the_past_show(corpus):
+    data = Data(small(weights_from="meaning"), corpus)
+    rows, past = data.order(0)[0], torch.tensor([3, 50])
+    batch = data.batch(rows, (past, torch.zeros(2, 32)))
+    words, says = corpus.meaning.to_dict("records"), corpus.captions["says"]
+    clips = [*data.clip_of[rows], 3, 50]
+    wanted = [[all(words[j][a] == words[data.clip_of[row]][a] for a in says[row]) for j in clips] for row in rows]
+    assert batch.true.tolist() == wanted and batch.true[:, : len(rows)].diagonal().all()
+    assert data.batch(rows).true.shape == (8, 8) and Data(small(), corpus).batch(rows).true is None
+
+
+def test_the_oracle_acts_on_the_heads(corpus):
+    still = dict(epochs=1, dropout=0.0, decoder_dropout=0.0, clip_apart=True)
+    none = fit(small(objective="none", **still), corpus, quiet=True)
+    run, stopped = (
+        fit(small(weights_from="meaning", weights_gradient=g, **still), corpus, quiet=True) for g in ("both", "none")
+    )
+    assert not torch.equal(heads(run)["text_head.f.weight"], heads(none)["text_head.f.weight"])
+    assert all(torch.equal(x, heads(none)[name]) for name, x in heads(stopped).items())
+
+
+def test_the_oracle_needs_a_corpus_of_known_meaning(corpus):
+    with pytest.raises(
+        ConfigError, match="weights_from = 'meaning': what the clips of shapes show is not known; take 'ca"
+    ):
+        Data(small(weights_from="meaning"), replace(corpus, meaning=None))
+
+
+def test_the_oracle_is_a_row_where_meaning_is_known(corpus):
+    study = SimpleNamespace(corpus=corpus, base=small())
+    assert carries.grid(study)["cross, weights by true meaning"] == {"objective": "cross", "weights_from": "meaning"}
+    study.corpus = replace(corpus, meaning=None)
+    assert not any("meaning" in changes.values() for changes in carries.grid(study).values())
 
 
 # what is decoded

@@ -16,6 +16,7 @@ def grid(study: Study) -> dict[str, dict]:
     none, cross, base = {"objective": "none"}, {"objective": "cross"}, study.base
     captions = np.bincount(study.corpus.captions["clip"])[study.corpus.split("train")]
     another = {"cross, weights of another caption": cross | {"weights_from": "other caption"}}
+    oracle = {"cross, weights by true meaning": cross | {"weights_from": "meaning"}}  # the ceiling of captioning
     more = {
         "more dropout": {"dropout": min(0.9, round(base.dropout + 0.2, 3))},
         "weight decay": {"weight_decay": 10 * (base.weight_decay or 0.01)},
@@ -31,6 +32,7 @@ def grid(study: Study) -> dict[str, dict]:
         "cross, captions shuffled in each step": cross | {"decoded": "shuffled"},
         "cross, decoder first": cross | {"decoder_warmup": 0.2},
         **(another if captions.min() > 1 else {}),
+        **(oracle if study.corpus.meaning is not None else {}),
         **{name: none | changes for name, changes in more.items()},
         **{f"cross, {name}": cross | changes for name, changes in more.items()},
     }

@@ -17,12 +17,13 @@ from ssb.corpora import labels
 from ssb.corpora.corpus import Corpus
 from ssb.figures import COLOURS, HEAT, PAGE, styled
 from ssb.machine import threads
-from ssb.metrics import actions, retrieval, sequences, steps
+from ssb.metrics import actions, retrieval, sequences, statistics, steps
 from ssb.metrics.sequences import BY_FULL, by_script, recall_at_1
 from ssb.paper import Claim
 from ssb.progress import track
 from ssb.report import Experiment
-from ssb.training.runs import Run
+from ssb.training.runs import Run, build, load, measured
+from ssb.training.stories import StoryData
 
 S2DTW = {"sequences": True, "contrast": "s2dtw", "batch": 16, "objective": "none"}
 FULL = "S2DTW"  # the paper's: contrastive, shifted cosine, γ 0.1, dummies, smoothing
@@ -65,10 +66,20 @@ PAPER = {  # row of the supplement's Table 3 → ours
 OWN = {"R@1": "R@1 by own S2DTW", "R@10": "R@10 by own S2DTW"}  # with the γ, dummies, … that a run is trained with
 MEASURES = ("step recall", *BY_FULL, "pooled R@1", "best-match R@1", "spread", "motion top-1")
 DRAWS = 100  # of random scores, to estimate their step recall
+PERFECT = "perfect costs"
+PLACE = f"{PERFECT}, k-th caption to k-th clip"
+SOFT = f"{PERFECT}, soft-DTW"
+PERFECT_ROWS = {  # how they are aligned
+    PERFECT: {},
+    f"{PERFECT}, no dummies": {"dummy": None},
+    f"{PERFECT}, no smoothing": {"smooth": False},
+    SOFT: {"dummy": None, "smooth": False},
+    f"{PERFECT}, γ = 1": {"gamma": 1.0},
+}
 
 
-def measure(run: Run, corpus: Corpus) -> dict[str, float]:
-    """What a run has learnt of long videos, on the test videos: each of MEASURES for which the corpus has the truth.
+def measure(model, data: StoryData) -> dict[str, float]:
+    """What a model has learnt of long videos, on the test videos: each of MEASURES for which the corpus has the truth.
 
     step recall:    of the captions that describe an event, those assigned the right clip under the order of the events
                     (percent, see `ssb.metrics.steps`); `baselines` has that of steps spread evenly.
@@ -78,9 +89,9 @@ def measure(run: Run, corpus: Corpus) -> dict[str, float]:
     spread:         standard deviation of all cosines between captions and clips; 0: all embeddings are one point.
     motion top-1:   of a linear layer on the clips' embeddings (see `ssb.metrics.actions`), percent of the test clips.
     """
-    model, data = run.load(corpus)
+    corpus, config, values = data.corpus, data.config, {}
     c_t, c_v = data.embed_sequences(model, "test")  # (V, m, d), (V, n, d)
-    stories, videos, values = corpus.stories, corpus.stories.split("test"), {}
+    stories, videos = corpus.stories, corpus.stories.split("test")
     if stories.truth is not None:
         cosine = -s2dtw.cosine_cost(c_v, c_t).transpose(1, 2)  # (V, m, n)
         values["step recall"] = step_recall(cosine, corpus)
@@ -89,11 +100,11 @@ def measure(run: Run, corpus: Corpus) -> dict[str, float]:
     values["best-match R@1"] = recall_at_1(sequences.best_match_similarity(c_t, c_v))
     values["spread"] = losses.cosine(c_t.flatten(0, 1), c_v.flatten(0, 1)).std().item()
     if corpus.meaning is not None:
-        with torch.inference_mode(), threads(run.config.threads):
+        with torch.inference_mode(), threads(config.threads):
             head = data.embed_videos(model, np.arange(len(corpus.clips))).numpy()
         train, val, test = (corpus.split(name) for name in ("train", "val", "test"))
         recipe = actions.Recipe(epochs=60, milestones=(40,), lr=1e-2, batch=None)
-        motions, seeds = labels.labels(corpus), [run.config.seed]
+        motions, seeds = labels.labels(corpus), [config.seed]
         table = actions.recognise({"head": head}, motions, train, test, val, recipe=recipe, seeds=seeds)
         values["motion top-1"] = float(table.rows["top-1"].iloc[0])
     return values
@@ -111,7 +122,8 @@ def baselines(corpus: Corpus) -> pd.DataFrame:
     captions spread evenly (blind): without the videos; only the order of the events is known (`steps.evenly`).
     random scores:  by chance; step recall as the mean of DRAWS draws.
     perfect costs:  the ceiling. δ is -1 where the caption is true of the clip (`Corpus.truth`), else 0. Vague captions
-                    and captions out of order keep it below 100. Also with variants of S2DTW, under OWN["R@1"]. Under
+                    and captions out of order keep it below 100. Also with variants of S2DTW, and by the mean cost of
+                    the k-th caption and the k-th clip where a video has as many of both, under OWN["R@1"]. Under
                     "best-match R@1", by the number of captions that are true of any clip, which ignores order.
     """
     stories, rows = corpus.stories, {}
@@ -128,22 +140,55 @@ def baselines(corpus: Corpus) -> pd.DataFrame:
         chance["step recall"] = float(np.mean([step_recall(rng.random(shape), corpus) for _ in range(DRAWS)]))
     rows["random scores"] = chance
     if corpus.meaning is not None:
-        true = corpus.truth(stories.captions[videos].ravel(), stories.clips[videos].ravel())
-        true = true.reshape(*shape[:2], len(videos), shape[2])  # (V, m, V, n)
-        cost = -torch.from_numpy(true).permute(0, 2, 3, 1).float()  # (sequences, videos, n, m)
-        for name, options in {
-            "perfect costs": {},
-            "perfect costs, no dummies": {"dummy": None},
-            "perfect costs, no smoothing": {"smooth": False},
-            "perfect costs, soft-DTW": {"dummy": None, "smooth": False},
-            "perfect costs, γ = 1": {"gamma": 1.0},
-        }.items():
-            rows[name] = {OWN["R@1"]: recall_at_1(-s2dtw.s2dtw(cost, **options))}
+        true = perfect(corpus)
+        scores = perfect_scores(true)
+        rows |= {name: {OWN["R@1"]: recall_at_1(each)} for name, each in scores.items()}
         own = true[np.arange(len(videos)), :, np.arange(len(videos))]
-        rows["perfect costs"] |= by_script(-s2dtw.s2dtw(cost), scripts)
-        rows["perfect costs"]["best-match R@1"] = recall_at_1(torch.from_numpy(true.any(3).sum(1)))
-        rows["perfect costs"]["step recall"] = step_recall(own, corpus)
+        rows[PERFECT] |= by_script(scores[PERFECT], scripts)
+        rows[PERFECT]["best-match R@1"] = recall_at_1(torch.from_numpy(true.any(3).sum(1)))
+        rows[PERFECT]["step recall"] = step_recall(own, corpus)
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def perfect(corpus: Corpus) -> np.ndarray:
+    """Which captions of the test videos are true of which of their clips, (V, m, V, n) bool: captions, clips."""
+    videos, stories = corpus.stories.split("test"), corpus.stories
+    captions, clips = stories.captions[videos], stories.clips[videos]
+    return corpus.truth(captions.ravel(), clips.ravel()).reshape(*captions.shape, *clips.shape)
+
+
+def perfect_scores(true: np.ndarray, block: int = 64) -> dict[str, Tensor]:
+    """The scores (V, V) of caption sequences and videos by costs that are -1 where the caption is true of the clip,
+    else 0, for each way to align them. true: of `perfect`. block: sequences at a time, to bound the memory."""
+    cost = -torch.from_numpy(true).permute(0, 2, 3, 1).float()  # (sequences, videos, n, m)
+    scores = {
+        name: torch.cat([-s2dtw.s2dtw(some, **options) for some in cost.split(block)])
+        for name, options in PERFECT_ROWS.items()
+    }
+    if cost.shape[2] == cost.shape[3]:
+        scores[PLACE] = -cost.diagonal(dim1=2, dim2=3).mean(-1)
+    return scores
+
+
+def tells_apart(corpus: Corpus) -> str:
+    """Whether a corpus can tell methods of alignment apart, in words: by how much S2DTW retrieves better than soft-DTW
+    and than pairing by place where the costs are perfect, with intervals over its test scripts, or, where it has none,
+    its test videos. What perfect costs cannot tell apart, those of a trained model cannot by their paths."""
+    if corpus.meaning is None:
+        return f"{corpus.name}: it is not known what a caption is true of, and so not what perfect costs would reach."
+    ranks = {name: retrieval.ranks(x, np.arange(len(x))) for name, x in perfect_scores(perfect(corpus)).items()}
+    hits, stories = {name: retrieval.points(each, "R@1") for name, each in ranks.items()}, corpus.stories
+    groups = None if stories.scripts is None else stories.scripts[stories.split("test")]
+    lines = [f"With perfect costs S2DTW retrieves {hits[PERFECT].mean():.1f} % of {len(ranks[PERFECT])} test videos."]
+    for name in (SOFT, PLACE):
+        if name in hits:
+            found = statistics.paired(hits[PERFECT], hits[name], groups)
+            apart = "The corpus tells the two apart." if found.delta_low > 0 else "The corpus cannot tell them apart."
+            lines.append(
+                f"{name.removeprefix(PERFECT + ', ')}: {hits[name].mean():.1f} %, {found.delta:+.1f} points to S2DTW "
+                f"[{found.delta_low:+.1f}, {found.delta_high:+.1f}]. {apart}"
+            )
+    return "\n".join(lines)
 
 
 def table(runs: Mapping[str, list[Run]], corpus: Corpus) -> pd.DataFrame:
@@ -159,19 +204,32 @@ def table(runs: Mapping[str, list[Run]], corpus: Corpus) -> pd.DataFrame:
 
 
 def _measured(run: Run, corpus: Corpus, draft: Path):
-    pd.DataFrame([measure(run, corpus)]).to_csv(draft / "measures.csv", index=False)
+    pd.DataFrame([measure(*run.load(corpus))]).to_csv(draft / "measures.csv", index=False)
 
 
-def measures(rows: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
+def untrained(runs: Mapping[str, list[Run]], corpus: Corpus) -> dict[str, float]:
+    """`measure` of the models that the runs of the first setting began with, the mean over their seeds, and OWN."""
+    values = []
+    for run in next(iter(runs.values())):
+        data = load(run.config, corpus)
+        torch.manual_seed(run.config.seed)
+        model = build(data)
+        own = measured(data.ranks(model, "test"))
+        values.append(measure(model, data) | {column: own[f"t2v {name}"] for name, column in OWN.items()})
+    return pd.DataFrame(values).mean().to_dict()
+
+
+def measures(rows: pd.DataFrame, runs: Mapping[str, list[Run]], corpus: Corpus) -> pd.DataFrame:
     """Means over seeds of OWN and MEASURES for each setting, and the supplement's Table 3 where it has the setting, one
-    column for each of its data sets; then the `baselines`. rows: of `Study.rows` with `table`."""
+    column for each of its data sets; then the models `untrained`, and the `baselines`. rows: of `Study.rows` of these
+    runs with `table`."""
     rows = rows.assign(**{column: rows[f"t2v {name}"].astype(float) for name, column in OWN.items()})
     ours = rows.groupby("setting", sort=False)[[*OWN.values(), *(name for name in MEASURES if name in rows)]].mean()
     theirs = paper.rows(table="VT-TWINS 3")
     theirs = theirs.assign(column="paper: " + theirs["dataset"] + " " + theirs["metric"])
     ours = ours.join(theirs.pivot(index="row", columns="column", values="value").rename(index=PAPER))
-    without_model = baselines(corpus).reindex(columns=ours.columns)
-    return pd.concat([ours, without_model]).rename_axis("setting").round(3)
+    others = pd.concat([pd.DataFrame([untrained(runs, corpus)], index=["untrained"]), baselines(corpus)])
+    return pd.concat([ours, others.reindex(columns=ours.columns)]).rename_axis("setting").round(3)
 
 
 def resolution(summary: pd.DataFrame, videos: int) -> str:

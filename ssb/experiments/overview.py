@@ -45,7 +45,7 @@ def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
 
 
 def files_of(kind: str, results: Path) -> list[tuple[str, str, Path]]:
-    """Corpus, table and path of each <table>_<kind>.csv under results/, of comparable presets, as `runs` orders them."""
+    """Corpus, table and path of each <table>_<kind>.csv of comparable presets under results/, ordered as by `runs`."""
     folders = runs(results)[["folder", "corpus"]].drop_duplicates().itertuples(index=False)
     paths = [
         (corpus, path) for folder, corpus in folders for path in sorted((results / folder).glob(f"[!.]*_{kind}.csv"))

@@ -135,6 +135,11 @@ class Data:
                 f"weights_from = 'other caption': {len(one)} of {len(self.train)} training clips of {corpus.name} have "
                 f"one caption, such as {corpus.id(one[0])}; take 'caption' or 'clip'"
             )
+        if config.weights_from == "meaning" and corpus.meaning is None:
+            raise ConfigError(
+                f"weights_from = 'meaning': what the clips of {corpus.name} show is not known; take 'caption', or a "
+                "corpus such as shapes"
+            )
         if config.decoded == "permuted":
             rows = np.flatnonzero(np.isin(self.clip_of, self.train))
             clip = dict(zip(self.train.tolist(), others(self.train, np.random.default_rng(config.seed)).tolist()))
@@ -224,6 +229,10 @@ class Data:
             batch.other, batch.other_mask = self.texts.padded(self.next[rows])
         if memory:
             batch.past = Past(*memory, *self.clips.of(memory[0]))
+        if self.config.weights_from == "meaning":
+            past = memory[0].cpu().numpy() if memory else rows[:0]
+            true = self.corpus.truth(rows, np.concatenate([self.clip_of[rows], past]))
+            batch.true = sent(torch.from_numpy(true), self.device)
         return batch
 
     def later(self, rows: np.ndarray, shift: np.ndarray | int) -> np.ndarray:

@@ -42,6 +42,10 @@ class Streamed(Data):
             raise ConfigError(
                 f"{corpus.name}: weights_from = 'other caption' needs two captions per clip; take another"
             )
+        if config.weights_from == "meaning":
+            raise ConfigError(
+                f"{corpus.name}: weights_from = 'meaning': what its clips show is not known; take another"
+            )
         if config.decoded != "own":
             raise ConfigError(f"{corpus.name}: decoded = {config.decoded!r} needs a corpus in memory; take 'own'")
         if config.sequences:

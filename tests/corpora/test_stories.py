@@ -2,8 +2,11 @@
 naive loops."""
 
 import dataclasses
+import inspect
+import itertools
 import json
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -19,8 +22,10 @@ from ssb.corpora import features, official, shapes
 from ssb.corpora.corpus import Stream
 from ssb.corpora.stories import Stories
 from ssb.corpora.windows import of_videos
+from ssb.experiments import long_videos
 from ssb.metrics import retrieval
-from ssb.s2dtw import s2dtw
+from ssb.metrics.sequences import recall_at_1
+from ssb.s2dtw import distances, s2dtw
 
 SMALL = dict(videos=36, events=4, takes=4, captions=3, false_negatives=0.05)
 
@@ -42,6 +47,14 @@ def long(home):
     return load_corpus("events", videos=45, takes=5)
 
 
+@pytest.fixture(scope="module")
+def bare():
+    """The default corpus without its features, which take long to make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "streams", lambda drawn, *_: {"none": Stream(np.zeros((len(drawn), 1, 1), np.float32))})
+        return events_module.corpus()
+
+
 def narrated(corpus, **noise) -> Stories:
     """The videos of a corpus, narrated in another way."""
     return of_videos(corpus, corpus.stories.clips.shape[1], **noise)
@@ -54,8 +67,8 @@ def inversions(truth) -> int:
 
 def test_sizes(small, long):
     assert (small.name, len(small.clips), len(small.captions)) == ("events", 144, 432)
-    assert {split: len(videos) for split, videos in small.stories.splits.items()} == {"train": 24, "val": 4, "test": 8}
-    assert {split: len(clips) for split, clips in small.splits.items()} == {"train": 96, "val": 16, "test": 32}
+    assert {split: len(videos) for split, videos in small.stories.splits.items()} == {"train": 16, "val": 4, "test": 16}
+    assert {split: len(clips) for split, clips in small.splits.items()} == {"train": 64, "val": 16, "test": 64}
     assert long.stories.clips.shape == long.stories.captions.shape == (45, 8)
     assert np.array_equal(long.stories.clips, np.arange(360).reshape(45, 8))
     assert long.clips[9] == "video0001_1" and list(long.captions["video"][45:46]) == ["video0001"]
@@ -66,32 +79,65 @@ def test_sizes(small, long):
     assert long.frames(7).shape == (16, 48, 48, 3)
 
 
-def test_a_script_is_one_scene_and_its_takes_share_events_in_other_orders(long):
-    events = list(long.meaning[["shape", "size", "motion", "speed"]].itertuples(index=False, name=None))
-    scenes = set()
-    for script in range(9):
-        clips = range(40 * script, 40 * (script + 1))
-        (scene,) = set(long.meaning[["background", "colour"]].iloc[clips].itertuples(index=False, name=None))
-        scenes.add(scene)
-        assert len({events[clip] for clip in clips}) <= 12
-        takes = [events[first : first + 8] for first in clips[::8]]
-        assert all(len(set(take)) == 8 for take in takes)
-        assert all(4 <= len(set(a) & set(b)) and a != b for i, a in enumerate(takes) for b in takes[i + 1 :])
-    assert len(scenes) > 4
-    assert set(events) <= set(events_module.EVENTS) and len(set(events_module.EVENTS)) == len(events_module.EVENTS)
+def shown(corpus) -> np.ndarray:
+    """What each clip of each video shows, (V, n) texts."""
+    return corpus.meaning.agg(" ".join, axis=1).to_numpy()[corpus.stories.clips]
+
+
+def test_scripts_share_events_and_takes_show_them_in_other_orders(long):
+    events, scripts = shown(long), long.stories.scripts
+    of_script = [set(events[scripts == script].ravel()) for script in range(9)]
+    assert all(len(each) <= 12 for each in of_script)
+    for hand in range(0, 9, 3):  # the 36 events are dealt to three scripts, then anew
+        assert not any(a & b for a, b in itertools.combinations(of_script[hand : hand + 3], 2))
+    assert all(sum(event in each for each in of_script) > 1 for event in set.union(*of_script))
+    assert len(set(map(tuple, events))) == 45 and len(set.union(*of_script)) == 36
+    drawn = {(s.shape, s.size, s.motion, s.speed) for s in events_module.scenes(900, 8, 10)}
+    assert drawn < set(events_module.EVENTS) and len(set(events_module.EVENTS)) == len(events_module.EVENTS)
+
+
+def test_a_third_of_the_takes_is_slow():
+    scenes = np.array([" ".join(asdict(scene).values()) for scene in events_module.scenes(2000, 8, 10, seed=3)])
+    again = scenes.reshape(2000, 8)[:, 1:] == scenes.reshape(2000, 8)[:, :-1]
+    slow = again.any(1)
+    assert slow.mean() == pytest.approx((1 - 0.6**7) / 3, abs=0.04)
+    assert again.sum(1)[slow].mean() == pytest.approx(7 * 0.4 / (1 - 0.6**7), abs=0.1)
+
+
+def test_a_corpus_of_long_videos_has_few_dials_and_many_test_videos(bare):
+    options = inspect.signature(events_module.corpus).parameters
+    assert all(0 < options[name].default <= 0.3 for name in ("disorder", "missing", "irrelevant"))
+    sizes = {split: len(videos) for split, videos in bare.stories.splits.items()}
+    assert sizes == {"train": 320, "val": 80, "test": 320}
+
+
+def test_with_perfect_costs_the_alignment_decides(bare):
+    """The scores that count: by S2DTW at least ten points more than by soft-DTW and by place."""
+    scores = long_videos.perfect_scores(long_videos.perfect(bare))
+    right = {name: recall_at_1(each) for name, each in scores.items()}
+    full, soft, place = (right[name] for name in (long_videos.PERFECT, long_videos.SOFT, long_videos.PLACE))
+    assert full > 60 and full >= max(soft, place) + 10
+    assert right[f"{long_videos.PERFECT}, no smoothing"] > soft + 10  # what dummies gain alone
+    words = long_videos.tells_apart(bare)
+    assert f"S2DTW retrieves {full:.1f} % of 320 test videos" in words and f"{full - soft:+.1f} points" in words
+    assert words.count("tells the two apart") == 2
+
+
+def test_without_learning_alignment_is_at_chance(bare):
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        text, video = (torch.randn(320, 8, 16, generator=rng) for _ in range(2))
+        assert recall_at_1(-distances(video, text)) < 2  # of 320, at most 6; one is expected
 
 
 def test_events_are_those_that_shapes_can_show():
-    shown = {(s.shape, s.size, s.motion, s.speed) for s in shapes.scenes(60_000)}
-    assert shown == set(events_module.EVENTS)
+    drawn = {(s.shape, s.size, s.motion, s.speed) for s in shapes.scenes(60_000)}
+    assert drawn == set(events_module.EVENTS)
 
 
 def test_scripts_are_known_and_change_no_fingerprint(small, long):
     assert small.stories.scripts.tolist() == [video // 4 for video in range(36)]
-    scene = long.meaning[["background", "colour"]].iloc[long.stories.clips[:, 0]].to_numpy()
-    for script in range(9):
-        takes = long.stories.scripts == script
-        assert takes.sum() == 5 and (scene[takes] == scene[takes][0]).all()
+    assert np.array_equal(long.stories.scripts, np.repeat(np.arange(9), 5))
     unknown = dataclasses.replace(small, stories=dataclasses.replace(small.stories, scripts=None))
     assert unknown.fingerprint == small.fingerprint
     assert of_videos(small, 4).scripts is None
@@ -211,7 +257,7 @@ def test_order_distinguishes_takes():
         (dict(false_negatives=0.9), "events: false_negatives=0.9 cannot be reached"),
         (dict(seed=-1), "seed=-1"),
         (dict(clips=3), "events: unknown option 'clips'; it takes videos, events, takes, captions"),
-        (dict(videos=9, takes=1), "captions are irrelevant to video 6, 1 are wanted; lower `irrelevant`"),
+        (dict(videos=9, takes=1), "captions are irrelevant to video 4, 1 are wanted; lower `irrelevant`"),
     ],
 )
 def test_bad_options(options, message):
@@ -239,10 +285,10 @@ def test_fingerprint_of_the_default_corpus_is_what_it_was():
 
 
 def test_describe(small):
-    line = "stories: 36 videos (train 24, val 4, test 8) of 4 clips, narrated by 4 captions; 0 clips are in no video"
+    line = "stories: 36 videos (train 16, val 4, test 16) of 4 clips, narrated by 4 captions; 0 clips are in no video"
     assert line in small.describe().split("\n")
     assert "stories" not in dataclasses.replace(small, stories=None).describe()
-    assert list(small.stories.split("val")) == [24, 25, 26, 27]
+    assert list(small.stories.split("val")) == [16, 17, 18, 19]
     with pytest.raises(CorpusError, match="no split 'dev'; it has 'train', 'val', 'test'"):
         small.stories.split("dev")
 
@@ -280,8 +326,8 @@ DAMAGE = {  # of stories of 36 videos, 4 clips, 4 captions
         "splits['val']: 36 is not from 0 to 35",
     ),
     "clips of another split": (
-        lambda s: dict(splits={"test": np.array([27, 28])}),
-        "video 27 of split 'test' has clips of 'video0027_0', which is not in that split",
+        lambda s: dict(splits={"test": np.array([19, 28])}),
+        "video 19 of split 'test' has clips of 'video0019_0', which is not in that split",
     ),
     "captions of another split": (
         lambda s: dict(captions=put(s.captions, ((0, slice(None)), 431)), truth=None),
