@@ -36,7 +36,8 @@ class Only:
 
 @pytest.mark.parametrize("sequences", [False, True])
 def test_a_run_uses_what_the_protocols_name(home, monkeypatch, sequences):
-    corpus = events.corpus(videos=36, takes=4, false_negatives=0.05) if sequences else shapes.corpus(clips=60, false_negatives=0.05)
+    long, short = {"videos": 36, "takes": 4, "false_negatives": 0.05}, {"clips": 60, "false_negatives": 0.05}
+    corpus = events.corpus(**long) if sequences else shapes.corpus(**short)
     changes = {"contrast": "s2dtw", "objective": "none", "sequences": True, "batch": 4} if sequences else {}
     config = ssb.configure("smoke", corpus.name, epochs=1, **changes)
     wanted = ssb.fit(config.replace(seed=1), corpus, quiet=True)
