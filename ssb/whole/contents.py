@@ -143,8 +143,8 @@ def owner(folder: str, stem: str) -> str:
 
 def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> list[Entry]:
     """The entries of these tables or notebooks, this corpus and this preset; () and "": of all. The preset smoke is
-    that of all entries of laptop. ConfigError for a name that is not there, with the nearest one, or not on this corpus or
-    with this preset."""
+    that of all entries of laptop. ConfigError for a name that is not there, with the nearest one, or not on this
+    corpus or with this preset."""
     by_name: dict[str, list[Entry]] = {}
     for entry in STUDY:
         for name in {entry.notebook, *(table for _, table in entry.tables)}:
