@@ -179,7 +179,7 @@ class Search:
 
     def figure(self, looks: pd.DataFrame):
         """The `looks` in their order; written to figures/<corpus>/<table>.png and .pdf."""
-        figure = drawn(looks, f"{LOOKS.title}, {self.study.subtitle}")
+        figure = drawn(looks, f"{LOOKS.title}: {self.study.corpus.name}, {self.study.preset} preset")
         return figures.save(figure, self.study.figures, self.study.table, LOOKS.alt)
 
     def reading(self):
@@ -200,16 +200,22 @@ class Search:
 
 @styled
 def drawn(looks: pd.DataFrame, title: str) -> plt.Figure:
-    """R@1 + R@5 + R@10 of each look, with its deviation over seeds, and the best so far; a mark for each step."""
+    """R@1 + R@5 + R@10 of each look, with its deviation over seeds, and the best so far; a mark for each step, hollow
+    with captioning."""
     figure, axis = plt.subplots(figsize=(PAGE, 2.8))
     order = np.arange(1, len(looks) + 1)
     axis.step(order, looks["sum"].cummax(), where="post", color="0.6", lw=1, label="best so far", zorder=0)
     for step, style in zip(looks["step"].unique(), cycle(zip(MARKS, COLOURS))):
         chosen = (looks["step"] == step).to_numpy()
         mark, colour = style
-        axis.errorbar(
-            order[chosen], looks["sum"][chosen], looks["sum sd"][chosen], fmt=mark, color=colour, ms=4, lw=1, label=step
-        )
+        shape = {"fmt": mark, "color": colour, "ms": 4, "lw": 1}
+        shape |= {"mfc": "white"} if (looks["objective"][chosen] == "cross").all() else {}
+        axis.errorbar(order[chosen], looks["sum"][chosen], looks["sum sd"][chosen], **shape, label=step)
+    first = int((looks["objective"] == "none").sum())
+    if 0 < first < len(looks):
+        axis.axvline(first + 0.5, color="0.7", lw=0.8, ls="--")
+        for x, words, side in ((first + 0.3, "no captioning", "right"), (first + 0.7, "captioning", "left")):
+            axis.text(x, 0.02, words, ha=side, va="bottom", fontsize=7, transform=axis.get_xaxis_transform())
     axis.set(xlabel="look, in the order of the search", ylabel="R@1 + R@5 + R@10 (%)", title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
     return figure
