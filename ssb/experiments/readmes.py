@@ -168,9 +168,20 @@ def _differences(summaries: list[tuple[str, str, Path]]) -> str:
     parts = []
     for corpus, _, path in summaries:
         summary = pd.read_csv(path, index_col="setting")
+        if "found" in summary:
+            parts.append(_looks(corpus, summary))
+        if "delta" not in summary:
+            continue
         baseline, counts = summary.index[summary["delta"].isna()][0], summary["verdict"].value_counts()
         counts = counts.rename(dict.fromkeys(UNDECIDED, "inconclusive")).groupby(level=0).sum()
         kinds = ["higher", "lower", *(name for name in ("equivalent", "hardly acts") if name in counts), "inconclusive"]
         each = ", ".join(f"{counts.get(kind, 0)} {kind}" for kind in kinds)
         parts.append(f"Against {baseline} on {corpus}: {each}.")
     return " ".join(parts)
+
+
+def _looks(corpus: str, looks: pd.DataFrame) -> str:
+    """What a search on the validation clips has found, in words. looks: as of `ssb.experiments.baselines`."""
+    found = looks[looks["found"]].set_index("objective")["sum"]
+    words = ", ".join(f"{name} {total:.1f}" for name, total in found.items())
+    return f"R@1 + R@5 + R@10 on the validation clips of {corpus}: preset {looks['sum'].iloc[0]:.1f}, found: {words}."

@@ -230,3 +230,12 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert [label.get_text() for label in axis.get_yticklabels()][:2] == ["the paper", "flickr8k: the tuned baseline"]
     filled = [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"]
     assert [colour != "white" for colour in filled] == [False, True, False]
+
+
+def test_a_search_is_told_by_what_it_found(checkout):
+    looks = {"setting": ["the preset", "a", "b", "c"], "objective": ["none", "none", "cross", "cross"]}
+    looks |= {"sum": [10.0, 20.0, 19.0, 21.5], "found": [False, True, False, True]}
+    pd.DataFrame(looks).to_csv(checkout / "results/shapes/table1_summary.csv", index=False)
+    path = checkout / "results/shapes/table1_summary.csv"
+    words = readmes._differences([("shapes", "table1", path)])
+    assert words == "R@1 + R@5 + R@10 on the validation clips of shapes: preset 10.0, found: none 20.0, cross 21.5."
