@@ -53,7 +53,8 @@ def corpus(
     takes:     videos of one script, which is `events` + `events` // 2 distinct events, each a whole scene. The first
                clip shows any of them, every other clip any but that of the clip before it; in a slow take, one of
                three, it shows the same event again with probability STAYS.
-    captions:  of each clip, clean, as in `shapes`; false_negatives: as there, over all pairs of the corpus.
+    captions:  of each clip, clean, as in `shapes`; false_negatives: as there, over all pairs of the corpus. Clips
+               of the same event, about 1 / POOL of all, are the fewest that there can be.
     disorder, missing, irrelevant: shares of the narration, see `of_videos`. They change nothing but the stories.
     seed:      of all random draws.
 

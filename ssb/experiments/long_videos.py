@@ -211,9 +211,10 @@ def untrained(runs: Mapping[str, list[Run]], corpus: Corpus) -> dict[str, float]
     """`measure` of the models that the runs of the first setting began with, the mean over their seeds, and OWN."""
     values = []
     for run in next(iter(runs.values())):
-        data = load(run.config, corpus)
-        torch.manual_seed(run.config.seed)
-        model = build(data)
+        with torch.random.fork_rng():
+            torch.manual_seed(run.config.seed)  # as `fit` does, before a text encoder from scratch is drawn
+            data = load(run.config, corpus)
+            model = build(data)
         own = measured(data.ranks(model, "test"))
         values.append(measure(model, data) | {column: own[f"t2v {name}"] for name, column in OWN.items()})
     return pd.DataFrame(values).mean().to_dict()

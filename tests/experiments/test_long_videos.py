@@ -123,7 +123,8 @@ def test_without_negatives_embeddings_collapse(home):
     """What VT-TWINS reports: with nothing but the own pairs pulled together, all embeddings come to lie on one line."""
     first = {}
     for contrastive in (False, True):
-        run = fit(small(objective="none", epochs=80, lr=1e-2, text_lr=1e-2, s2dtw_contrastive=contrastive), quiet=True)
+        settings = {"objective": "none", "epochs": 80, "validate_every": 80, "lr": 1e-2, "text_lr": 1e-2}
+        run = fit(small(**settings, s2dtw_contrastive=contrastive), quiet=True)
         corpus = load_corpus("events", **EVENTS)
         model, data = run.load(corpus)
         unit = torch.nn.functional.normalize(
