@@ -82,6 +82,8 @@ def cells(path: Path) -> list[dict]:
 def run_all(page, path: Path) -> list[dict]:
     """Open a notebook, run all cells by the menu, and save until every cell has run or one has failed."""
     page.get_by_role("main").locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=1000 * PATIENCE)
+    idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    idle.first.wait_for(state="attached", timeout=1000 * PATIENCE)  # the kernel is there
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     for _ in range(PATIENCE):
