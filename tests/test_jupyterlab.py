@@ -97,8 +97,13 @@ def cells(path: Path) -> list[dict]:
 def run_all(page, path: Path) -> list[dict]:
     """Run all cells of an opened notebook by the menu, and save until every cell has run or one has failed."""
     page.get_by_role("main").locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-    idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-    idle.first.wait_for(state="attached")  # the kernel is there
+    for _ in range(PATIENCE):  # cells that are run before the kernel is connected stay as they are
+        sessions = requests.get(f"{page.url.partition('/lab')[0]}/api/sessions").json()
+        kernels = [session["kernel"] for session in sessions if session["path"].endswith(path.name)]
+        if any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels):
+            break
+        page.wait_for_timeout(1000)
+    page.wait_for_timeout(2000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     for _ in range(PATIENCE):
