@@ -74,14 +74,36 @@ def lab(browser, tmp_path_factory):
         server.wait(timeout=60)
 
 
+@pytest.fixture
+def opened(lab, browser):
+    """A function that opens a notebook of the folder in JupyterLab, alone."""
+    _, address = lab
+    page = browser.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
+
+    def open_notebook(name: str):
+        page.goto(f"{address}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb")
+        return page
+
+    yield open_notebook
+    page.close()
+
+
 def cells(path: Path) -> list[dict]:
     """The code cells of a notebook as it is stored."""
     return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
 
 
 def run_all(page, path: Path) -> list[dict]:
-    """Open a notebook, run all cells by the menu, and save until every cell has run or one has failed."""
-    page.get_by_role("main").locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=1000 * PATIENCE)
+    """Run all cells of an opened notebook by the menu, and save until every cell has run or one has failed."""
+    page.get_by_role("main").locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    for _ in range(PATIENCE):  # cells that are run before the kernel is connected stay as they are
+        sessions = requests.get(f"{page.url.partition('/lab')[0]}/api/sessions").json()
+        kernels = [session["kernel"] for session in sessions if session["path"].endswith(path.name)]
+        if any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels):
+            break
+        page.wait_for_timeout(1000)
+    page.wait_for_timeout(2000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     for _ in range(PATIENCE):
@@ -97,10 +119,9 @@ def run_all(page, path: Path) -> list[dict]:
     raise AssertionError(f"not done after {PATIENCE} seconds: {[cell['execution_count'] for cell in done]}")
 
 
-def test_run_all(lab, browser):
-    folder, address = lab
-    page = browser.new_page()
-    page.goto(f"{address}/lab/tree/notebooks/00_quickstart.ipynb")
+def test_run_all(lab, opened):
+    folder, _ = lab
+    page = opened("00_quickstart")
     done = run_all(page, folder / "notebooks" / "00_quickstart.ipynb")
     outputs = [output for cell in done for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
@@ -112,19 +133,16 @@ def test_run_all(lab, browser):
     book = json.loads(SOURCE.read_text(encoding="utf-8"))
     texts = ["".join(cell["source"]).splitlines()[0] for cell in book["cells"] if cell["cell_type"] == "markdown"]
     for heading in (text.lstrip("# ") for text in texts if text.startswith("#")):
-        contents.get_by_text(heading, exact=True).first.wait_for(timeout=30_000)
-    page.close()
+        contents.get_by_text(heading, exact=True).first.wait_for()
 
 
-def test_a_misspelt_parameter_is_refused_in_one_line(lab, browser):
-    folder, address = lab
-    page = browser.new_page()
-    page.goto(f"{address}/lab/tree/notebooks/typo.ipynb")
+def test_a_misspelt_parameter_is_refused_in_one_line(lab, opened):
+    folder, _ = lab
+    page = opened("typo")
     done = run_all(page, folder / "notebooks" / "typo.ipynb")
     (error,) = [output for cell in done for output in cell["outputs"] if output["output_type"] == "error"]
     assert error["ename"] == "ValueError"
     first = "objectve is not a parameter of this notebook. Did you mean objective?"
     assert error["evalue"].splitlines()[0] == first
-    page.get_by_text(first).first.wait_for(timeout=30_000)
+    page.get_by_text(first).first.wait_for()
     assert not [cell for cell in done[2:] if cell["outputs"]], "nothing was trained"
-    page.close()
