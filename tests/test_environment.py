@@ -116,7 +116,7 @@ def test_the_package_has_all_its_folders_and_tables():
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = find_packages(ROOT, include=setup["packages"]["find"]["include"])
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "ssb").rglob("*.py")}
-    assert {Path(*package.split(".")) for package in packages} == folders and len(folders) == 10
+    assert {Path(*package.split(".")) for package in packages} == folders and len(folders) == 11
     suffixes = (".csv", ".json", ".html", ".css", ".js")
     for path in [path for path in (ROOT / "ssb").rglob("*.*") if path.suffix in suffixes]:
         patterns = setup["package-data"][".".join(path.parent.relative_to(ROOT).parts)]

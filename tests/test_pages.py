@@ -14,7 +14,7 @@ from helpers import ROOT
 from PIL import Image
 
 from ssb import paper
-from ssb.experiments import overview
+from ssb.experiments import readmes
 from ssb.pages import site
 from ssb.pages.executed import ReportError
 
@@ -72,7 +72,7 @@ def checkout(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def report(checkout) -> Path:
     """The folder of the report."""
-    return site.write(checkout, overview.titles(checkout)).parent
+    return site.write(checkout, readmes.titles(checkout)).parent
 
 
 @pytest.fixture(scope="module")
