@@ -237,6 +237,9 @@ def test_every_parameter_of_a_notebook_is_compared_with_that_of_the_published_ta
         names = [line.target.id for line in ast.parse(declared).body]
         monkeypatch.setattr("ssb.notebook.parameters", lambda _: Parameters(**{name: space[name] for name in names}))
         exec(setup, space)
+        if not (space["study"].results / f"{defaults['table']}.csv").exists():  # nothing is published yet
+            assert space["study"].parameters == {name: OTHER[name]}
+            continue
         with pytest.raises(ConfigError) as caught:
             space["study"].protect([], complete=False)
         words = f"{defaults['table']}.csv would be replaced by other results: it was made with {name} = "
