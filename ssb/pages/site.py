@@ -28,6 +28,11 @@ INTERVALS = {
     "over seeds": ("seeds_low", "seeds_high"),
     "over both": ("low", "high"),
 }
+TABLE1 = {  # summary → the baseline, after the name of the corpus
+    "table1_summary.csv": "",
+    "table1_tuned_summary.csv": " with the tuned baseline",
+    "table1_paper_small_summary.csv": " with the paper's heads",
+}
 HEADLINE = {  # of `findings`: words → the verdicts that they are said of
     "Cross-captioning retrieves better than no captioning on": ["higher"],
     "Cross-captioning retrieves worse than no captioning on": ["lower"],
@@ -133,9 +138,9 @@ def sections(root: Path, titles: dict[Path, str], books: list[Executed]) -> list
 
 
 def findings(root: Path) -> list[dict[str, str]]:
-    """The gain of `cross` over no captioning in R@1, of each corpus with a Table 1, as text."""
+    """The gain of `cross` over no captioning in R@1, of each corpus and baseline with a Table 1, as text."""
     rows = []
-    for path in (path for path in found(root, "results", ".csv") if path.name == "table1_summary.csv"):
+    for path in (path for path in found(root, "results", ".csv") if path.name in TABLE1):
         summary = read(path, index_col="setting")
         if "cross" not in summary.index:
             continue
@@ -143,7 +148,7 @@ def findings(root: Path) -> list[dict[str, str]]:
         ends = [(kind, row.get(low, np.nan), row.get(high, np.nan)) for kind, (low, high) in INTERVALS.items()]
         known = [f"[{signed(low)},\u00a0{signed(high)}] {kind}" for kind, low, high in ends if not np.isnan(low)]
         (resolves,) = cells([row.get("resolves", np.nan)])
-        gain = {"corpus": path.parent.name, "gain": signed(row["delta"]), "interval": ", ".join(known)}
+        gain = {"corpus": path.parent.name + TABLE1[path.name], "gain": signed(row["delta"]), "interval": ", ".join(known)}
         rows.append(gain | {"verdict": row["verdict"], "resolves": resolves})
     return rows
 
