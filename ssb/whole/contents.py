@@ -89,6 +89,7 @@ STUDY: tuple[Entry, ...] = (
     *each("10_false_negatives", "false_negatives", {"shapes": 11}),
     *each("11_same_meaning", "same_meaning", {"shapes": 9, "msrvtt1k": 12, "flickr8k": 50}),
     *each("12_significance", "table12", {"shapes": 2, "msrvtt1k": 2, "flickr8k": 12}),
+    *each("12_significance", "table12_tuned", {"flickr8k": 20}, table="table12_tuned", preset="tuned"),
     *each("13_tables3to6_pretraining", "pretraining shapes/pretraining_for_{corpus}", {"shapes": 5}),
     *each(
         "13_tables3to6_pretraining",
