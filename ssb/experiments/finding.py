@@ -14,7 +14,11 @@ from ssb.experiments import overview
 from ssb.figures import COLOURS, PAGE, legend, styled
 from ssb.report import signed
 
+# claims of the tables
 CROSS = "cross-captioning beats no captioning"
+MEANING = "cross finds clips of the same meaning better than no captioning"
+FALSE_NEGATIVES = "the more false negatives, the more captioning gains (points for every tenfold): cross"
+EMCL, WEAK = "SSB and EMCL beat EMCL alone", "weak alignment beats soft-DTW"
 # table → the baseline of its runs; the first that a corpus has is the one to trust most
 BASELINES = {
     "table1_tuned": "the tuned baseline",
@@ -42,15 +46,15 @@ QUESTIONS = (
     Question(
         "Does it bring clips of one meaning together?",
         "same_meaning",
-        "cross finds clips of the same meaning better than no captioning",
+        MEANING,
     ),
     Question(
         "Does it gain more where there are more false negatives?",
         "false_negatives",
-        "the more false negatives, the more captioning gains (points for every tenfold): cross",
+        FALSE_NEGATIVES,
     ),
-    Question("EMCL: does it add to cross-captioning?", "together", "SSB and EMCL beat EMCL alone"),
-    Question("VT-TWINS: does weak alignment beat soft-DTW?", "s2dtw", "weak alignment beats soft-DTW"),
+    Question("EMCL: does it add to cross-captioning?", "together", EMCL),
+    Question("VT-TWINS: does weak alignment beat soft-DTW?", "s2dtw", WEAK),
 )
 
 
@@ -159,11 +163,11 @@ SENTENCES = (  # words, table, and how it puts its numbers
     ("Its gain over weak and strong baselines", "strength_gains", _strength),
     ("What carries the gain", "carries_summary", _carries),
     ("At λ = 10 on the mean over tokens, a stress test", "table1_lambda10_claims", _of_claim()),
-    ("Clips of one meaning found among the first", "same_meaning_claims", _of_claim(QUESTIONS[5].claim)),
-    ("Gain for every tenfold of false negatives", "false_negatives_claims", _of_claim(QUESTIONS[6].claim)),
+    ("Clips of one meaning found among the first", "same_meaning_claims", _of_claim(MEANING)),
+    ("Gain for every tenfold of false negatives", "false_negatives_claims", _of_claim(FALSE_NEGATIVES)),
     ("A probe tells which caption of a clip made the weights", "leak_leaks", _leak),
-    ("EMCL added to cross-captioning", "together_claims", _of_claim(QUESTIONS[7].claim)),
-    ("VT-TWINS: weak alignment against soft-DTW", "s2dtw_claims", _of_claim(QUESTIONS[7].claim)),
+    ("EMCL added to cross-captioning", "together_claims", _of_claim(EMCL)),
+    ("VT-TWINS: weak alignment against soft-DTW", "s2dtw_claims", _of_claim(WEAK)),
 )
 
 
