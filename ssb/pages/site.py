@@ -31,6 +31,7 @@ INTERVALS = {
 TABLE1 = {  # summary → the baseline, after the name of the corpus
     "table1_summary.csv": "",
     "table1_tuned_summary.csv": " with the tuned baseline",
+    "table12_tuned_summary.csv": " with the tuned baseline",
     "table1_paper_small_summary.csv": " with the paper's heads",
 }
 HEADLINE = {  # of `findings`: words → the verdicts that they are said of
@@ -148,7 +149,8 @@ def findings(root: Path) -> list[dict[str, str]]:
         ends = [(kind, row.get(low, np.nan), row.get(high, np.nan)) for kind, (low, high) in INTERVALS.items()]
         known = [f"[{signed(low)},\u00a0{signed(high)}] {kind}" for kind, low, high in ends if not np.isnan(low)]
         (resolves,) = cells([row.get("resolves", np.nan)])
-        gain = {"corpus": path.parent.name + TABLE1[path.name], "gain": signed(row["delta"]), "interval": ", ".join(known)}
+        gain = {"corpus": path.parent.name + TABLE1[path.name], "gain": signed(row["delta"])}
+        gain |= {"interval": ", ".join(known)}
         rows.append(gain | {"verdict": row["verdict"], "resolves": resolves})
     return rows
 
