@@ -12,6 +12,7 @@ from ssb import Study, report
 from ssb.corpora.reading import CorpusError
 from ssb.experiments import emcl_layer, objectives
 from ssb.experiments.false_negatives import Sweep, claimed_trends, slopes
+from ssb.metrics import retrieval
 from ssb.tables import released
 
 SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
@@ -100,6 +101,14 @@ def assert_follows(path) -> int:
         rates = {rate: released.read(path, {"false_negatives": rate}).runs for rate in summary["dial"].unique()}
         trend = slopes(rates, summary)
         rows = claimed_trends(trend, len(rates[summary["dial"][0]]["none"]))
+    elif path.stem == "looks":  # at the validation clips
+        looks = pd.read_csv(path.with_name("looks_summary.csv"), index_col="setting")
+        for setting, runs in released.read(path).runs.items():
+            each = pd.DataFrame([retrieval.metrics(run.ranks["t2v"]) for run in runs]).mean()
+            for name in ("R@1", "R@5", "R@10"):
+                assert looks.loc[setting, f"t2v {name}"] == pytest.approx(each[name], abs=0.006), setting
+        assert {*looks.index} == {*released.read(path).runs}
+        compared += 1
     elif (published := path.with_name(f"{path.stem}_summary.csv")).exists():
         before = pd.read_csv(published).drop(columns=[*released.TOLD]).fillna({"verdict": ""})
         same(released.summary(path).reset_index(), before)
