@@ -119,7 +119,7 @@ def probes(study: Study) -> dict[str, np.ndarray]:
 def bars(study: Study, runs: Runs, ranks: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """What a trained baseline must reach: the recalls of the ridge to the text states, and those published for VSE on
     this corpus, beside the means over seeds of each named baseline. ranks: of the probes. Written to
-    results/<corpus>/<table>_bars.csv."""
+    results/<corpus>/<table>_bars.csv where there are any."""
     numbers = {}
     if STATES in ranks:
         numbers = {(STATES, f"t2v {name}"): value for name, value in retrieval.metrics(ranks[STATES]).items()}
@@ -132,7 +132,8 @@ def bars(study: Study, runs: Runs, ranks: Mapping[str, np.ndarray]) -> pd.DataFr
         if name in runs:
             frame[name] = [np.mean([run.metrics[metric] for run in runs[name]]) for _, metric in index]
     frame = frame.round(2)
-    study.write(frame.reset_index(), f"{study.table}_bars.csv")
+    if len(frame):
+        study.write(frame.reset_index(), f"{study.table}_bars.csv")
     return frame
 
 

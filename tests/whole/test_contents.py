@@ -13,6 +13,7 @@ from helpers import DATA
 from ssb import __main__, files
 from ssb.config import ConfigError
 from ssb.corpora.load import CORPORA
+from ssb.corpora.reading import CorpusError
 from ssb.whole import committed, contents, executed
 from ssb.whole.contents import STUDY
 
@@ -165,7 +166,12 @@ def test_the_committed_tables_are_what_the_list_makes(entry, fresh):
     """Settings, seeds and config_sha; rows of an earlier version are stale and no error."""
     if executed.lacking(entry):
         pytest.skip(f"no {executed.lacking(entry)}; set SSB_DATA")
-    current, wrong = wrong_rows(entry)
+    try:
+        current, wrong = wrong_rows(entry)
+    except CorpusError as error:  # of the annotations alone nothing can be planned
+        if "no feature stream" in str(error):
+            pytest.skip(str(error))
+        raise
     assert not wrong
     state, why = committed.judged(entry)
     assert (state, why) == ("done", "as committed") if current else state == "stale" and why
