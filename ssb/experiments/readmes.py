@@ -70,13 +70,13 @@ def _first_cell(path: Path) -> str:
 
 def contents(root: Path) -> str:
     """The README's list of notebooks with their minutes, in Markdown."""
-    rows = [(f"[{title}](notebooks/{path.name})", minutes(root, path)) for path, title in titles(root).items()]
+    finished = runs(root / "results")
+    rows = [(f"[{title}](notebooks/{path.name})", minutes(finished, path)) for path, title in titles(root).items()]
     return markdown(pd.DataFrame(rows, columns=["notebook", "minutes on two cores"]))
 
 
-def minutes(root: Path, path: Path) -> str:
-    """Of a notebook's runs on two cores by corpus, each run counted once, from the tables under results/."""
-    finished = runs(root / "results")
+def minutes(finished: pd.DataFrame, path: Path) -> str:
+    """Of a notebook's runs on two cores by corpus, each run counted once. finished: of `overview.runs`."""
     own = finished[finished["table"].isin(tables_of(path))].drop_duplicates(["corpus", "run"])
     return ", ".join(
         f"{corpus} {x:.0f}" for corpus, x in (own.groupby("corpus", sort=False)["seconds"].sum() / 120).items()
@@ -93,12 +93,12 @@ def notebooks(root: Path) -> str:
     """The table of notebooks/README.md: each notebook with its title, the verdicts on its claims and the minutes of its
     runs on two cores, each run counted once, from the laptop preset's tables under results/."""
     results, rows = root / "results", []
-    tested, summaries = claims(results), files_of("summary", results)
+    tested, finished, summaries = claims(results), runs(results), files_of("summary", results)
     for path, title in titles(root).items():
         names = tables_of(path)
         frame = tested[(tested["table"] + "_claims").isin(names)]
         words = _verdicts(frame) if len(frame) else _differences([each for each in summaries if each[2].stem in names])
-        rows.append((f"[{path.stem}]({path.name})", title, words, minutes(root, path)))
+        rows.append((f"[{path.stem}]({path.name})", title, words, minutes(finished, path)))
     return markdown(pd.DataFrame(rows, columns=["notebook", "question", "what it found", "minutes"]))
 
 
