@@ -6,6 +6,7 @@ is the sum of the gradients that all of them have for it, and so is that of a we
 are drawn for all of it in every process.
 """
 
+import atexit
 import contextlib
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor, nn
 
 _rows: tuple[slice, int] | None = None  # that `spread` computes, and of how many
@@ -21,6 +23,20 @@ _rows: tuple[slice, int] | None = None  # that `spread` computes, and of how man
 def launched() -> int:
     """How many processes the launcher has started for this run, 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def join():
+    """Join the processes of a launcher, if there is one, until this process ends."""
+    PartialState()
+    if count() > 1:
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+
+
+def _leave():
+    """Threads of a group that is left to the end of the process can abort it after all its work is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def count() -> int:

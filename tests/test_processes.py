@@ -167,6 +167,26 @@ def test_accelerate_launches_one_run(tmp_path):
     assert printed.count(str(folder)) == 1 and (folder / "metrics.json").exists()
 
 
+LEAVES = """
+import atexit
+import torch.distributed as dist
+atexit.register(lambda: print("left:", not dist.is_initialized()))  # the first registered runs last
+from ssb import processes
+processes.join()
+processes.join()
+print("together:", processes.agreed(5), processes.count(), end=" ")
+"""
+
+
+def test_processes_leave_each_other_before_they_end(tmp_path):
+    """A process whose group is left to the interpreter's end can be aborted there, with its work done."""
+    port = free_port()
+    started = [start(tmp_path, ["-c", LEAVES], rank, 2, port) for rank in range(2)]
+    printed = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], printed
+    assert all("together: 5 2 left: True" in text for text in printed), printed
+
+
 def test_rows_of_a_batch_are_divided(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 3)
     for length in (3, 7, 8, 9):

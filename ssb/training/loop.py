@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, load_model, save_model
 
@@ -94,7 +94,7 @@ def fit(config: Config, corpus: TrainingCorpus | None = None, quiet: bool = Fals
     ConfigError, CorpusError and ModelError for wrong input; Collapsed and TrainingError for a run that fails.
     """
     config = check(config.effective())
-    PartialState()  # joins the processes of a launcher, if there is one
+    processes.join()
     corpus = corpus or load_corpus(config.corpus, **config.corpus_options)
     parts = identity(config, corpus)
     folder = files.runs() / files.digest(*parts)
