@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ssb.experiments.baselines import NAMED, RECALLS, named_presets
+from ssb.experiments.baselines import RECALLS, named_presets
 from ssb.figures import COLOURS, MARKS, PAGE, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import Difference, combined, paired, settled
@@ -18,6 +18,7 @@ from ssb.training.runs import Run, load
 HEADS, NEGATIVES, WIDTHS = ("conv", "mean"), ("scheduled", "hardest"), (64, 512)
 STEPS = (500, 1000)  # of training, but at most twice the preset's epochs
 LAMBDAS = (0.1, 0.3, 1.0)
+NAMED = ("laptop", "tuned")  # without paper_small, which trains for longer than all others together
 STRENGTH = Experiment(
     "Gain against the strength of the baseline",
     baseline="laptop",
@@ -27,8 +28,8 @@ TABLES = {"strength": STRENGTH}
 
 
 def baselines(study: Study) -> dict[str, dict]:
-    """Baseline → what it changes in the preset: sixteen from weak to strong, `laptop` as it is, and those of NAMED that
-    the corpus has."""
+    """Baseline → what it changes in the preset: sixteen from weak to strong, and those of NAMED that the
+    corpus has."""
     base = study.base
     batches = len(load(base, study.corpus).order(0))
     counts = [min(2 * base.epochs, max(1, round(steps / batches))) for steps in STEPS]
@@ -44,7 +45,8 @@ def baselines(study: Study) -> dict[str, dict]:
         }
         for head, negatives, epochs, dim in product(HEADS, NEGATIVES, counts, WIDTHS)
     }
-    return {"laptop": {}, **named_presets(study), **cells}
+    named = {"laptop": {}, **named_presets(study)}
+    return {name: named[name] for name in NAMED if name in named} | cells
 
 
 def captioned(baseline: str, weight: float) -> str:
@@ -120,12 +122,12 @@ def figure(gains: pd.DataFrame, slope: Difference, title: str) -> plt.Figure:
     """The gain of each baseline on the test clips, with its interval over queries, against its validation R@1; in
     colour those of a name. The line: least squares."""
     canvas, axis = plt.subplots(figsize=(PAGE * 0.75, 3.2))
-    groups = gains.index.map(lambda name: name if name in ("laptop", *NAMED) else f"{name.split(',')[0]} head")
+    groups = gains.index.map(lambda name: name if name in NAMED else f"{name.split(',')[0]} head")
     x = gains["val R@1"]
     for group, mark, colour in zip(dict.fromkeys(groups), MARKS, COLOURS):
         part = gains[groups == group]
         ends = part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]
-        size = 7 if group in ("laptop", *NAMED) else 4
+        size = 7 if group in NAMED else 4
         axis.errorbar(part["val R@1"], part["delta"], ends, fmt=mark, color=colour, ms=size, lw=0.8, label=group)
     line = np.array([x.min(), x.max()])
     axis.plot(line, gains["delta"].mean() + slope.delta * (line - x.mean()), color="0.5", lw=1, zorder=0)
