@@ -1,6 +1,6 @@
 """Tables as they are read: in a notebook, in words, in the README."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from ssb.config import PRESETS, Config
 from ssb.metrics import retrieval
 from ssb.paper import Claim
 from ssb.study import PROTOCOLS, Grid, Study
-from ssb.tables.verdicts import EMPTY, Ranks, Runs
+from ssb.tables.verdicts import EMPTY, LOG, Ranks, Runs
 from ssb.training.runs import Run
 
 METRICS = ("R@1", "R@5", "R@10", "MdR")  # of the tables in notebooks and README
@@ -46,7 +46,7 @@ def reading(summary: pd.DataFrame, baseline: str) -> str:
         paper = "" if np.isnan(difference) else f" (paper {signed(difference)})"
         p = "" if np.isnan(row["p"]) else f", p = {row['p']:.3f}"
         test = f"[{low}, {high}]{p}: {row['verdict']}"
-        lines.append(f"{setting} against {baseline}: {delta} {test}{paper}")
+        lines.append(f"{setting} against {baseline}: {delta} {test}{paper}{in_ranks(row)}")
         if row["verdict"] in ("higher", "lower"):
             resolved.append(f"{setting} ({row['verdict']})")
     if resolved:
@@ -54,6 +54,16 @@ def reading(summary: pd.DataFrame, baseline: str) -> str:
     else:
         lines.append(f"No setting differs from {baseline} beyond the noise of queries and seeds.")
     return "\n".join(lines)
+
+
+def in_ranks(row: Mapping[str, float]) -> str:
+    """By how much the geometric mean of the ranks, which uses every query, differs, with its interval over queries and
+    seeds, in words; "" where a table has none. row: with the columns LOG of `ssb.tables.verdicts`."""
+    values = [100 * np.expm1(row.get(name, np.nan)) for name in LOG]
+    if np.isnan(values).any():
+        return ""
+    delta, low, high = map(signed, values)
+    return f"; rank {delta} % [{low}, {high}] (geometric mean)"
 
 
 def metrics_table(run: Run) -> pd.DataFrame:

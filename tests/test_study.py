@@ -70,6 +70,9 @@ def test_reading_is_the_table_in_words(hand, table):
     words = report.reading(table.summary(hand, "none", paper="1"), "none")
     assert "Beyond the noise of queries and seeds: cross (higher)." in words
     assert "cross against none" in words and "(paper +1.3)" in words
+    ranks = [np.stack([run.ranks["t2v"] for run in hand[name]]).ravel() for name in ("cross", "none")]
+    ratio = stats.gmean(ranks[0]) / stats.gmean(ranks[1])
+    assert f"; rank {100 * (ratio - 1):+.1f} % [" in words
     same = report.reading(table.summary({name: hand[name] for name in ("none", "full")}, "none"), "none")
     assert "No setting differs" in same
 
