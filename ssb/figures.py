@@ -23,13 +23,14 @@ from ssb.model import SupportSetModel
 from ssb.training.data import Data
 from ssb.training.runs import Run
 
-PAGE = 6.9  # inches
+PAGE, COLUMN = 6.9, 3.3  # inches: the width of a page of print, of one of its two columns
 STYLE = {
     "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
+    **{f"{part}size": 8 for part in ("axes.title", "axes.label", "xtick.label", "ytick.label", "figure.title")},
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.columnspacing": 1.2,
     "figure.dpi": 150,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,  # text stays text
@@ -40,7 +41,8 @@ STYLE = {
 }
 COLOURS = sns.color_palette("colorblind")
 HEAT = "mako_r"  # one hue scale, light to dark: readable in grey and by the colour-blind
-MARKS = "oDs^vPX"  # markers, so that lines do not differ by colour alone
+MARKS = "oDs^v<>ph"  # markers, so that lines do not differ by colour alone
+RESOLVED = ("higher", "lower", "held", "contradicted")  # verdicts; the marks of the others are hollow
 MISSING = "□"  # drawn for a character that the font does not have
 
 
@@ -136,34 +138,41 @@ def settings(
     baseline: str = "none",
     metric: str = "R@1",
     column: str = "t2v R@1",
-    xlabel: str = "text→video R@1 (%)",
     queries: str = "queries",
     chance: float | None = None,
 ):
-    """A table as a plot. Left: each seed a dot, and the mean with its 95 % interval over queries. Right: the difference
-    to the baseline on the same queries and seeds, with both intervals; where either holds 0, nothing is resolved.
+    """A table as a forest plot: the difference of each setting to the baseline on the same queries and seeds, that of
+    each seed a dot, the paper's a star where both its numbers are known; at the right the mean itself.
 
-    rows, summary: of `Study.rows` and `Study.summary`. metric: in the summary; column: in the rows; xlabel: of the left
-    panel; queries: what the intervals are over; chance: the metric by chance, drawn as a line where it is given.
+    rows, summary: of `Study.rows` and `Study.summary`. metric: in the summary; column: in the rows; queries: what the
+    intervals are over; chance: the metric by chance, named where it is given.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 0.32 * len(summary) + 1.2), sharey=True)
+    names = [f"{name} (reference)" if name == baseline else str(name) for name in summary.index]
+    labels = [textwrap.fill(name, 22, break_on_hyphens=False) for name in names]
+    equal = (summary[["delta_low", "delta_high"]] == 0).all(axis=1)
+    labels = [f"{label}\nequal on every query" if same else label for label, same in zip(labels, equal)]
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.31 * len(summary) + 1.5))
+    seeds = rows.assign(score=rows[column].astype(float)).pivot_table("score", "seed", "setting")
+    seeds = seeds.sub(seeds.get(baseline, summary.loc[baseline, metric]), axis="index")
+    paper = summary.get(f"paper {metric}", pd.Series(dtype=float)).reindex(summary.index)
+    axis.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     for y, (setting, row) in enumerate(summary.iterrows()):
-        seeds = rows.loc[rows["setting"] == setting, column].astype(float)
-        left.scatter(seeds, y + np.linspace(0.22, -0.22, len(seeds)), s=9, color=COLOURS[1], zorder=3, label="one seed")
-        mean = row[[metric, f"{metric} low", f"{metric} high"]]
-        interval(left, y, *mean, label=f"mean, 95 % over {queries}")
-        if setting != baseline:
-            difference(right, y, row)
-    right.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
-    left.set(yticks=range(len(summary)), yticklabels=summary.index, xlabel=xlabel)
-    if chance is not None:
-        left.axvline(chance, color="0.5", lw=0.8, ls=":", label="chance")
-        left.set_xlim(0, None)
-    right.set(xlabel=f"Δ {metric} vs {baseline} (points)")
-    right.tick_params(axis="y", length=0)
-    left.invert_yaxis()
-    figure.suptitle(title, fontsize=8)
-    legend(figure, columns=4)
+        axis.text(1.03, y, f"{row[metric]:.1f}", va="center", transform=axis.get_yaxis_transform())
+        if setting == baseline:
+            axis.axhspan(y - 0.5, y + 0.5, color="0.92", lw=0, zorder=-1)
+            continue
+        if setting in seeds:  # one without training has none
+            axis.plot(seeds[setting], np.full(len(seeds), y + 0.28), ".", ms=3, color="0.35", label="one seed")
+        difference(axis, y, row, queries=queries)
+        if not np.isnan(shift := paper[setting] - paper[baseline]):
+            star(axis, shift, y)
+    axis.text(1.03, -0.75, f"{metric} (%)", va="center", transform=axis.get_yaxis_transform())
+    axis.set(yticks=range(len(summary)), yticklabels=labels, ylim=(len(summary) - 0.5, -0.5))
+    axis.set_xlabel(textwrap.fill(f"Δ {metric} vs {baseline} (points)", 34))
+    axis.tick_params(axis="y", length=0)
+    words = title if chance is None else f"{title}; chance: {chance:.1f} %"
+    figure.suptitle(textwrap.fill(words, 60))
+    legend(figure, columns=2)
     return figure
 
 
@@ -171,7 +180,7 @@ def legend(figure: plt.Figure, columns: int):
     """One legend below all panels, each label once."""
     pairs = [pair for axis in figure.axes for pair in zip(*axis.get_legend_handles_labels())]
     handles = {label: handle for handle, label in pairs}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=7)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
 
 
 def interval(axis: plt.Axes, y: float, mean: float, low: float, high: float, **style):
@@ -180,13 +189,25 @@ def interval(axis: plt.Axes, y: float, mean: float, low: float, high: float, **s
     axis.errorbar(mean, y, xerr=ends, **dict(fmt="D", ms=4, color=COLOURS[0], capsize=3, elinewidth=1.5) | style)
 
 
-def difference(axis: plt.Axes, y: float, row: pd.Series, label: str | None = None):
-    """The difference in a row of a summary with its interval over queries and, where there are several seeds, below it
-    that over seeds. label: of the first in the legend."""
-    interval(axis, y, *row[["delta", "delta_low", "delta_high"]], label=label)
-    if not np.isnan(row["seeds_low"]):
-        seeds = row[["delta", "seeds_low", "seeds_high"]]
-        interval(axis, y + 0.2, *seeds, fmt="none", color=COLOURS[2], label="95 % over seeds")
+def difference(axis: plt.Axes, y: float, row: pd.Series, queries: str = "queries", size: float = 5, **style):
+    """The difference in a row of a summary or of claims. Thick: its 95 % interval over queries. Thin, with caps: the
+    one over queries and seeds at once, or over seeds in tables without it. Filled where the verdict is resolved. style:
+    of `Axes.plot`."""
+    style = {"color": COLOURS[0], "marker": "o"} | style
+    bar, wide = style | {"marker": "", "lw": 0.6 * size}, style | {"marker": "|", "ms": size, "lw": 0.8}
+    both = "low" in row and not np.isnan(row["low"])
+    ends = row[["low", "high"] if both else ["seeds_low", "seeds_high"]]
+    axis.plot(row[["delta_low", "delta_high"]], [y, y], **bar, solid_capstyle="butt", label=f"95 %, {queries}")
+    if not ends.isna().any():
+        axis.plot(ends, [y, y], **wide, label=f"95 %, {f'{queries} and seeds' if both else 'seeds'}")
+    resolved = row["verdict"] in RESOLVED
+    face, label = (style["color"], "filled: resolved") if resolved else ("white", "hollow: not resolved")
+    axis.plot(row["delta"], y, **style, ls="", ms=size, mfc=face, label=label, zorder=3)
+
+
+def star(axis: plt.Axes, x, y):
+    """The paper's numbers x at heights y."""
+    axis.plot(x, y, "*", ms=7, color=COLOURS[1], mec="black", mew=0.4, label="the paper's", zorder=4)
 
 
 def support_weights(
@@ -232,7 +253,7 @@ def weight_matrices(runs: Mapping[str, Run], title: str, size: int = 16):
     axes[0, 0].set_ylabel("caption i")
     bar = figure.colorbar(image, ax=axes[0], shrink=0.75, label="weight wᵢⱼ", ticks=[0, 0.1, 0.5, 1])
     bar.ax.tick_params(labelsize=6)
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title)
     return figure
 
 
@@ -268,7 +289,7 @@ def _attended(panel: plt.Axes, letter: str, row: int, column: int, weight: float
     caption = f"{letter}  caption {row + 1}: “{batch['text'][row]}”"
     clip = f"from clip {column + 1} (w = {weight:.2f}): “{batch['text'][column]}”"
     lines = [line for text in (caption, clip) for line in textwrap.wrap(text, 56, max_lines=2, placeholder=" …”")]
-    panel.text(0, 1, "\n".join(lines), va="top", fontsize=7, transform=panel.transAxes, linespacing=1.15)
+    panel.text(0, 1, "\n".join(lines), va="top", transform=panel.transAxes, linespacing=1.15)
     if frames:
         strip = panel.inset_axes([0, 0, 1, 0.44], anchor="SW")
         strip.imshow(filmstrip(frames(int(batch["clip"][column]))))
@@ -290,7 +311,7 @@ def show_clip(axis: plt.Axes, corpus: Corpus, clip: int, width: int = 34, lines:
         return
     caption = corpus.captions_of(np.array([clip]))["text"].iloc[0]
     words = textwrap.wrap(caption, width, max_lines=lines, placeholder=" …")
-    axis.text(0.5, 0.5, "\n".join(words), ha="center", va="center", fontsize=7).set_in_layout(False)
+    axis.text(0.5, 0.5, "\n".join(words), ha="center", va="center").set_in_layout(False)
 
 
 @styled
@@ -306,11 +327,11 @@ def retrieved(run: Run, title: str, queries: int = 4, best: int = 3, seed: int =
     figure = plt.figure(figsize=(PAGE, 0.95 * queries + 0.3))
     similarity = losses.cosine(c_t[drawn], c_v)
     for line, query, scores in zip(figure.subfigures(queries, 1), drawn, similarity):
-        line.suptitle(f"“{textwrap.shorten(captions[query], 100, placeholder=' …')}”", fontsize=8, x=0.01, ha="left")
+        line.suptitle(f"“{textwrap.shorten(captions[query], 100, placeholder=' …')}”", x=0.01, ha="left")
         for axis, clip in zip(line.subplots(1, best), scores.argsort(descending=True)[:best].tolist()):
             right = clip == own[query]
             style = dict(color=COLOURS[2], fontweight="bold") if right else dict(color="0.3")
-            axis.set_title(f"{'right: ' if right else ''}s = {scores[clip]:.2f}", fontsize=7, **style)
+            axis.set_title(f"{'right: ' if right else ''}s = {scores[clip]:.2f}", **style)
             show_clip(axis, corpus, int(clips[clip]))
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title)
     return figure

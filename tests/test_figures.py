@@ -60,7 +60,7 @@ def summary(names) -> pd.DataFrame:
 
 
 def settings(text):
-    rows = pd.DataFrame({"setting": [text, "none"], "t2v R@1": [50.0, 40.0]})
+    rows = pd.DataFrame({"setting": [text, "none"], "seed": 0, "t2v R@1": [50.0, 40.0]})
     yield figures.settings(rows, summary([text, "none"]), f"title {text}"), 2
     yield figures.settings(rows, summary([text, "none"]), "title", baseline=text), 2
 
@@ -110,7 +110,7 @@ def draw(text):
 
 
 def claims(text):
-    row = {"table": text, "claim": text, "setting": text, "baseline": text, "paper": 1.0, **DELTA}
+    row = {"corpus": "shapes", "table": text, "claim": text, "setting": text, "baseline": text, "paper": 1.0, **DELTA}
     yield overview.overview(pd.DataFrame([row]), text), 4
 
 

@@ -148,7 +148,6 @@ def test_pretrained_and_zero_shot_rows_are_compared_too(committed):
 
 OTHERS = [
     ("table1_fig2b_weights", "figures/shapes/table1_fig2b_weights.png"),
-    ("overview", "figures/shapes/overview.png"),
     ("quickstart", "figures/shapes/quickstart_attention.png"),
     ("quickstart_retrieval", "figures/shapes/quickstart_retrieval.png"),
     ("emcl_layer", "results/shapes/emcl_layer_ranks.csv"),

@@ -119,10 +119,10 @@ def collapse(traces: Mapping[str, pd.DataFrame], title: str, margin: float, wind
             axis.plot(trace["step"], smooth, color=COLOURS[k], ls=("-", "--", "-.", ":")[k % 4], lw=1.2, label=setting)
         axis.set(xlabel="training step", title=name, ylim=(0, None))
     axes[0].axhline(2 * margin, color="0.5", lw=0.8, ls=":")
-    axes[0].text(1.01, 2 * margin, "2α", va="center", fontsize=7, transform=axes[0].get_yaxis_transform())
+    axes[0].text(1.01, 2 * margin, "2α", va="center", transform=axes[0].get_yaxis_transform())
     for axis in axes[1:]:
         axis.set(yscale="log", ylim=(1e-4, None))
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title)
     legend(figure, columns=2)
     return figure
 

@@ -41,7 +41,7 @@ def captions(rows: pd.DataFrame, summary: pd.DataFrame, title: str):
         axis.axvline(summary.loc[(CONSTANT, ""), metric], color="0.4", lw=0.9, ls="--", zorder=0, label=CONSTANT)
         axis.set(xlabel=f"{metric} (× 100)", yticks=range(len(settings)), yticklabels=settings)
     axes[0, 0].set_ylim(len(settings) - 0.5, -0.5)
-    figure.suptitle(f"{title}: mean, 95 % over seeds", fontsize=8)
+    figure.suptitle(f"{title}: mean, 95 % over seeds")
     legend(figure, columns=5)
     return figure
 
@@ -59,7 +59,7 @@ def samples(examples: pd.DataFrame, corpus: Corpus, title: str):
     height = 0.5 + sum(heights)
     figure = plt.figure(figsize=(PAGE, height))
     figure.set_layout_engine("none")  # positions are in inches; an engine set at creation is reset by the first save
-    figure.text(0.5, 1 - 0.06 / height, title, ha="center", va="top", fontsize=8)
+    figure.text(0.5, 1 - 0.06 / height, title, ha="center", va="top")
     for k, (kind, column) in enumerate(zip(KINDS, columns)):
         x, top = k / len(KINDS), 0.46
         figure.text(x, 1 - 0.26 / height, kind, va="top", weight="bold")

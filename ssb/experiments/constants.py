@@ -39,7 +39,7 @@ def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = ())
     norm = CenteredNorm(0, max(1.0, np.nanmax(np.abs(deltas))))
     image = axis.imshow(deltas, cmap="vlag_r", norm=norm, aspect="auto")  # blue gains, red losses
     for (y, x), delta in np.ndenumerate(deltas):
-        text = dict(ha="center", va="center", fontsize=7)
+        text = dict(ha="center", va="center")
         if (name := names[y][x]) in summary.index:
             weight = "normal" if summary["verdict"][name] not in ("higher", "lower") else "bold"
             colour = "white" if abs(delta) > 0.6 * norm.vmax else "black"

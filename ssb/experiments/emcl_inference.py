@@ -288,7 +288,7 @@ def constants_figure(sweep: pd.DataFrame, ranks: pd.DataFrame, best: Mapping[str
     for axis in axes[:, 0]:
         axis.set_ylabel(GAIN)
     _ranks(axes.flat[-1], ranks)
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title)
     legend(figure, columns=4)
     return figure
 
@@ -305,7 +305,7 @@ def orders_figure(frame: pd.DataFrame, title: str):
         _logarithmic(axis, sorted(frame["block"].unique()), True)
         axis.set(xlabel=AXES["block"], title=form)
     axes[0].set_ylabel(GAIN)
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title)
     legend(figure, columns=2)
     return figure
 

@@ -9,9 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ssb import files
+from ssb import figures, files
 from ssb.experiments import overview
-from ssb.figures import COLOURS, PAGE, legend, styled
+from ssb.figures import COLUMN, styled
 from ssb.report import signed
 
 # claims of the tables
@@ -178,24 +178,20 @@ def folder(label: str) -> Path:
 
 @styled
 def figure(rows: pd.DataFrame) -> plt.Figure:
-    """The gain of `cross` over no captioning on every corpus and baseline, beside the paper's. rows: of `gains`. Thick:
-    95 % over queries; thin: over queries and seeds; filled where the claim is held or contradicted."""
-    canvas, axis = plt.subplots(figsize=(PAGE * 0.8, 0.9 + 0.28 * len(rows)))
-    for y, row in enumerate(rows.itertuples(), start=1):
-        low, high = (getattr(row, name, np.nan) for name in ("low", "high"))
-        low, high = (row.seeds_low, row.seeds_high) if np.isnan(low) else (low, high)
-        axis.plot([low, high], [y, y], color=COLOURS[0], lw=0.8, label="95 %, new queries and new seeds")
-        axis.plot([row.delta_low, row.delta_high], [y, y], color=COLOURS[0], lw=3, label="95 %, new queries")
-        face = COLOURS[0] if row.verdict in ("held", "contradicted") else "white"
-        axis.plot(row.delta, y, "o", color=COLOURS[0], mfc=face, ms=6, zorder=3, label="ours")
+    """The gain of `cross` over no captioning on every corpus and baseline, beside the paper's, drawn as by
+    `figures.difference`. rows: of `gains`."""
+    canvas, axis = plt.subplots(figsize=(COLUMN, 1.6 + 0.34 * len(rows)))
+    for y, (_, row) in enumerate(rows.iterrows(), start=1):
+        figures.difference(axis, y, row)
     paper = rows["paper"].dropna()
     if len(paper):
-        axis.plot(paper.iloc[0], 0, "*", color=COLOURS[1], ms=10, label="the paper's (MSR-VTT, one run)")
-    axis.axvline(0, color="0.5", lw=0.8, ls="--")
-    names = [f"{row.corpus}: {BASELINES[row.table].replace('`', '')}" for row in rows.itertuples()]
-    axis.set(yticks=range(len(rows) + 1), yticklabels=["the paper", *names], ylim=(len(rows) + 0.6, -0.6))
-    axis.set(xlabel="Δ R@1 of cross-captioning vs none (points)")
-    legend(canvas, columns=2)
+        figures.star(axis, paper.iloc[0], 0)
+    axis.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
+    names = [f"{row.corpus}:\n{BASELINES[row.table].replace('`', '')}" for row in rows.itertuples()]
+    names = ["the paper:\nMSR-VTT, one run", *names]
+    axis.set(yticks=range(len(rows) + 1), yticklabels=names, ylim=(len(rows) + 0.6, -0.6))
+    axis.set(xlabel="Δ R@1 of cross-captioning\nvs none (points)")
+    figures.legend(canvas, columns=2)
     return canvas
 
 

@@ -290,5 +290,5 @@ def draw(examples: Mapping[str, tuple], title: str):
         axis.set_ylabel("clip, in time")
     figure.colorbar(shades, ax=axes[0], label="cost δ", shrink=0.85)
     figure.colorbar(likely, ax=axes[1], label="probability that the path\npasses here", shrink=0.85)
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title)
     return figure

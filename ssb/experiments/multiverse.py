@@ -226,8 +226,8 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
     curve.set_ylim(gains["delta_low"].min() - reach, gains["delta_high"].max() + reach)
     curve.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     curve.set_ylabel("gain of cross, R@1 (points)")
-    empty.legend(*curve.get_legend_handles_labels(), frameon=False, fontsize=7, loc="upper left", handletextpad=0.2)
-    empty.text(0.03, 0.45, "thin: over seeds, and\nbelow over readings", fontsize=7, transform=empty.transAxes)
+    empty.legend(*curve.get_legend_handles_labels(), loc="upper left", handletextpad=0.2)
+    empty.text(0.03, 0.45, "thin: over seeds, and\nbelow over readings", transform=empty.transAxes)
     for k, (name, values) in enumerate(CHOICES.items()):
         if k % 2:
             for axis in (grid, sizes):
@@ -249,5 +249,5 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
     for axis in (grid, sizes):
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
-    canvas.suptitle(title, fontsize=8)
+    canvas.suptitle(title)
     return canvas

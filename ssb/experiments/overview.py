@@ -3,19 +3,25 @@
 import importlib
 import pkgutil
 import re
+import textwrap
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.transforms import blended_transform_factory
 
 from ssb import files
 from ssb.config import Config
 from ssb.corpora.load import CORPORA
-from ssb.figures import COLOURS, PAGE, difference, legend, styled
+from ssb.figures import COLOURS, MARKS, PAGE, RESOLVED, difference, star, styled
 from ssb.report import METRICS, Experiment, best, markdown, printed, reading, signed, stress_test
 
 OTHERS = "other corpora"  # the column of corpora with few tables
+SLOTS = 3  # verdicts beside a claim in one line of the list
+CLAIM, PANEL, VERDICTS, SLOT = 1.42, (3.4, 4.5), 4.62, 0.79  # inches from the left: the columns of the list
+SCALE = "Δ R@1 vs the second setting (points, or as named)\nlinear to ±1, logarithmic beyond"
 STRESSED = "table1_lambda10"  # the table at the paper's λ on the mean over tokens
 
 
@@ -51,6 +57,9 @@ def files_of(kind: str, results: Path) -> list[tuple[str, str, Path]]:
         (corpus, path) for folder, corpus in folders for path in sorted((results / folder).glob(f"[!.]*_{kind}.csv"))
     ]
     return [(corpus, path.name.removesuffix(f"_{kind}.csv"), path) for corpus, path in paths]
+
+
+ALT = "A list of every claim: its difference with intervals on each corpus, the paper's, and the verdict in words."
 
 
 def claims(results: Path, label: str = "") -> pd.DataFrame:
@@ -117,30 +126,51 @@ def _title(table: str, claim: str) -> str:
 
 @styled
 def overview(claims: pd.DataFrame, title: str):
-    """One panel for each table: the difference of each claim, ours with its intervals and the paper's where its size is
-    known; the side of the claim is grey. claims: of `claims` for one corpus."""
-    groups = list(claims.groupby("table", sort=False))
-    lines = -(-len(groups) // 3)
-    figure, axes = plt.subplots(lines, 3, figsize=(PAGE, 1.25 * lines + 0.6), squeeze=False)
-    for axis, (table, rows) in zip(axes.flat, groups):
-        for y, (_, row) in enumerate(rows.iterrows()):
-            difference(axis, y, row, label="ours, 95 % over queries")
-        star = dict(marker="*", s=45, color=COLOURS[1], zorder=3)
-        axis.scatter(rows["paper"], range(len(rows)), label="the paper's", **star)
-        reach = 1.1 * max(1.5, *np.abs(axis.get_xlim()))
-        axis.axvspan(0, reach, color="0.93", lw=0, zorder=-1)
-        axis.axvline(0, color="0.5", lw=0.8, ls="--")
-        axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6), title=_title(table, rows["claim"].iloc[0]))
-        versus = " vs\n" if len(rows) < 4 else " vs "
-        names = [f"{row.setting}{versus}{row.baseline}" for row in rows.itertuples()]
-        axis.set(yticks=range(len(rows)), yticklabels=names)
-        axis.tick_params(axis="y", labelsize=6, length=0)
-    for axis in axes.flat[len(groups) :]:
-        axis.axis("off")
-    for axis in axes.flat[max(len(groups) - 3, 0) : len(groups)]:
-        axis.set_xlabel("Δ R@1 (points), or as named")
-    figure.suptitle(title, fontsize=8)
-    legend(figure, columns=3)
+    """One list of all claims, grouped by their tables: the difference that each names, ours with its intervals, a mark
+    for each corpus, and the paper's where its size is known; beside it the verdicts in words. The side of the claim is
+    grey; the scale is linear up to one point and logarithmic beyond. claims: of `claims`."""
+    marks = dict(zip(claims["corpus"].unique(), zip(cycle(MARKS), cycle(COLOURS[:6]))))
+    figure, axis = plt.subplots()
+    inches = blended_transform_factory(figure.dpi_scale_trans, axis.transData)
+    y = 0.0
+    for table, rows in claims.groupby("table", sort=False):
+        heading = textwrap.wrap(_title(table, rows["claim"].iloc[0]), 22)
+        axis.text(0, y, "\n".join(heading), va="top", weight="bold", transform=inches)
+        end = y + len(heading)
+        for (setting, baseline, _), part in rows.groupby(["setting", "baseline", "claim"], sort=False):
+            names = textwrap.wrap(f"{setting} vs {baseline}", 40, break_on_hyphens=False)
+            height = max(len(names), -(-len(part) // SLOTS))
+            axis.text(CLAIM, y, "\n".join(names), va="top", transform=inches)
+            for k, (_, row) in enumerate(part.iterrows()):
+                mark, colour = marks[row["corpus"]]
+                style = {"marker": mark, "color": colour}
+                difference(axis, y + height * (k + 0.6) / (len(part) + 0.2), row, size=3.5, **style)
+                x, line = VERDICTS + SLOT * (k % SLOTS), y + k // SLOTS
+                face = colour if row["verdict"] in RESOLVED else "white"
+                axis.plot(x, line + 0.5, ms=3.5, mfc=face, clip_on=False, transform=inches, **style)
+                axis.text(x + 0.06, line, row["verdict"], va="top", transform=inches)
+            if not np.isnan(part["paper"].iloc[0]):
+                star(axis, part["paper"].iloc[0], y + height / 2)
+            y += height
+        y = max(y, end) + 0.4
+        axis.plot([0, PAGE], [y - 0.2] * 2, color="0.8", lw=0.5, clip_on=False, transform=inches)
+    above, below, line = 0.3, 1.1, 0.13  # inches; the height of a line
+    height = above + line * y + below
+    figure.set_size_inches(PAGE, height)
+    figure.set_layout_engine("none")
+    axis.set_position([PANEL[0] / PAGE, below / height, (PANEL[1] - PANEL[0]) / PAGE, line * y / height])
+    axis.set(xscale="symlog", ylim=(y, 0), yticks=[], xlabel=SCALE)
+    reach = 1.1 * max(1.5, *np.abs(axis.dataLim.intervalx))
+    axis.set(xlim=(-reach, reach), xticks=[x for x in (-10, -1, 0, 1, 10) if abs(x) < reach])
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.axvspan(0, reach, color="0.94", lw=0, zorder=-1)
+    axis.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
+    axis.spines["left"].set_visible(False)
+    for corpus, (mark, colour) in marks.items():
+        axis.plot([], ls="", marker=mark, color=colour, label=corpus)
+    first = {label: handle for handle, label in reversed([*zip(*axis.get_legend_handles_labels())])}
+    figure.legend([*first.values()][::-1], [*first][::-1], loc="lower center", ncols=5)
+    figure.suptitle(title, y=1 - 0.08 / height, va="top")
     return figure
 
 

@@ -82,6 +82,6 @@ def power_curves(curves: pd.DataFrame, title: str, clips: int, goal: float = 0.8
         axis.axvline(clips, color="0.7", lw=0.8, ls=":")
         axis.set(xscale="log", xlabel="test clips (dotted: this corpus)", title=f"noise of {name}", ylim=(0, 1.02))
     axes[0, 0].set_ylabel("probability of resolving the effect")
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title)
     legend(figure, columns=6)
     return figure

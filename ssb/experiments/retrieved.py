@@ -176,16 +176,16 @@ def _blocks(blocks: list[tuple[str, list[tuple[Search, int, str]]]], title: str)
     count = [len(lines) for _, lines in blocks]
     figure = plt.figure(figsize=(PAGE, 0.9 * max(1, sum(count)) + 0.4))
     if not blocks:
-        figure.suptitle(title, fontsize=8)
-        figure.text(0.5, 0.4, "there is no such query", ha="center", fontsize=8)
+        figure.suptitle(title)
+        figure.text(0.5, 0.4, "there is no such query", ha="center")
         return figure
     if blocks[0][1][0][0].corpus.meaning is None:
         title += "\n(what is true is estimated from the wording of captions)"
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title)
     parts = figure.subfigures(len(blocks), 1, height_ratios=count, squeeze=False)[:, 0]
     for part, (rule, lines) in zip(parts, blocks):
         left, right = part.subfigures(1, 2, width_ratios=[1, 5.2])
-        left.text(0.04, 0.94, textwrap.fill(rule, 19), va="top", fontsize=7)
+        left.text(0.04, 0.94, textwrap.fill(rule, 19), va="top")
         left.add_artist(plt.Line2D([0.98, 0.98], [0.04, 0.96], color="0.7", lw=0.8))
         for line, case in zip(right.subfigures(len(lines), 1, squeeze=False)[:, 0], lines):
             _line(line, *case)
@@ -194,7 +194,7 @@ def _blocks(blocks: list[tuple[str, list[tuple[Search, int, str]]]], title: str)
 
 def _line(line, search: Search, query: int, heading: str) -> None:
     """The clips of one query, and its own in the last column where it is not among them."""
-    line.suptitle(textwrap.shorten(heading, 92, placeholder=" …”"), fontsize=8, x=0.01, ha="left")
+    line.suptitle(textwrap.shorten(heading, 92, placeholder=" …”"), x=0.01, ha="left")
     axes = line.subplots(1, BEST + 1)
     columns, own = top(search, query), search.own[query]
     for axis, column in zip(axes, columns):
@@ -213,5 +213,5 @@ def _clip(axis: plt.Axes, search: Search, query: int, column: int, rank: str = "
     else:
         mark, style = "", dict(color="0.3")
     score = f"{search.similarity[query, column]:.2f}".replace("-", "−")
-    axis.set_title(f"{mark}s = {score}{rank}", fontsize=7, **style).set_in_layout(False)  # keeps the columns aligned
+    axis.set_title(f"{mark}s = {score}{rank}", **style).set_in_layout(False)  # keeps the columns aligned
     show_clip(axis, search.corpus, int(search.clips[column]), 26, 4)

@@ -110,6 +110,6 @@ def densities(histogram: pd.DataFrame, title: str):
         axis.set(title=setting, xlabel="similarity s", ylabel="density")
         axis.label_outer()
     axes[0, 0].set_ylim(0, None)  # of all panels; after the curves, since it ends autoscaling
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title)
     legend(figure, columns=3)
     return figure

@@ -134,5 +134,5 @@ def figure(gains: pd.DataFrame, slope: Difference, title: str) -> plt.Figure:
     axis.axhline(0, color="0.7", lw=0.8, zorder=0)
     axis.set(xlabel="R@1 of no captioning on the validation clips (%)", ylabel="gain of cross, R@1 (points)")
     axis.set_title(title)
-    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return canvas

@@ -123,5 +123,5 @@ def figure(gains: pd.DataFrame, queries: pd.DataFrame, title: str) -> plt.Figure
     for axis in axes:
         axis.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     axes[0].set_ylabel("gain of cross in log rank (%)")
-    canvas.suptitle(title, fontsize=8)
+    canvas.suptitle(title)
     return canvas
