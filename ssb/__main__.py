@@ -267,14 +267,19 @@ def study(args: Namespace) -> int | None:
 def report(args: Namespace):
     """Write what the READMEs say of results and notebooks, the links between the notebooks, and the report for a
     browser, results/report/index.html."""
-    from ssb.experiments import readmes
+    from ssb.experiments import finding, overview, readmes
     from ssb.pages import site
+    from ssb.whole import contents
 
     root = args.folder or files.root()
+    results = root / "results"
+    claims = overview.claims(results) if overview.files_of("claims", results) else None
     if (root / "README.md").is_file():  # not where $SSB_HOME keeps results alone
-        for path in readmes.write(root):
+        for path in readmes.write(root, claims):
             print("wrote", files.short(path))
-    print("open", files.short(site.write(root, readmes.titles(root))), "in a browser")
+    words = "" if claims is None else finding.page(claims)
+    index = site.write(root, readmes.titles(root), contents.NOTEBOOKS, words, claims)
+    print("open", files.short(index), "in a browser")
 
 
 COMMANDS = {"data": data, "extract": extract, "index": index, "train": train, "study": study}

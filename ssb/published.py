@@ -83,6 +83,22 @@ def check_label(corpus: str, own: bool, library: Iterable[str]) -> None:
         )
 
 
+def folders(place: Path, comparable: bool = True) -> list[Path]:
+    """The folders of results/ or figures/ with published tables, in the order of CORPORA, the reader's own last.
+    comparable: of presets whose tables can be compared; False: of all but smoke, whose numbers mean nothing."""
+    left_out = [name for name in PRESETS if name not in files.COMPARABLE] if comparable else ["smoke"]
+    found = [path for path in place.glob("[!.]*") if path.is_dir() and path.name not in RESERVED]
+    found = [path for path in found if not path.name.endswith(tuple(f"-{preset}" for preset in left_out))]
+    places = {name: number for number, name in enumerate(CORPORA)}
+    return sorted(found, key=lambda path: (places.get(path.name, len(places)), path))
+
+
+def owner(stem: str, tables: Iterable[str]) -> str:
+    """The table to which a file without its ending belongs: the longest name that it has or begins with, table1 for
+    table1_fig3_attention; "" where there is none."""
+    return max((table for table in tables if f"{stem}_".startswith(f"{table}_")), key=len, default="")
+
+
 def other_parameters(values: Mapping) -> dict:
     """Those of a notebook's parameters that are not as in PARAMETERS. ConfigError for one that is not there."""
     if unknown := sorted(values.keys() - PARAMETERS.keys()):
@@ -95,16 +111,13 @@ def other_parameters(values: Mapping) -> dict:
 def check_name(table: str, results: Path, figures: Path):
     """ConfigError where a table without rows yet has files already: they belong to another one, as table1_fig2b_weights
     and emcl_layer_ranks do. Files of a longer name that has rows of its own, such as table1_lambda10, do not count."""
-
-    def begins(path: Path, name: str) -> bool:
-        return path.stem == name or path.stem.startswith(f"{name}_")
-
     if (results / f"{table}.csv").exists():
         return  # whose rows are compared
-    taken = [path for folder in (results, figures) for path in sorted(folder.glob(f"{table}*")) if begins(path, table)]
+    taken = [path for folder in (results, figures) for path in sorted(folder.glob(f"{table}*"))]
+    taken = [path for path in taken if owner(path.stem, [table])]
     for path in [path for path in taken if path.suffix == ".csv"]:
         if "config_sha" in pd.read_csv(path, nrows=0) or (figures / f"{path.stem}.png").exists():
-            taken = [other for other in taken if not begins(other, path.stem)]
+            taken = [other for other in taken if not owner(other.stem, [path.stem])]
     if taken:
         raise ConfigError(
             f"table = {table!r}: {files.short(taken[0])} is there and belongs to another table. Give this one another "

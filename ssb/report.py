@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,19 @@ from ssb.training.runs import Run
 
 METRICS = ("R@1", "R@5", "R@10", "MdR")  # of the tables in notebooks and README
 STRESS = 5  # times the contrastive term, from which captioning is no term of similar magnitude
+
+
+class ReportError(ValueError):
+    """A file that a report is made of cannot be read; the message names it and what to do."""
+
+
+def read(path: Path, **options) -> pd.DataFrame:
+    """A table; ReportError where it is none."""
+    try:
+        return pd.read_csv(path, **options)
+    except ValueError as error:  # of pandas: no columns, rows of other lengths; no UTF-8
+        reason = " ".join(str(error).split())
+        raise ReportError(f"{path} is not a table ({reason}); delete it, then run its notebook again") from error
 
 
 def signed(x: float) -> str:

@@ -236,24 +236,28 @@ def book(tmp_path):
     return tmp_path
 
 
+def listed(book: Path) -> str:
+    return readmes.notebooks(book, overview.claims(book / "results"), overview.runs(book / "results"))
+
+
 def test_a_notebook_is_listed_with_its_verdicts_and_minutes(book):
     """Two runs of four and two minutes of one core, one of them in two rows."""
     words = "Held: cross beats none (shapes, mine). Contradicted: hybrid beats none (mine). Inconclusive: 1 of 4 tests."
     line = f"| [01_a](01_a.ipynb) | Table 1: which? | {words} | shapes 3, mine 3 |"
-    assert readmes.notebooks(book).splitlines()[-1] == line
+    assert listed(book).splitlines()[-1] == line
 
 
 def test_nothing_resolved_and_nothing_claimed(book):
     (book / "results/mine/t_claims.csv").unlink()
     (book / "results/shapes/t_claims.csv").write_text(CLAIMS)
-    assert "| Inconclusive: 2 of 2 tests. |" in readmes.notebooks(book)
+    assert "| Inconclusive: 2 of 2 tests. |" in listed(book)
     (book / "results/shapes/t_claims.csv").rename(book / "results/shapes/other_claims.csv")
-    assert "| Table 1: which? |  |" in readmes.notebooks(book)
+    assert "| Table 1: which? |  |" in listed(book)
     summary = "setting,delta,verdict\nnone,,\na,1,higher\nb,1,not resolved\nc,0,not resolved\n"
     (book / "results/shapes/t_summary.csv").write_text(summary)
     path = book / "notebooks" / "01_a.ipynb"
     path.write_text(path.read_text().replace("t_claims", "t_summary"))
-    assert "| Against none on shapes: 1 higher, 0 lower, 2 inconclusive. |" in readmes.notebooks(book)
+    assert "| Against none on shapes: 1 higher, 0 lower, 2 inconclusive. |" in listed(book)
 
 
 def test_the_grid_shows_what_differs():

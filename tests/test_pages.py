@@ -13,10 +13,12 @@ from bs4 import BeautifulSoup
 from helpers import ROOT
 from PIL import Image
 
-from ssb import paper
-from ssb.experiments import readmes
+from ssb import paper, published
+from ssb.corpora.load import CORPORA
+from ssb.experiments import finding, overview, readmes
 from ssb.pages import site
-from ssb.pages.executed import ReportError
+from ssb.report import ReportError
+from ssb.whole.contents import NOTEBOOKS
 
 LABELS = ("shapes", "msrvtt1k")
 SOME = ("table1.", "table1_", "table2a", "captioning", "quickstart")
@@ -72,7 +74,8 @@ def checkout(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def report(checkout) -> Path:
     """The folder of the report."""
-    return site.write(checkout, readmes.titles(checkout)).parent
+    claims = overview.claims(checkout / "results")
+    return site.write(checkout, readmes.titles(checkout), NOTEBOOKS, finding.page(claims), claims).parent
 
 
 @pytest.fixture(scope="module")
@@ -193,29 +196,48 @@ def test_every_figure_is_there_with_its_sentence(report, checkout, index):
 
 
 def test_the_finding_is_that_of_table_1(checkout, index):
-    lines = [words(line) for line in index.find(id="finding").find_next("ul").find_all("li")]
+    """The sentences of the README, the first in bold, and its table of answers."""
+    said, bold = index.find(class_="finding"), index.find(class_="finding").find_all("strong")
     numbers = paper.paper_numbers("1")
     gain = f"{numbers['cross', 'R@1'] - numbers['none', 'R@1']:+.1f}"
-    assert lines.pop() == f"The paper, on MSR-VTT: {gain} points, printed without an interval."
-    for label, line in zip(LABELS, lines, strict=True):
+    assert words(said.p).endswith(f"The paper prints {gain}.") and len(bold) == 1
+    answers = {row[0]: row for row in rows(said.table)[1:]}
+    for label in LABELS:
         cross = pd.read_csv(checkout / "results" / label / "table1_summary.csv", index_col="setting").loc["cross"]
-        start, end = (f"{round(cross[name], 1) + 0.0:+.1f}" for name in ("delta_low", "delta_high"))
-        assert line.startswith(f"{label}: {round(cross['delta'], 1) + 0.0:+.1f} points of R@1")
-        assert f"[{start}, {end}] over queries" in line and f": {cross['verdict']}." in line
-        assert f"{label} ({cross['verdict']})" in words(index.find(class_="finding"))
+        delta, start, end = (f"{round(cross[name], 1) + 0.0:+.1f}" for name in ("delta", "delta_low", "delta_high"))
+        assert f"On {label}, over the laptop preset" in words(said.p) and cross["verdict"] in words(said.p)
+        assert f"R@1 by {delta} points [{start}, {end}] over 5 seeds" in words(said.p)
+        column = rows(said.table)[0].index(label)
+        assert f"{delta} [{start}, {end}]" in answers["Does cross-captioning beat no captioning?"][column]
+
+
+def test_the_finding_is_said_once(checkout, index):
+    """In the words of README.md, which the report is handed; corpora stand in one order."""
+    claims = overview.claims(checkout / "results")
+    said = words(BeautifulSoup(finding.headline(claims).replace("**", "").replace("`", ""), "html.parser"))
+    assert words(index.find(class_="finding").p) == said
+    assert said.index("On shapes") < said.index("On msrvtt1k") and said.startswith("On shapes")
+    assert finding.page(claims[claims["claim"] != finding.CROSS]) == ""
+
+
+def test_folders_that_count(home):
+    """Of corpora, in the order of the catalogue and the reader's own last; not smoke, nor what holds no tables."""
+    for name in ("mine", "shapes-smoke", "cache", "report", "runs", "executed", ".hidden", "shapes-paper", "shapes",
+                 "flickr8k", "msrvtt1k", "a"):  # fmt: skip
+        (home / "results" / name).mkdir(parents=True)
+    (home / "results" / "scale.csv").touch()
+    names = [path.name for path in published.folders(home / "results")]
+    assert names[:3] == [name for name in CORPORA if name in names] and names[3:] == ["a", "mine"]
+    every = [path.name for path in published.folders(home / "results", comparable=False)]
+    assert every == [*names, "shapes-paper"] and published.folders(home / "figures") == []
 
 
 @pytest.mark.parametrize(
-    "verdicts, sentence",
-    [
-        ({"a": "higher", "b": "higher"}, "retrieves better than no captioning on a (higher), b (higher)."),
-        ({"a": "lower"}, "Cross-captioning retrieves worse than no captioning on a (lower)."),
-        ({"a": "higher", "b": "inconclusive"}, "captioning on a (higher). No difference between cross-"),
-        ({"a": "hardly acts"}, "Cross-captioning was too weak to compare on a (hardly acts)."),
-    ],
+    "stem, table",
+    [("t1", "t1"), ("t1_claims", "t1"), ("t1_b_fig2", "t1_b"), ("t12", "t12"), ("t123", ""), ("t", ""), ("", "")],
 )
-def test_the_headline_follows_the_verdicts(verdicts, sentence):
-    assert sentence in site.headline([{"corpus": corpus, "verdict": verdict} for corpus, verdict in verdicts.items()])
+def test_a_file_is_of_the_longest_name_that_it_begins_with(stem, table):
+    assert published.owner(stem, ["t1", "t12", "t1_b"]) == table
 
 
 def test_every_claim_is_there(checkout, index):
@@ -240,7 +262,7 @@ def test_runs_and_environment(checkout, index):
 
 
 def test_a_home_without_results_has_a_report(home):
-    text = site.write(home, {}).read_text()
+    text = site.write(home, {}, {}).read_text()
     assert "No corpus has a Table 1 yet" in text and "No claim was tested yet" in text
 
 
@@ -249,11 +271,11 @@ def test_a_home_without_results_has_a_report(home):
     [("executed/shapes/a.ipynb", '{"cells": ['), ("shapes/a.csv", "a,b\n1,2\n1,2,3\n"), ("shapes/b.csv", "")],
 )
 def test_what_cannot_be_read_is_named_and_the_former_report_stays(name, text, home):
-    before = site.write(home, {}).read_bytes()
+    before = site.write(home, {}, {}).read_bytes()
     (home / "results" / name).parent.mkdir(parents=True)
     (home / "results" / name).write_text(text)
     with pytest.raises(ReportError, match=f"{Path(name).name}.*; delete it, then run"):
-        site.write(home, {})
+        site.write(home, {}, {})
     assert (home / "results/report/index.html").read_bytes() == before
 
 

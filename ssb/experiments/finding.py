@@ -9,10 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ssb import figures, files
+from ssb import figures, files, published
 from ssb.experiments import overview
 from ssb.figures import COLUMN, styled
-from ssb.report import signed
+from ssb.report import markdown, read, signed
 
 # claims of the tables
 CROSS = "cross-captioning beats no captioning"
@@ -62,12 +62,14 @@ def gains(claims: pd.DataFrame) -> pd.DataFrame:
     """The claims that compare `cross` with no captioning, one for each corpus and baseline, those to trust most first.
     claims: of `overview.claims`."""
     rows = claims[(claims["claim"] == CROSS) & claims["table"].isin(BASELINES)]
-    order = [
-        rows[name].map({value: place for place, value in enumerate(values)}).fillna(len(values))
-        for name, values in (("corpus", FIRST), ("table", [*BASELINES]))
-    ]
-    rows = rows.iloc[np.lexsort(order[::-1])]
+    tables = [*BASELINES]
+    rows = rows.loc[sorted(rows.index, key=lambda k: (place(rows["corpus"][k]), tables.index(rows["table"][k])))]
     return rows[~rows.assign(over=rows["table"].map(BASELINES)).duplicated(["corpus", "over"])].reset_index(drop=True)
+
+
+def place(corpus: str) -> tuple[int, str]:
+    """A key that sorts corpora, those of FIRST first."""
+    return FIRST.index(corpus) if corpus in FIRST else len(FIRST), corpus
 
 
 def difference(row) -> str:
@@ -83,10 +85,10 @@ def judgement(row) -> str:
     return row.verdict
 
 
-def headline(results: Path) -> str:
+def headline(claims: pd.DataFrame) -> str:
     """The finding in Markdown: for each corpus and baseline the gain of `cross` in R@1, text→video, with its interval
-    over queries; the first in bold."""
-    rows, lines = gains(overview.claims(results)), []
+    over queries; the first in bold. claims: of `overview.claims`."""
+    rows, lines = gains(claims), []
     for row in rows.itertuples():
         text = (
             f"On {row.corpus}, over {BASELINES[row.table]}, cross-captioning changes text→video R@1 by "
@@ -97,10 +99,10 @@ def headline(results: Path) -> str:
     return textwrap.fill(" ".join([*lines, *(f"The paper prints {signed(x)}." for x in paper[:1])]), 120)
 
 
-def answers(results: Path) -> pd.DataFrame:
+def answers(claims: pd.DataFrame) -> pd.DataFrame:
     """A row for each of QUESTIONS that a table answers: the paper's difference, and for each corpus ours with its
-    interval over queries and the verdict."""
-    claims, cells = overview.claims(results), []
+    interval over queries and the verdict. claims: of `overview.claims`."""
+    cells = []
     for question in QUESTIONS:
         for row in claims[(claims["table"] == question.table) & (claims["claim"] == question.claim)].itertuples():
             interval = f"[{signed(row.delta_low)}, {signed(row.delta_high)}]"
@@ -111,22 +113,22 @@ def answers(results: Path) -> pd.DataFrame:
     return overview.by_corpus(frame, ["question", "paper"])
 
 
+def page(claims: pd.DataFrame) -> str:
+    """The headline and the answers, in Markdown; "" where no corpus has a Table 1. claims: of `overview.claims`."""
+    return f"{words}\n\n{markdown(answers(claims))}" if (words := headline(claims)) else ""
+
+
 def first_page(results: Path) -> str:
     """Is the support-set effect real? In numbered sentences, one for each kind of table that there is, with the numbers
     of every corpus and links to its tables, in Markdown."""
-    lines = []
+    folders, lines = sorted(published.folders(results), key=lambda folder: place(folder.name)), []
     for words, table, number in SENTENCES:
-        paths = [path for path in results.glob(f"[!.]*/{table}.csv") if not path.parent.name.endswith("-smoke")]
-        texts = {path: number(pd.read_csv(path)) for path in sorted(paths, key=lambda path: _place(path.parent.name))}
+        paths = [path for each in folders if (path := each / f"{table}.csv").exists()]
+        texts = {path: number(read(path)) for path in paths}
         parts = [f"[{path.parent.name}]({path.parent.name}/{path.name}) {text}" for path, text in texts.items() if text]
         if parts:
             lines.append(f"{len(lines) + 1}. {words}: {'; '.join(parts)}.")
     return "\n".join(lines)
-
-
-def _place(corpus: str) -> tuple[int, str]:
-    """A key that sorts corpora, those of FIRST first."""
-    return FIRST.index(corpus) if corpus in FIRST else len(FIRST), corpus
 
 
 def _of_claim(claim: str = CROSS) -> Callable[[pd.DataFrame], str]:

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.transforms import blended_transform_factory
 
-from ssb import files
+from ssb import files, published
 from ssb.config import Config
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, MARKS, PAGE, RESOLVED, difference, star, styled
-from ssb.report import METRICS, Experiment, best, markdown, printed, reading, signed, stress_test
+from ssb.report import METRICS, Experiment, best, markdown, printed, read, reading, signed, stress_test
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 SLOTS = 3  # verdicts beside a claim in one line of the list
@@ -51,12 +51,9 @@ def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
 
 
 def files_of(kind: str, results: Path) -> list[tuple[str, str, Path]]:
-    """Corpus, table and path of each <table>_<kind>.csv of comparable presets under results/, ordered as by `runs`."""
-    folders = runs(results)[["folder", "corpus"]].drop_duplicates().itertuples(index=False)
-    paths = [
-        (corpus, path) for folder, corpus in folders for path in sorted((results / folder).glob(f"[!.]*_{kind}.csv"))
-    ]
-    return [(corpus, path.name.removesuffix(f"_{kind}.csv"), path) for corpus, path in paths]
+    """Corpus, table and path of each <table>_<kind>.csv of comparable presets under results/."""
+    paths = [path for folder in published.folders(results) for path in sorted(folder.glob(f"[!.]*_{kind}.csv"))]
+    return [(path.parent.name, path.name.removesuffix(f"_{kind}.csv"), path) for path in paths]
 
 
 ALT = "A list of every claim: its difference with intervals on each corpus, the paper's, and the verdict in words."
@@ -64,16 +61,16 @@ ALT = "A list of every claim: its difference with intervals on each corpus, the 
 
 def claims(results: Path, label: str = "") -> pd.DataFrame:
     """Every claim tested under results/: corpus, table, and the columns of `Study.claims`. label: of one folder alone,
-    see `files.label`; "": those of all corpora. FileNotFoundError where there are no claims."""
+    see `files.label`; "": those of all corpora. FileNotFoundError where there is no table of claims, ReportError where
+    one cannot be read."""
     paths = [
         (label, path.name.removesuffix("_claims.csv"), path) for path in (results / label).glob("[!.]*_claims.csv")
     ]
     paths = paths if label else files_of("claims", results)
-    frames = [pd.read_csv(path).assign(corpus=corpus, table=table) for corpus, table, path in paths]
-    frames = [frame for frame in frames if len(frame)]
+    frames = [read(path).assign(corpus=corpus, table=table) for corpus, table, path in paths]
     if not frames:
         raise FileNotFoundError(f"no claims in {results / label}; run the notebooks of the tables first")
-    return by_table(pd.concat(frames))
+    return by_table(pd.concat([frame for frame in frames if len(frame)] or frames))
 
 
 def by_table(frame: pd.DataFrame) -> pd.DataFrame:

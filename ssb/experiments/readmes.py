@@ -7,7 +7,7 @@ import pandas as pd
 
 from ssb import files
 from ssb.experiments import finding, overview
-from ssb.experiments.overview import TABLES, claims, files_of, runs
+from ssb.experiments.overview import TABLES, files_of
 from ssb.report import markdown
 from ssb.tables.verdicts import UNDECIDED
 
@@ -20,11 +20,11 @@ COLUMNS = """The paper's difference in points of R@1, or as named, and ours with
 seeds, the verdict, and after a slash the smallest difference that the table finds with 80 % power."""
 
 
-def results_page(root: Path) -> str:
-    """results/README.md: the finding, the claims, and every table with its figures."""
+def results_page(root: Path, claims: pd.DataFrame) -> str:
+    """results/README.md: the finding, the claims, and every table with its figures. claims: of `overview.claims`."""
     results = root / "results"
     parts = [ABOUT, "## Is the support-set effect real?", finding.first_page(results)]
-    parts += ["## The claims", COLUMNS, markdown(overview.claims_table(claims(results)))]
+    parts += ["## The claims", COLUMNS, markdown(overview.claims_table(claims))]
     parts += [*overview.stress_tests(results), overview.cost(results)]
     parts += ["## Every table", markdown(overview.links(results)), "## Tables and figures"]
     for title, table, paths in sections(results):
@@ -68,9 +68,8 @@ def _first_cell(path: Path) -> str:
     return "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
 
 
-def contents(root: Path) -> str:
-    """The README's list of notebooks with their minutes, in Markdown."""
-    finished = runs(root / "results")
+def contents(root: Path, finished: pd.DataFrame) -> str:
+    """The README's list of notebooks with their minutes, in Markdown. finished: of `overview.runs`."""
     rows = [(f"[{title}](notebooks/{path.name})", minutes(finished, path)) for path, title in titles(root).items()]
     return markdown(pd.DataFrame(rows, columns=["notebook", "minutes on two cores"]))
 
@@ -89,14 +88,13 @@ def tables_of(path: Path) -> set[str]:
     return {Path(name).stem for name in writes if name.endswith(".csv")}
 
 
-def notebooks(root: Path) -> str:
+def notebooks(root: Path, claims: pd.DataFrame, finished: pd.DataFrame) -> str:
     """The table of notebooks/README.md: each notebook with its title, the verdicts on its claims and the minutes of its
-    runs on two cores, each run counted once, from the laptop preset's tables under results/."""
-    results, rows = root / "results", []
-    tested, finished, summaries = claims(results), runs(results), files_of("summary", results)
+    runs on two cores, each run counted once. claims, finished: of `overview.claims` and `overview.runs`."""
+    rows, summaries = [], files_of("summary", root / "results")
     for path, title in titles(root).items():
         names = tables_of(path)
-        frame = tested[(tested["table"] + "_claims").isin(names)]
+        frame = claims[(claims["table"] + "_claims").isin(names)]
         words = _verdicts(frame) if len(frame) else _differences([each for each in summaries if each[2].stem in names])
         rows.append((f"[{path.stem}]({path.name})", title, words, minutes(finished, path)))
     return markdown(pd.DataFrame(rows, columns=["notebook", "question", "what it found", "minutes"]))
@@ -119,15 +117,19 @@ def with_links(root: Path, path: Path) -> str:
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
 
-def generated(root: Path) -> dict[Path, str]:
+def generated(root: Path, claims: pd.DataFrame | None = None) -> dict[Path, str]:
     """The files of a checkout that hold generated text → what they should hold: README.md the finding and the list of
-    notebooks, notebooks/README.md their table, results/README.md everything, and each notebook its links."""
-    found = {"finding": finding.headline(root / "results"), "answers": markdown(finding.answers(root / "results"))}
+    notebooks, notebooks/README.md their table, results/README.md everything, and each notebook its links. claims: of
+    `overview.claims`, None: to be read."""
+    results = root / "results"
+    claims, finished = overview.claims(results) if claims is None else claims, overview.runs(results)
+    found = {"finding": finding.headline(claims), "answers": markdown(finding.answers(claims))}
     readmes = {
-        root / "README.md": found | {"notebooks": contents(root)},
-        root / "notebooks" / "README.md": {"table": notebooks(root)},
+        root / "README.md": found | {"notebooks": contents(root, finished)},
+        root / "notebooks" / "README.md": {"table": notebooks(root, claims, finished)},
     }
-    texts = {path: with_links(root, path) for path in titles(root)} | {root / "results/README.md": results_page(root)}
+    texts = {path: with_links(root, path) for path in titles(root)}
+    texts[results / "README.md"] = results_page(root, claims)
     for path, parts in readmes.items():
         texts[path] = path.read_text(encoding="utf-8")
         for name, text in parts.items():
@@ -139,9 +141,9 @@ def generated(root: Path) -> dict[Path, str]:
     return texts
 
 
-def write(root: Path) -> list[Path]:
-    """Bring the files of `generated` up to date; returns those that changed."""
-    texts = generated(root)
+def write(root: Path, claims: pd.DataFrame | None = None) -> list[Path]:
+    """Bring the files of `generated` up to date; returns those that changed. claims: as there."""
+    texts = generated(root, claims)
     changed = {path: text for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text}
     for path, text in changed.items():
         with files.written(path) as draft:

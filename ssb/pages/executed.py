@@ -12,16 +12,14 @@ from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from ssb.report import ReportError
+
 TEMPLATES = FileSystemLoader(Path(__file__).parent)
 FAILED = "papermill-error-cell-tag"  # of the cells that papermill adds where another one failed
 GREY = "#777777"  # of rows in `ssb.report.styled`, too light here: the style sheet has one for light and one for dark
 BOX = '<div class="box" tabindex="0" role="region" aria-label="{}">{}</div>'
 
 Address = Callable[[str], str]  # the target of a link → its address in the report, "" where the report lacks it
-
-
-class ReportError(ValueError):
-    """A file that the report is made of cannot be read; the message names it and what to do."""
 
 
 class Executed(NamedTuple):

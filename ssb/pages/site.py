@@ -1,45 +1,27 @@
 """The report: a folder of pages that need no network, from the tables, the figures and the notebooks that were run."""
 
 import functools
-import json
 import platform
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from ssb import files
-from ssb.corpora.load import CORPORA
+from ssb import files, published
 from ssb.machine import machine
-from ssb.pages.executed import TEMPLATES, Executed, ReportError, body, executed, prose
-from ssb.paper import Claim, paper_difference
-from ssb.published import RESERVED
-from ssb.report import METRICS, cells, intervals, printed, reading, signed
-from ssb.tables.verdicts import UNDECIDED
+from ssb.pages.executed import TEMPLATES, Executed, body, executed, prose
+from ssb.report import METRICS, cells, intervals, printed, read, reading, signed
 
 INTERVALS = {
     "over queries": ("delta_low", "delta_high"),
     "over seeds": ("seeds_low", "seeds_high"),
     "over both": ("low", "high"),
-}
-TABLE1 = {  # summary → the baseline, after the name of the corpus
-    "table1_summary.csv": "",
-    "table1_tuned_summary.csv": " with the tuned baseline",
-    "table12_tuned_summary.csv": " with the tuned baseline",
-    "table1_paper_small_summary.csv": " with the paper's heads",
-}
-HEADLINE = {  # of `findings`: words → the verdicts that they are said of
-    "Cross-captioning retrieves better than no captioning on": ["higher"],
-    "Cross-captioning retrieves worse than no captioning on": ["lower"],
-    "Cross-captioning is as good as no captioning, within half a point, on": ["equivalent"],
-    "No difference between cross-captioning and no captioning can be told from noise on": UNDECIDED,
-    "Cross-captioning was too weak to compare on": ["hardly acts"],
 }
 SUMMARY = [*METRICS, "R@1 sd", "R@1 low", "p", "seeds_low", "paper R@1", "paper R@5"]  # of summaries of retrieval alone
 ORIGIN = ["seed", "preset", "dirty", "torch", "device", "commit"]  # columns of tables of runs
@@ -75,20 +57,8 @@ class Section(NamedTuple):
 
 def found(root: Path, kind: str, suffix: str) -> list[Path]:
     """The files under results/ or figures/ that the report shows: not those of the smoke preset, which mean nothing."""
-    folder = root / kind
-    places = {name: place for place, name in enumerate(CORPORA)}  # the reader's own last
-    folders = sorted(folder.glob("[!.]*/"), key=lambda path: (places.get(path.name, len(places)), path))
-    folders = [path for path in folders if path.name not in RESERVED and not path.name.endswith("-smoke")]
-    return [path for each in (*folders, folder) for path in sorted(each.glob(f"[!.]*{suffix}"))]
-
-
-def read(path: Path, **options) -> pd.DataFrame:
-    """A table; ReportError where it is none."""
-    try:
-        return pd.read_csv(path, **options)
-    except ValueError as error:  # of pandas: no columns, rows of other lengths; no UTF-8
-        reason = " ".join(str(error).split())
-        raise ReportError(f"{path} is not a table ({reason}); delete it, then run its notebook again") from error
+    folders = [*published.folders(root / kind, comparable=False), root / kind]
+    return [path for folder in folders for path in sorted(folder.glob(f"[!.]*{suffix}"))]
 
 
 def table(root: Path, path: Path) -> Table:
@@ -113,18 +83,15 @@ def figure(root: Path, path: Path) -> Figure:
     return Figure(name, path.relative_to(root).as_posix(), alt or f"The figure {name}.", width, height)
 
 
-def sections(root: Path, titles: dict[Path, str], books: list[Executed]) -> list[Section]:
-    """A section for each notebook, in reading order, and one for what no notebook writes. A file is of the notebook
-    that writes one of its name, or of the longest beginning of its name: table1_lambda10 of that of table1."""
-    owner = {}
-    for path in titles:
-        writes = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("ssb", {}).get("writes", [])
-        owner |= {Path(name).stem: path.stem for name in writes}
+def sections(
+    root: Path, titles: Mapping[Path, str], writers: Mapping[str, str], books: list[Executed]
+) -> list[Section]:
+    """A section for each notebook, in reading order, and one for what no notebook writes. titles, writers: as in
+    `write`."""
 
-    def of(stem: str) -> str:
-        parts = stem.split("_")
-        names = ["_".join(parts[:end]) for end in range(len(parts), 0, -1)]
-        return next((owner[name] for name in names if name in owner), OTHERS)
+    def of(path: Path) -> Section:
+        name = writers.get(published.owner(path.stem, writers), OTHERS)
+        return parts[name if name in parts else OTHERS]
 
     names = {path.stem: title for path, title in titles.items()} | {book.name: book.title for book in books}
     parts = {name: Section(name, title, [], [], []) for name, title in names.items()}
@@ -132,52 +99,20 @@ def sections(root: Path, titles: dict[Path, str], books: list[Executed]) -> list
     for book in books:
         parts[book.name].books.append(book)
     for path in found(root, "figures", ".png"):
-        parts[of(path.stem)].figures.append(figure(root, path))
+        of(path).figures.append(figure(root, path))
     for path in found(root, "results", ".csv"):
-        parts[of(path.stem)].tables.append(table(root, path))
+        of(path).tables.append(table(root, path))
     return [part for part in parts.values() if part.books or part.figures or part.tables]
 
 
-def findings(root: Path) -> list[dict[str, str]]:
-    """The gain of `cross` over no captioning in R@1, of each corpus and baseline with a Table 1, as text."""
-    rows = []
-    for path in (path for path in found(root, "results", ".csv") if path.name in TABLE1):
-        summary = read(path, index_col="setting")
-        if "cross" not in summary.index:
-            continue
-        row = summary.loc["cross"]
-        ends = [(kind, row.get(low, np.nan), row.get(high, np.nan)) for kind, (low, high) in INTERVALS.items()]
-        known = [f"[{signed(low)},\u00a0{signed(high)}] {kind}" for kind, low, high in ends if not np.isnan(low)]
-        (resolves,) = cells([row.get("resolves", np.nan)])
-        gain = {"corpus": path.parent.name + TABLE1[path.name], "gain": signed(row["delta"])}
-        gain |= {"interval": ", ".join(known)}
-        rows.append(gain | {"verdict": row["verdict"], "resolves": resolves})
-    return rows
-
-
-def headline(rows: list[dict[str, str]]) -> str:
-    """`findings` in one sentence: where cross-captioning is better, where worse, and where neither was found."""
-    parts = []
-    for words, verdicts in HEADLINE.items():
-        same = [row for row in rows if row["verdict"] in verdicts]
-        names = ", ".join(f"{row['corpus']} ({row['verdict']})" for row in same)
-        parts += [f"{words} {names}."] if same else []
-    return " ".join(parts)
-
-
-def claims(root: Path, order: list[str]) -> pd.DataFrame | None:
-    """Every claim tested, as text; None where there are none. order: of the tables' names."""
-    frames = []
-    for path in found(root, "results", "_claims.csv"):
-        frame, table = read(path), path.stem.removesuffix("_claims")
-        text = {"claim": frame["claim"], "corpus": path.parent.name, "verdict": frame["verdict"]}
-        text |= {"ours": cells(frame["delta"], signed), "paper": cells(frame["paper"], signed)}
-        frame = frame.reindex(columns=["p", "resolves", *sum(INTERVALS.values(), ())])
-        text |= {kind: intervals(frame[low], frame[high]) for kind, (low, high) in INTERVALS.items()}
-        text |= {"resolves": cells(frame["resolves"]), "p": cells(frame["p"], "{:.3f}".format)}
-        frames.append(pd.DataFrame(text | {"table": table}))
-    frames.sort(key=lambda frame: order.index(frame["table"].iat[0]) if len(frame) else -1)
-    return pd.concat(frames) if frames else None
+def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
+    """Claims as text, with all their intervals. claims: of every corpus, as of `write`."""
+    text = {name: claims[name] for name in ("claim", "corpus", "verdict")}
+    text |= {"ours": cells(claims["delta"], signed), "paper": cells(claims["paper"], signed)}
+    numbers = claims.reindex(columns=["p", "resolves", *sum(INTERVALS.values(), ())])
+    text |= {kind: intervals(numbers[low], numbers[high]) for kind, (low, high) in INTERVALS.items()}
+    text |= {"resolves": cells(numbers["resolves"]), "p": cells(numbers["p"], "{:.3f}".format)}
+    return pd.DataFrame(text | {"table": claims["table"]})
 
 
 def runs(tables: list[Table]) -> pd.DataFrame | None:
@@ -205,12 +140,19 @@ def how_to_read(root: Path) -> str:
     return start + rest.partition("\n## ")[0]
 
 
-def write(root: Path, titles: dict[Path, str]) -> Path:
+def write(
+    root: Path,
+    titles: Mapping[Path, str],
+    writers: Mapping[str, str],
+    finding: str = "",
+    claims: pd.DataFrame | None = None,
+) -> Path:
     """Write results/report/ from what is under results/ and figures/ of a folder; returns its index.html. It replaces
-    the former one when it is whole. titles: the notebooks in reading order → their titles. ReportError where a table or
-    a notebook cannot be read."""
+    the former one when it is whole. titles: the notebooks in reading order → their titles. writers: table → the name of
+    the notebook that writes it. finding: Markdown; "" where there is none yet. claims: of `overview.claims`, None where
+    there are none. ReportError where a table or a notebook cannot be read."""
     books = executed(root / "results")
-    parts = sections(root, titles, books)
+    parts = sections(root, titles, writers, books)
     tables = [table for part in parts for table in part.tables]
     shown = {each.address for part in parts for each in (*part.figures, *part.tables)}
     names, guide = {part.name for part in parts}, how_to_read(root)
@@ -232,13 +174,9 @@ def write(root: Path, titles: dict[Path, str]) -> Path:
         return up + page if page else ""
 
     templates = Environment(loader=TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    gains = findings(root)
-    order = [Path(table.address).stem.removesuffix("_claims") for table in tables]
     index = templates.get_template("index.html").render(
-        findings=gains,
-        headline=headline(gains),
-        paper=signed(paper_difference(Claim("", "", "", "1", ("cross", "none")))),
-        claims=claims(root, order),
+        finding=prose(finding, address),
+        claims=None if claims is None else claims_table(claims),
         reading=prose(guide, address),
         sections=parts,
         runs=runs(tables),

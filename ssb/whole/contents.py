@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ssb import files
+from ssb import files, published
 from ssb.config import PRESETS, ConfigError
 
 
@@ -144,14 +144,14 @@ STUDY: tuple[Entry, ...] = (
     *each("22_overview", "overview finding", {"shapes": 1, "msrvtt1k": 1, "vidvrd": 1, "flickr8k": 1}, reads="*.csv"),
 )
 TABLES = {(files.label(corpus, entry.preset), table) for entry in STUDY for corpus, table in entry.tables}
+NOTEBOOKS = {table: entry.notebook for entry in STUDY for _, table in entry.tables}  # table → the one that writes it
 
 
 def owner(folder: str, stem: str) -> str:
     """The table to which a file of a folder of results/ or figures/ belongs: "emcl_inference" for
     "emcl_inference_orders". folder: its name. stem: of the file. "" where no entry writes it."""
     folder = folder.removesuffix("-smoke")
-    names = (table for other, table in TABLES if other == folder)
-    return max((table for table in names if stem == table or stem.startswith(f"{table}_")), key=len, default="")
+    return published.owner(stem, [table for other, table in TABLES if other == folder])
 
 
 def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> list[Entry]:

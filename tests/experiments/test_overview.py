@@ -221,11 +221,11 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
         pd.DataFrame([runs]).to_csv(results / corpus / f"{table}.csv", index=False)
     gains = finding.gains(overview.claims(results))
     assert gains[["corpus", "delta"]].values.tolist() == [["flickr8k", 0.3], ["flickr8k", 1.2], ["shapes", -0.1]]
-    words = " ".join(finding.headline(results).split())
+    words = " ".join(finding.headline(overview.claims(results)).split())
     assert words.startswith("**On flickr8k, over the tuned baseline, cross-captioning changes text→video R@1 by +0.3")
     assert "[-0.1, +0.7] over 5 seeds: inconclusive (the design finds 0.9 points with 80 % power).**" in words
     assert words.endswith("The paper prints +1.3.") and words.count("**") == 2
-    answers = finding.answers(results).set_index("question")
+    answers = finding.answers(overview.claims(results)).set_index("question")
     assert answers.loc["… over a tuned baseline?"].str.contains("flickr8k: .0.3|.0.3 ").any()
     assert finding.first_page(results).startswith(
         "1. Cross-captioning over the tuned baseline: [flickr8k](flickr8k/table1_t"
@@ -243,3 +243,17 @@ def test_a_search_is_told_by_what_it_found(checkout):
     path = checkout / "results/shapes/table1_summary.csv"
     words = readmes._differences([("shapes", "table1", path)])
     assert words == "R@1 + R@5 + R@10 on the validation clips of shapes: preset 10.0, found: none 20.0, cross 21.5."
+
+
+def test_the_claims_are_read_once_for_a_report(results, checkout, monkeypatch, capsys):
+    """By READMEs and pages together, but for those that a sentence of results/README.md is made of."""
+    read, paths = overview.read, []
+    monkeypatch.setattr(overview, "read", lambda path: paths.append(path) or read(path))
+    assert main(["report", str(checkout)]) == 0 and "wrote" in capsys.readouterr().out
+    assert len(paths) == len(set(paths)) == 3, "two of Table 1, one of Table 2a; none of smoke"
+
+
+def test_a_damaged_table_of_claims_is_named(checkout, capsys):
+    (checkout / "results/shapes/table1_claims.csv").write_text("a,b\n1,2\n1,2,3\n")
+    assert main(["report", str(checkout)]) == 1
+    assert "table1_claims.csv is not a table" in capsys.readouterr().err
