@@ -77,7 +77,7 @@ def in_ranks(row: Mapping[str, float]) -> str:
     if np.isnan(values).any():
         return ""
     delta, low, high = map(signed, values)
-    return f"; rank {delta} % [{low}, {high}] (geometric mean)"
+    return f"; geometric mean of the ranks {delta} % [{low}, {high}]"
 
 
 def metrics_table(run: Run) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def test_reading_is_the_table_in_words(hand, table):
     assert "cross against none" in words and "(paper +1.3)" in words
     ranks = [np.stack([run.ranks["t2v"] for run in hand[name]]).ravel() for name in ("cross", "none")]
     ratio = stats.gmean(ranks[0]) / stats.gmean(ranks[1])
-    assert f"; rank {100 * (ratio - 1):+.1f} % [" in words
+    assert f"; geometric mean of the ranks {100 * (ratio - 1):+.1f} % [" in words
     same = report.reading(table.summary({name: hand[name] for name in ("none", "full")}, "none"), "none")
     assert "No setting differs" in same
 
