@@ -1,6 +1,5 @@
 """λ and T of cross-captioning: the grid and its heat map."""
 
-import textwrap
 from collections.abc import Collection
 
 import matplotlib.pyplot as plt
@@ -11,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ssb.config import Config
-from ssb.figures import COLUMN, RESOLVED, styled
+from ssb.figures import COLUMN, RESOLVED, heading, styled
 from ssb.report import Experiment, signed
 
 LAMBDAS, TEMPERATURES = (0.01, 0.1, 1.0, 10.0), (0.01, 0.1, 1.0)
@@ -71,7 +70,7 @@ def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = (),
     axis.spines[:].set_visible(False)
     axis.axvline(len(columns) - 1.5, color="white", lw=3)
     figure.colorbar(image, ax=axis, label="Δ R@1 vs none (points)")
-    figure.suptitle(textwrap.fill(title, 60))
+    heading(figure, title)
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=2)
     legend.get_texts()[0].set_fontweight("bold")
     return figure
