@@ -1,6 +1,7 @@
 """The study's figures. Every function returns a matplotlib Figure; `save` writes it as PNG and PDF."""
 
 import functools
+import string
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,11 +15,13 @@ from IPython.display import Image
 from matplotlib import font_manager
 from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 from ssb import files, losses
 from ssb.corpora.corpus import Corpus
+from ssb.metrics import retrieval
 from ssb.model import SupportSetModel
 from ssb.training.data import Data
 from ssb.training.runs import Run
@@ -171,9 +174,15 @@ def settings(
     axis.set_xlabel(textwrap.fill(f"Δ {metric} vs {baseline} (points)", 34))
     axis.tick_params(axis="y", length=0)
     words = title if chance is None else f"{title}; chance: {chance:.1f} %"
-    figure.suptitle(textwrap.fill(words, 60))
+    heading(figure, words)
     legend(figure, columns=2)
     return figure
+
+
+def heading(figure: plt.Figure, title: str):
+    """The title above all panels, in lines of about one length."""
+    lines = max(1, -(-len(title) // round(17.5 * figure.get_figwidth())))
+    figure.suptitle(textwrap.fill(title, len(title) // lines + 6))
 
 
 def legend(figure: plt.Figure, columns: int):
@@ -243,17 +252,20 @@ def _heat_map(axis: plt.Axes, weights: np.ndarray, ticks: list[int], **scale):
 
 @styled
 def weight_matrices(runs: Mapping[str, Run], title: str, size: int = 16):
-    """Figure 2b: the weights w of one batch under each objective, each from its own trained run (`runs`: objective →
-    run). Rows are captions, columns the clips they are reconstructed from."""
-    figure, axes = plt.subplots(1, len(runs), figsize=(PAGE, 1.95), sharey=True, squeeze=False)
-    for axis, (objective, run) in zip(axes[0], runs.items()):
+    """Figure 2b: the weights w of one batch under each objective that has any, each from its own trained run (`runs`:
+    objective → run). Rows are captions, columns the clips they are reconstructed from."""
+    shown = {name: run for name, run in runs.items() if run.config.objective != "none"}
+    lines = -(-len(shown) // 2)
+    figure, axes = plt.subplots(lines, 2, figsize=(COLUMN, 1.6 * lines + 0.8), squeeze=False)
+    for axis in axes.flat[len(shown) :]:
+        axis.axis("off")
+    for axis, (name, run) in zip(axes.flat, shown.items()):
         weights, batch = support_weights(*run.load(), size)
         image = _heat_map(axis, weights, [0, len(batch) - 1], norm=PowerNorm(0.5, 0, 1))  # so that small weights show
-        axis.set(title=objective, xlabel="clip j")
-    axes[0, 0].set_ylabel("caption i")
-    bar = figure.colorbar(image, ax=axes[0], shrink=0.75, label="weight wᵢⱼ", ticks=[0, 0.1, 0.5, 1])
-    bar.ax.tick_params(labelsize=6)
-    figure.suptitle(title)
+        axis.set(title=name, xlabel="clip j", ylabel="caption i")
+    label = "weight wᵢⱼ (square-root scale)"
+    figure.colorbar(image, ax=axes, location="bottom", aspect=30, label=label, ticks=[0, 0.05, 0.2, 0.5, 1])
+    heading(figure, title)
     return figure
 
 
@@ -261,42 +273,46 @@ def weight_matrices(runs: Mapping[str, Run], title: str, size: int = 16):
 def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, objective: str = "cross"):
     """Figure 3: the support-set weights of a batch of test clips, and what its strongest rows attend to.
 
-    For each of the `strongest` rows (largest weight on one other clip): the caption to be reconstructed, and the clip
-    it is reconstructed from, by frames where the corpus has them and by that clip's own caption.
+    For each of the `strongest` rows (largest weight on one other clip): the caption to be reconstructed, its own clip,
+    and the clip it is reconstructed from, by frames where the corpus has them and by that clip's own caption elsewhere.
     """
     model, data = run.load()
     weights, batch = support_weights(model, data, size, objective)
     rows = np.argsort(-weights.max(axis=1), kind="stable")[:strongest]
-    figure = plt.figure(figsize=(PAGE, 4.2))
-    grid = figure.add_gridspec(strongest, 2, width_ratios=[1.1, 1])
-    axis = figure.add_subplot(grid[:, 0])
+    figure = plt.figure(figsize=(PAGE, strongest + 0.3))
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.2])
+    right.suptitle("a caption with its own clip, and the clip it attends to", style="italic")
+    axis = left.subplots()
     image = _heat_map(axis, weights, sorted({0, *range(5, len(batch), 6), len(batch) - 1}), vmin=0)
-    axis.set(xlabel="clip j of the support set", ylabel="caption i", title=title)
-    figure.colorbar(image, ax=axis, shrink=0.7, label="weight wᵢⱼ")
-    for k, row in enumerate(rows):
+    axis.set(xlabel="clip j of the support set", ylabel="caption i")
+    left.colorbar(image, ax=axis, location="bottom", aspect=30, label="weight wᵢⱼ")
+    for part, letter, row in zip(right.subfigures(len(rows), 1, squeeze=False)[:, 0], string.ascii_uppercase, rows):
         column = int(weights[row].argmax())
         axis.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=COLOURS[1], lw=1.2))
-        letter = chr(ord("A") + k)
-        axis.annotate(letter, (column, row), (4, 4), textcoords="offset points", color=COLOURS[1], weight="bold")
-        panel = figure.add_subplot(grid[k, 1])
-        panel.axis("off")
-        _attended(panel, letter, row, column, weights[row, column], batch, data.corpus.frames)
+        text = axis.annotate(letter, (column, row), (4, 3), textcoords="offset points", weight="bold")
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # readable on any cell
+        _attended(part, letter, row, column, weights[row, column], batch, data.corpus)
+    heading(figure, title)
     return figure
 
 
-def _attended(panel: plt.Axes, letter: str, row: int, column: int, weight: float, batch: pd.DataFrame, frames):
-    """One row's caption and attended clip in words and, where the corpus has pixels, in frames of that clip."""
-    caption = f"{letter}  caption {row + 1}: “{batch['text'][row]}”"
-    clip = f"from clip {column + 1} (w = {weight:.2f}): “{batch['text'][column]}”"
-    lines = [line for text in (caption, clip) for line in textwrap.wrap(text, 56, max_lines=2, placeholder=" …”")]
-    panel.text(0, 1, "\n".join(lines), va="top", transform=panel.transAxes, linespacing=1.15)
-    if frames:
-        strip = panel.inset_axes([0, 0, 1, 0.44], anchor="SW")
-        strip.imshow(filmstrip(frames(int(batch["clip"][column]))))
-        strip.axis("off")
+def _attended(part, letter: str, row: int, column: int, weight: float, batch: pd.DataFrame, corpus: Corpus):
+    """One row's caption, its own clip and the clip that it attends to."""
+    own = f"{letter}  caption {row + 1}: “{batch['text'][row]}”"
+    other = f"clip {column + 1} (w = {weight:.2f}): “{batch['text'][column]}”"
+    above, below = part.subplots(2, 2, height_ratios=[1, 1.1] if corpus.frames else [9, 1])
+    for top, bottom, words, place in zip(above, below, (own, other), (row, column)):
+        top.axis("off")
+        bottom.axis("off")
+        lines = textwrap.wrap(words, 31, max_lines=3 if corpus.frames else 6, placeholder=" …”")
+        y, side = (0, "bottom") if corpus.frames else (1, "top")
+        top.text(0, y, "\n".join(lines), va=side, transform=top.transAxes).set_in_layout(False)
+        if corpus.frames:
+            bottom.imshow(filmstrip(corpus.frames(int(batch["clip"][place]))))
+            bottom.set_anchor("NW")
 
 
-def filmstrip(frames: np.ndarray, count: int = 4) -> np.ndarray:
+def filmstrip(frames: np.ndarray, count: int = 3) -> np.ndarray:
     """(frames, height, width, 3) → some of them side by side, evenly spaced in time, a white line between them."""
     picked = frames[np.linspace(0, len(frames) - 1, count).astype(int)]
     return np.concatenate(list(np.pad(picked, ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=255)), axis=1)
@@ -316,22 +332,24 @@ def show_clip(axis: plt.Axes, corpus: Corpus, clip: int, width: int = 34, lines:
 
 @styled
 def retrieved(run: Run, title: str, queries: int = 4, best: int = 3, seed: int = 0):
-    """Text → video: the `best` most similar test clips for some captions drawn at random, the right one marked.
-    ConfigError for a run that does not rank by cosine."""
+    """Text → video: the `best` most similar test clips for some captions drawn at random, the right one marked, and its
+    rank. ConfigError for a run that does not rank by cosine."""
     model, data = run.load()
     data.check_cosine()
     c_t, c_v, own = data.embed(model, "test")
     corpus, clips = data.corpus, data.corpus.split("test")
     captions = corpus.captions_of(clips)["text"]
     drawn = np.random.default_rng(seed).choice(len(captions), queries, replace=False)
-    figure = plt.figure(figsize=(PAGE, 0.95 * queries + 0.3))
+    figure = plt.figure(figsize=(PAGE, 1.2 * queries + 0.3))
     similarity = losses.cosine(c_t[drawn], c_v)
-    for line, query, scores in zip(figure.subfigures(queries, 1), drawn, similarity):
-        line.suptitle(f"“{textwrap.shorten(captions[query], 100, placeholder=' …')}”", x=0.01, ha="left")
+    ranks = retrieval.ranks(similarity, own[drawn])
+    for line, query, scores, rank in zip(figure.subfigures(queries, 1), drawn, similarity, ranks):
+        words = f"“{textwrap.shorten(captions[query], 80, placeholder=' …')}”: the right clip has rank {rank:g}"
+        line.suptitle(f"{words} of {len(clips)}", x=0.01, ha="left")
         for axis, clip in zip(line.subplots(1, best), scores.argsort(descending=True)[:best].tolist()):
             right = clip == own[query]
             style = dict(color=COLOURS[2], fontweight="bold") if right else dict(color="0.3")
             axis.set_title(f"{'right: ' if right else ''}s = {scores[clip]:.2f}", **style)
             show_clip(axis, corpus, int(clips[clip]))
-    figure.suptitle(title)
+    heading(figure, title)
     return figure

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ssb.corpora.corpus import Corpus
-from ssb.figures import COLOURS, PAGE, legend, styled
+from ssb.figures import COLOURS, PAGE, heading, legend, styled
 from ssb.paper import Claim
 from ssb.report import Experiment
 
@@ -122,7 +122,7 @@ def collapse(traces: Mapping[str, pd.DataFrame], title: str, margin: float, wind
     axes[0].text(1.01, 2 * margin, "2α", va="center", transform=axes[0].get_yaxis_transform())
     for axis in axes[1:]:
         axis.set(yscale="log", ylim=(1e-4, None))
-    figure.suptitle(title)
+    heading(figure, title)
     legend(figure, columns=2)
     return figure
 
@@ -138,7 +138,7 @@ TABLE2A = Experiment(
     grid=lambda study: table2a(study.corpus),
     baseline="all streams",
     claims=(MOTION, BOTH),
-    alt="Text to video R@1 with each feature stream alone and with all of them, each seed a dot, with intervals.",
+    alt="Forest plot of text to video R@1 with each feature stream alone and with all of them, with intervals.",
 )
 TABLE2B = Experiment(
     "Table 2b: aggregation",
@@ -149,7 +149,7 @@ TABLE2B = Experiment(
         Claim("the transformer head beats the mean", "transformer", "mean", "2b", HEAD_GAIN),
         Claim("the transformer head beats the maximum", "transformer", "max", "2b", HEAD_GAIN),
     ),
-    alt="Text to video R@1 of the video pooling heads, each seed a dot, with intervals.",
+    alt="Forest plot of text to video R@1 of the video pooling heads, with intervals.",
 )
 TABLE2C = Experiment(
     "Table 2c: text encoder",
@@ -157,7 +157,7 @@ TABLE2C = Experiment(
     grid=lambda study: table2c(study.preset),
     baseline="base",
     claims=(Claim("the larger text encoder beats the smaller", "base", "small", "2c", ENCODER_GAIN),),
-    alt="Text to video R@1 of the text encoders, each seed a dot, with intervals.",
+    alt="Forest plot of text to video R@1 of the text encoders, with intervals.",
 )
 TABLE2D = Experiment(
     "Table 2d: text decoder",
@@ -165,7 +165,7 @@ TABLE2D = Experiment(
     grid=lambda study: table2d(study.preset),
     baseline="base",
     claims=(Claim("the larger decoder beats the smaller", "base", "small", "2d", DECODER_GAIN),),
-    alt="Text to video R@1 with decoders of three sizes, each seed a dot, with intervals.",
+    alt="Forest plot of text to video R@1 with decoders of three sizes, with intervals.",
 )
 TABLE2E = Experiment(
     "Table 2e: contrastive loss",
@@ -177,7 +177,7 @@ TABLE2E = Experiment(
         Claim("so it does with our schedule of negatives", "triplet, scheduled", "InfoNCE, 0.05"),
         Claim("inter-modal triplets alone beat both kinds", "triplet, scheduled", "triplet, inter and intra"),
     ),
-    alt="Text to video R@1 of triplet losses and of InfoNCE at four temperatures, each seed a dot, with intervals.",
+    alt="Forest plot of text to video R@1 of triplet losses and of InfoNCE at four temperatures, with intervals.",
 )
 TABLE2F = Experiment(
     "Table 2f: support-set size",

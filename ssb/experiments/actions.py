@@ -33,7 +33,7 @@ EXPERIMENT = Experiment(
     "Table 11: actions",
     number="11",
     grid=lambda study: objectives.PAIR,
-    alt="Top-1 of a linear layer on average pooling, an untrained head and trained heads, with intervals.",
+    alt="Forest plot of the top-1 of a linear layer on average pooling, an untrained head and trained heads.",
 )
 TABLES = {"table11": EXPERIMENT}
 POOLED, UNTRAINED = "average pooling", "head, untrained"
@@ -231,8 +231,8 @@ def reading(summary: pd.DataFrame, claims: pd.DataFrame) -> str:
 
 
 def recognised(rows: pd.DataFrame, summary: pd.DataFrame, title: str):
-    """Table 11 as `figures.settings` draws a table: top-1 (mean over splits), its differences to average pooling, and
+    """Table 11 as `figures.settings` draws a table: differences in top-1 (mean over splits) to average pooling, and
     chance. rows, summary: of `compare` and `summary`."""
     seeds = rows.groupby(["setting", "seed"], as_index=False)["top-1"].mean()
-    names = dict(metric="top-1", column="top-1", xlabel="top-1 (% of test clips)", queries="test clips")
+    names = dict(metric="top-1", column="top-1", queries="test clips")
     return figures.settings(seeds, summary, title, POOLED, **names, chance=100 / rows["classes"].iloc[0])

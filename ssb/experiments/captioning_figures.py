@@ -8,7 +8,7 @@ import pandas as pd
 
 from ssb.corpora.corpus import Corpus
 from ssb.experiments.captioning import CONSTANT
-from ssb.figures import COLOURS, PAGE, filmstrip, interval, legend, styled
+from ssb.figures import COLOURS, PAGE, filmstrip, heading, interval, legend, styled
 from ssb.metrics.captions import METRICS
 
 SOURCES = {  # what a caption is made from: marker and label
@@ -41,7 +41,7 @@ def captions(rows: pd.DataFrame, summary: pd.DataFrame, title: str):
         axis.axvline(summary.loc[(CONSTANT, ""), metric], color="0.4", lw=0.9, ls="--", zorder=0, label=CONSTANT)
         axis.set(xlabel=f"{metric} (× 100)", yticks=range(len(settings)), yticklabels=settings)
     axes[0, 0].set_ylim(len(settings) - 0.5, -0.5)
-    figure.suptitle(f"{title}: mean, 95 % over seeds")
+    heading(figure, f"{title}: mean, 95 % over seeds")
     legend(figure, columns=5)
     return figure
 

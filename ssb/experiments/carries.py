@@ -42,7 +42,7 @@ CARRIES = Experiment(
     "What carries the gain",
     grid=grid,
     baseline=WITHOUT,
-    alt="Text to video R@1 of captioning with parts taken away and of other regularisers, means with intervals.",
+    alt="Forest plot of text to video R@1 of captioning with parts taken away and of other regularisers.",
 )
 TABLES = {"carries": CARRIES}
 

@@ -20,7 +20,7 @@ from ssb import emcl
 from ssb.corpora.corpus import Corpus
 from ssb.experiments import objectives
 from ssb.experiments.emcl_layer import Constants, mean_rank
-from ssb.figures import COLOURS, PAGE, legend, styled
+from ssb.figures import COLOURS, PAGE, heading, legend, styled
 from ssb.metrics import retrieval
 from ssb.metrics.statistics import Difference, paired, settled
 from ssb.paper import paper_gain
@@ -288,7 +288,7 @@ def constants_figure(sweep: pd.DataFrame, ranks: pd.DataFrame, best: Mapping[str
     for axis in axes[:, 0]:
         axis.set_ylabel(GAIN)
     _ranks(axes.flat[-1], ranks)
-    figure.suptitle(title)
+    heading(figure, title)
     legend(figure, columns=4)
     return figure
 
@@ -305,7 +305,7 @@ def orders_figure(frame: pd.DataFrame, title: str):
         _logarithmic(axis, sorted(frame["block"].unique()), True)
         axis.set(xlabel=AXES["block"], title=form)
     axes[0].set_ylabel(GAIN)
-    figure.suptitle(title)
+    heading(figure, title)
     legend(figure, columns=2)
     return figure
 

@@ -21,7 +21,7 @@ from ssb.training.runs import Run
 EXPERIMENT = Experiment(
     "EMCL as a layer",
     baseline="none",
-    alt="Text to video R@1 without and with the EMCL layer, no captioning and cross, with intervals.",
+    alt="Forest plot of text to video R@1 without and with the EMCL layer, no captioning and cross, with intervals.",
 )
 TABLES = {"emcl": EXPERIMENT}
 

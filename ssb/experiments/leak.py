@@ -22,7 +22,7 @@ from ssb.config import ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError
 from ssb.experiments.probe import clip_means
-from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
+from ssb.figures import COLOURS, MARKS, PAGE, heading, legend, styled
 from ssb.metrics.statistics import interval, over_seeds
 from ssb.progress import track
 from ssb.report import Experiment
@@ -186,6 +186,6 @@ def figure(leaks: pd.DataFrame, summary: pd.DataFrame, title: str) -> plt.Figure
     for axis in axes:
         axis.set(xscale="log", xlabel="weight of captioning λ", xticks=LAMBDAS, xticklabels=[f"{w:g}" for w in LAMBDAS])
         axis.minorticks_off()
-    canvas.suptitle(title)
+    heading(canvas, title)
     legend(canvas, columns=2)
     return canvas

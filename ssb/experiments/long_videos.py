@@ -15,7 +15,7 @@ from torch import Tensor
 from ssb import files, losses, paper, s2dtw
 from ssb.corpora import labels
 from ssb.corpora.corpus import Corpus
-from ssb.figures import COLOURS, HEAT, PAGE, styled
+from ssb.figures import COLOURS, HEAT, PAGE, heading, styled
 from ssb.machine import threads
 from ssb.metrics import actions, retrieval, sequences, statistics, steps
 from ssb.metrics.sequences import BY_FULL, by_script, recall_at_1
@@ -53,7 +53,7 @@ EXPERIMENT = Experiment(
         Claim("weak alignment beats soft-DTW", FULL, "soft-DTW"),
         Claim("negatives are needed", FULL, "no negatives"),
     ),
-    alt="Retrieval of long videos by their captions under variants of S2DTW, each seed a dot.",
+    alt="Forest plot of the retrieval of long videos by their captions under variants of S2DTW, each seed a dot.",
 )
 TABLES = {"s2dtw": EXPERIMENT}
 PAPER = {  # row of the supplement's Table 3 → ours
@@ -290,5 +290,5 @@ def draw(examples: Mapping[str, tuple], title: str):
         axis.set_ylabel("clip, in time")
     figure.colorbar(shades, ax=axes[0], label="cost δ", shrink=0.85)
     figure.colorbar(likely, ax=axes[1], label="probability that the path\npasses here", shrink=0.85)
-    figure.suptitle(title)
+    heading(figure, title)
     return figure

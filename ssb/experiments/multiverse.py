@@ -16,7 +16,7 @@ from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import CORPORA
 from ssb.experiments.baselines import recorded
 from ssb.experiments.when import log_ranks
-from ssb.figures import COLOURS, PAGE, styled
+from ssb.figures import COLOURS, PAGE, heading, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import DELTA, LEVEL, paired, settled
 from ssb.report import STRESS, Experiment
@@ -249,5 +249,5 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
     for axis in (grid, sizes):
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
-    canvas.suptitle(title)
+    heading(canvas, title)
     return canvas

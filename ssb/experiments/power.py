@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ssb.experiments import objectives
-from ssb.figures import COLOURS, MARKS, PAGE, legend, styled
+from ssb.figures import COLOURS, MARKS, PAGE, heading, legend, styled
 from ssb.metrics.power import Components, components, needed, power
 from ssb.metrics.retrieval import points
 from ssb.report import Experiment
@@ -82,6 +82,6 @@ def power_curves(curves: pd.DataFrame, title: str, clips: int, goal: float = 0.8
         axis.axvline(clips, color="0.7", lw=0.8, ls=":")
         axis.set(xscale="log", xlabel="test clips (dotted: this corpus)", title=f"noise of {name}", ylim=(0, 1.02))
     axes[0, 0].set_ylabel("probability of resolving the effect")
-    figure.suptitle(title)
+    heading(figure, title)
     legend(figure, columns=6)
     return figure

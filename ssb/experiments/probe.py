@@ -40,7 +40,7 @@ EXPERIMENT = Experiment(
     "Pooling heads and the linear probe",
     grid=lambda study: HEADS | {name: {**new, "objective": "none"} for name, new in named_presets(study).items()},
     baseline=PROBE,
-    alt="Text to video R@1 of two probes without a network and of pooling heads, each seed a dot, with intervals.",
+    alt="Forest plot of text to video R@1 of two probes without a network and of pooling heads, with intervals.",
 )
 TABLES = {"heads": EXPERIMENT}
 COMPONENTS = (100, 300, 500)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ssb.corpora.corpus import Corpus
-from ssb.figures import COLOURS, PAGE, show_clip, styled
+from ssb.figures import COLOURS, PAGE, heading, show_clip, styled
 from ssb.metrics import meaning, retrieval
 from ssb.training.runs import Run
 
@@ -145,15 +145,16 @@ def table(search: Search, chosen: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def figure(search: Search, chosen: pd.DataFrame, title: str):
-    """Figure 5: for each case of `choose` the most similar clips, the best at the left, as frames where the corpus has
-    them and as a caption of the clip elsewhere, with similarity s; clips of which the query is true are marked. The
-    last column holds the own clip where it is not among them. At the left the rule by which the cases were chosen, and
-    the share of all queries that are of their kind."""
+    """Figure 5: for each case of `choose` the rank of its own clip and the most similar clips, the best at the left, as
+    frames where the corpus has them and as a caption of the clip elsewhere, with similarity s; clips of which the query
+    is true are marked. The own clip is last where it is not among them. At the left the rule by which the cases were
+    chosen, and the share of all queries that are of their kind."""
     percent, blocks = shares({"%": search})["%"], []
     for kind, rows in chosen.groupby("kind", sort=False):
         definition, rule = KINDS[kind]
         rule = f"{kind}, {percent[kind]:.1f} % of queries: {definition}. Shown: {rule}"
-        blocks.append((rule, [(search, query, f"“{search.texts[query]}”") for query in rows["query"]]))
+        lines = [(search, q, f"rank {search.ranks[q]:g}: “{search.texts[q]}”") for q in rows["query"]]
+        blocks.append((rule, lines))
     return _blocks(blocks, title)
 
 
@@ -174,35 +175,33 @@ def contrast(searches: Mapping[str, Search], chosen: pd.DataFrame, title: str):
 def _blocks(blocks: list[tuple[str, list[tuple[Search, int, str]]]], title: str) -> plt.Figure:
     """Draw blocks of cases, each with the rule at its left. blocks: a rule and its lines (search, query, heading)."""
     count = [len(lines) for _, lines in blocks]
-    figure = plt.figure(figsize=(PAGE, 0.9 * max(1, sum(count)) + 0.4))
+    figure = plt.figure(figsize=(PAGE, 1.1 * max(1, sum(count)) + 0.4))
     if not blocks:
-        figure.suptitle(title)
+        heading(figure, title)
         figure.text(0.5, 0.4, "there is no such query", ha="center")
         return figure
     if blocks[0][1][0][0].corpus.meaning is None:
         title += "\n(what is true is estimated from the wording of captions)"
-    figure.suptitle(title)
+    heading(figure, title)
     parts = figure.subfigures(len(blocks), 1, height_ratios=count, squeeze=False)[:, 0]
     for part, (rule, lines) in zip(parts, blocks):
         left, right = part.subfigures(1, 2, width_ratios=[1, 5.2])
-        left.text(0.04, 0.94, textwrap.fill(rule, 19), va="top")
+        left.text(0.04, 0.94, textwrap.fill(rule, 18), va="top")
         left.add_artist(plt.Line2D([0.98, 0.98], [0.04, 0.96], color="0.7", lw=0.8))
         for line, case in zip(right.subfigures(len(lines), 1, squeeze=False)[:, 0], lines):
             _line(line, *case)
     return figure
 
 
-def _line(line, search: Search, query: int, heading: str) -> None:
+def _line(line, search: Search, query: int, words: str) -> None:
     """The clips of one query, and its own in the last column where it is not among them."""
-    line.suptitle(textwrap.shorten(heading, 92, placeholder=" …”"), x=0.01, ha="left")
-    axes = line.subplots(1, BEST + 1)
+    line.suptitle(textwrap.shorten(words, 92, placeholder=" …”"), x=0.01, ha="left")
     columns, own = top(search, query), search.own[query]
+    axes = line.subplots(1, len(columns) + (own not in columns), squeeze=False)[0]
     for axis, column in zip(axes, columns):
         _clip(axis, search, query, column)
-    for axis in axes[len(columns) :]:
-        axis.axis("off")
     if own not in columns:
-        _clip(axes[BEST], search, query, own, f", rank {search.ranks[query]:g}")
+        _clip(axes[-1], search, query, own, f", rank {search.ranks[query]:g}")
 
 
 def _clip(axis: plt.Axes, search: Search, query: int, column: int, rank: str = "") -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ssb.corpora.corpus import Corpus
 from ssb.experiments import objectives
-from ssb.figures import COLOURS, PAGE, legend, styled
+from ssb.figures import COLOURS, PAGE, heading, legend, styled
 from ssb.metrics import retrieval
 from ssb.metrics.meaning import auc, pairs, same, semantic_ranks
 from ssb.paper import Claim
@@ -110,6 +110,6 @@ def densities(histogram: pd.DataFrame, title: str):
         axis.set(title=setting, xlabel="similarity s", ylabel="density")
         axis.label_outer()
     axes[0, 0].set_ylim(0, None)  # of all panels; after the curves, since it ends autoscaling
-    figure.suptitle(title)
+    heading(figure, title)
     legend(figure, columns=3)
     return figure

@@ -35,7 +35,7 @@ CLIPS = Experiment(
         Claim("EMCL beats the triplet loss alone", "EMCL", "triplet"),
         Claim("SSB and EMCL beat EMCL alone", "SSB + EMCL", "EMCL"),
     ),
-    alt="Text to video R@1 of the triplet loss, InfoNCE, SSB, EMCL and both, each seed a dot.",
+    alt="Forest plot of text to video R@1 of the triplet loss, InfoNCE, SSB, EMCL and both, each seed a dot.",
 )
 VIDEOS = Experiment(
     "One budget",
@@ -46,6 +46,6 @@ VIDEOS = Experiment(
         Claim("S2DTW beats the triplet loss by place", FULL, "triplet by place"),
         Claim("SSB and S2DTW beat S2DTW alone", "SSB + S2DTW", FULL),
     ),
-    alt="Retrieval of long videos by contrastive losses by place, S2DTW, and both with captioning.",
+    alt="Forest plot of the retrieval of long videos by contrastive losses by place, S2DTW, and both with captioning.",
 )
 TABLES = {"together": CLIPS, "together_videos": VIDEOS}

@@ -11,7 +11,7 @@ import pandas as pd
 from ssb import report
 from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
-from ssb.figures import PAGE, interval, legend, styled
+from ssb.figures import PAGE, heading, interval, legend, styled
 from ssb.metrics import retrieval, statistics
 from ssb.paper import OF_CORPUS, Claim, baselines, recalls_of, record
 from ssb.report import Experiment
@@ -200,9 +200,7 @@ def dots(runs: Mapping[str, Sequence[Run]], table: str, title: str, corpus: str)
         axis.set_axisbelow(True)
     axes[1].tick_params(axis="y", length=0)
     axes[0].invert_yaxis()
-    figure.suptitle(
-        title if comparable else f"{title}\n(without the paper's rows, which are of other data)", fontsize=8
-    )
+    heading(figure, title if comparable else f"{title}; without the paper's rows, which are of other data")
     legend(figure, columns=2)
     return figure
 
@@ -218,7 +216,7 @@ PRETRAINING = Experiment(
         Claim("so they do against as few epochs", "cross, pre-trained", "cross, a quarter"),
         Claim("cross beats no captioning after pre-training", "cross, pre-trained", "none, pre-trained"),
     ),
-    alt="Text to video R@1 from scratch, for a quarter of the epochs, and pre-trained, each seed a dot.",
+    alt="Forest plot of text to video R@1 from scratch, for a quarter of the epochs, and pre-trained, each seed a dot.",
 )
 TABLE10 = Experiment(
     "Table 10: zero-shot",
@@ -226,7 +224,7 @@ TABLE10 = Experiment(
     grid=lambda study: pre_trained(OBJECTIVES),
     baseline="none, zero-shot",
     claims=(Claim("cross transfers better than no captioning", "cross, zero-shot", "none, zero-shot"),),
-    alt="Text to video R@1 of runs trained on another corpus and on this one, each seed a dot.",
+    alt="Forest plot of text to video R@1 of runs trained on another corpus and on this one, each seed a dot.",
 )
 TABLES = {
     "pretraining": PRETRAINING,

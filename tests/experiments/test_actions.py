@@ -197,4 +197,4 @@ def test_summary_and_claims(study, recipe, paper):
     assert "best at the last epoch" in words and "head, cross 50 %" in words
     assert "head, cross: 80.0 %, +20.0" in words and "cross-captioning makes a better head for actions" in words
     figure = actions.recognised(compared.rows, summary, "shapes")
-    assert "points" in figure.axes[1].get_xlabel() and len(figure.axes[0].get_yticklabels()) == 4
+    assert "points" in figure.axes[0].get_xlabel() and len(figure.axes[0].get_yticklabels()) == 4

@@ -32,7 +32,7 @@ def test_each_number_is_in_the_cell_of_its_setting():
     names = [constants.constant(0.01, 0.1), constants.constant(10.0, 0.1, True)]
     rows = {"delta": [0.26, -30.0], "verdict": ["not resolved", "lower"]}
     summary = pd.DataFrame(rows, index=pd.Index(names, name="setting"))
-    figure = constants.heat_map(summary, "title", [constants.constant(1.0, 0.01)])
+    figure = constants.heat_map(summary, "title", [constants.constant(1.0, 0.01)], Config(captioning=0.1))
     axis = figure.axes[0]
     columns = [label.get_text() for label in axis.get_xticklabels()]
     lines = [label.get_text() for label in axis.get_yticklabels()]
@@ -46,8 +46,12 @@ def test_each_number_is_in_the_cell_of_its_setting():
     }
     assert cells == {
         "+0.3": ("0.01", "0.1", "normal"),
-        "-30.0": ("10", "0.1\ndecoder first", "bold"),
+        "-30.0": ("10", "0.1\ndecoder\nfirst", "bold"),
         "collapsed": ("1", "0.01", "normal"),
     }
     shown = axis.images[0].get_array()
     assert shown.shape == (4, 4) and np.isnan(shown.filled(np.nan)).sum() == 14
+    frames = {
+        (patch.get_linestyle(), *np.add(patch.get_xy(), patch.get_height() / 2).round(9)) for patch in axis.patches
+    }
+    assert frames == {("-", 1, 3), ("--", 1, 1)}  # λ = 10 of the paper, 0.1 given as the preset's, at T = 0.1
