@@ -263,7 +263,7 @@ def order_worth(test: Mapping[str, list[Embedded]], results: Table) -> pd.DataFr
 AXES = {
     "bases": "bases K",
     "stages": "EM stages",
-    "temperature": "temperature λ (EMCL)",
+    "temperature": "temperature of EMCL",
     "beta": "weight of Ê, β",
     "block": "captions and clips in a block",
 }
@@ -330,7 +330,7 @@ def _ranks(axis: plt.Axes, ranks: pd.DataFrame):
     """Effective rank against K, mean over seeds: a colour for each form, a line style for each λ; and that of E."""
     axis.plot([], color="0.3", lw=0.8, ls=(0, (1, 3)), label="chosen (of the block: the paper's)")
     for temperature, style in TEMPERATURES.items():
-        axis.plot([], color="0.3", ls=style, label=f"rank at λ (EMCL) = {temperature:g}")
+        axis.plot([], color="0.3", ls=style, label=f"rank at temperature {temperature:g}")
         for colour, form in zip(COLOURS, FORMS):
             rows = ranks[(ranks["form"] == form) & (ranks["temperature"] == temperature)]
             mean = rows.groupby("bases")["effective rank"].mean()

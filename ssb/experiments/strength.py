@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ssb.experiments.baselines import NAMED, RECALLS, named_presets
-from ssb.figures import COLOURS, MARKS, PAGE, styled
+from ssb.figures import COLOURS, MARKS, PAGE, heading, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import Difference, combined, paired, settled
 from ssb.report import Experiment
@@ -130,7 +130,7 @@ def figure(gains: pd.DataFrame, slope: Difference, title: str) -> plt.Figure:
     line = np.array([x.min(), x.max()])
     axis.plot(line, gains["delta"].mean() + slope.delta * (line - x.mean()), color="0.5", lw=1, zorder=0)
     axis.axhline(0, color="0.7", lw=0.8, zorder=0)
-    axis.set(xlabel="R@1 of no captioning on the validation clips (%)", ylabel="gain of cross, R@1 (points)")
-    axis.set_title(title)
+    axis.set(xlabel="R@1 of no captioning on the validation clips (%)", ylabel="Δ R@1 of cross vs none (points)")
+    heading(canvas, title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return canvas
