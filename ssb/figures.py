@@ -103,9 +103,9 @@ def _glyphs(families: tuple[str, ...], preferred: tuple[str, ...]) -> set[int]:
 def gain_curve(axis: plt.Axes, x, rows: pd.DataFrame, mark: str, colour, label: str | None = None):
     """Differences against x, a line: `delta` of each row, with its interval over queries as a thick bar and the one
     over seeds as a thin one."""
-    for kind, width in (("delta", 2.2), ("seeds", 0.8)):
+    for kind, width, over in (("delta", 3, "queries"), ("seeds", 0.8, "seeds")):
         ends = np.clip([rows["delta"] - rows[f"{kind}_low"], rows[f"{kind}_high"] - rows["delta"]], 0, None)
-        axis.errorbar(x, rows["delta"], ends, fmt="none", color=colour, elinewidth=width)
+        axis.errorbar(x, rows["delta"], ends, fmt="none", color=colour, elinewidth=width, label=f"95 %, {over}")
     axis.plot(x, rows["delta"], marker=mark, ms=4, lw=1, color=colour, label=label)
 
 

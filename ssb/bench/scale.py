@@ -158,7 +158,7 @@ def drawn(frame: pd.DataFrame) -> plt.Figure:
         ticks = sorted(set(chosen["size"]))
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.xaxis.minorticks_off()
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=7, frameon=False, borderaxespad=0)
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure
 
 

@@ -101,8 +101,9 @@ def sizes(rows: pd.DataFrame, summary: pd.DataFrame, title: str, batch: int):
     axis.set_xscale("log", base=2)
     axis.set_xticks(x, x)
     axis.minorticks_off()
-    axis.set(xlabel="clips in the support set (dotted: batch size)", ylabel="text→video R@1 (%)", title=title)
-    legend(figure, columns=3)
+    axis.set(xlabel="clips in the support set (dotted: batch size)", ylabel="text→video R@1 (%)")
+    heading(figure, title)
+    legend(figure, columns=2)
     return figure
 
 

@@ -17,7 +17,7 @@ SOURCES = {  # what a caption is made from: marker and label
     "support": ("s", "its support set, 4 beams"),
 }
 KINDS = ("best", "median", "worst")
-FILM, LINE = 0.5, 0.105  # inches: the height of a strip of frames, of a line of text
+FILM, LINE = 0.62, 0.14  # inches: the height of a strip of frames, of a line of text
 
 
 @styled
@@ -42,7 +42,7 @@ def captions(rows: pd.DataFrame, summary: pd.DataFrame, title: str):
         axis.set(xlabel=f"{metric} (× 100)", yticks=range(len(settings)), yticklabels=settings)
     axes[0, 0].set_ylim(len(settings) - 0.5, -0.5)
     heading(figure, f"{title}: mean, 95 % over seeds")
-    legend(figure, columns=5)
+    legend(figure, columns=3)
     return figure
 
 
@@ -72,7 +72,7 @@ def samples(examples: pd.DataFrame, corpus: Corpus, title: str):
                 axis.axis("off")
             y = top + film
             for text, style in cell:
-                figure.text(x, 1 - y / height, "\n".join(text), va="top", fontsize=6, **style)
+                figure.text(x, 1 - y / height, "\n".join(text), va="top", **style)
                 y += LINE * len(text)
             top += step
     return figure
@@ -85,5 +85,5 @@ def _wrapped(row: dict, settings: list[str]) -> list[tuple[list[str], dict]]:
     parts += [(f"{first}: {row[first]}", {"weight": "bold"})]
     parts += [(f"{name}: {row[name]}", {}) for name in others]
     parts += [(f"reference: {row['references'].split(' / ')[0]}", {"style": "italic", "color": COLOURS[0]})]
-    widths = (43 if "weight" in style else 48 for _, style in parts)
+    widths = (34 if "weight" in style else 39 for _, style in parts)
     return [(textwrap.wrap(x, width, break_on_hyphens=False), style) for (x, style), width in zip(parts, widths)]

@@ -263,11 +263,12 @@ def order_worth(test: Mapping[str, list[Embedded]], results: Table) -> pd.DataFr
 AXES = {
     "bases": "bases K",
     "stages": "EM stages",
-    "temperature": "temperature λ (EMCL)",
+    "temperature": "temperature of EMCL",
     "beta": "weight of Ê, β",
     "block": "captions and clips in a block",
 }
 GAIN = "Δ R@1 vs no EMCL (points)"
+BAND = {"alpha": 0.15, "lw": 0, "label": "one standard deviation over seeds"}
 
 
 @styled
@@ -282,14 +283,14 @@ def constants_figure(sweep: pd.DataFrame, ranks: pd.DataFrame, best: Mapping[str
             _line(axis, rows[rows["form"] == form].groupby("value")["delta"], "-", colour, form)
             dotted = dict(color=colour, lw=0.8, ls=(0, (1, 3)), zorder=0)
             axis.axvline(BLOCK if name == "block" else getattr(constants, name), **dotted)
-        ticks = sorted({*rows["value"]} - {0.02, 0.05, 0.2, 0.5})  # of λ, whose labels would overlap
+        ticks = sorted({*rows["value"]} - {0.02, 0.05, 0.2, 0.25, 0.5})  # whose labels would overlap
         _logarithmic(axis, ticks, name == "block")
         axis.set_xlabel(label)
     for axis in axes[:, 0]:
         axis.set_ylabel(GAIN)
     _ranks(axes.flat[-1], ranks)
     heading(figure, title)
-    legend(figure, columns=4)
+    legend(figure, columns=3)
     return figure
 
 
@@ -314,7 +315,7 @@ def _line(axis: plt.Axes, values, style: str, colour, label: str):
     """The mean of grouped values against the group, and a band of one standard deviation."""
     mean, deviation = values.mean(), values.std().fillna(0)  # 0 for a single seed
     axis.plot(mean.index, mean, style, marker="o", ms=2.5, lw=1.2, color=colour, label=label)
-    axis.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.15, lw=0)
+    axis.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, **BAND)
 
 
 def _logarithmic(axis: plt.Axes, values: list[float], block: bool = False):
@@ -330,7 +331,7 @@ def _ranks(axis: plt.Axes, ranks: pd.DataFrame):
     """Effective rank against K, mean over seeds: a colour for each form, a line style for each λ; and that of E."""
     axis.plot([], color="0.3", lw=0.8, ls=(0, (1, 3)), label="chosen (of the block: the paper's)")
     for temperature, style in TEMPERATURES.items():
-        axis.plot([], color="0.3", ls=style, label=f"rank at λ (EMCL) = {temperature:g}")
+        axis.plot([], color="0.3", ls=style, label=f"rank at temperature {temperature:g}")
         for colour, form in zip(COLOURS, FORMS):
             rows = ranks[(ranks["form"] == form) & (ranks["temperature"] == temperature)]
             mean = rows.groupby("bases")["effective rank"].mean()

@@ -186,6 +186,6 @@ def figure(leaks: pd.DataFrame, summary: pd.DataFrame, title: str) -> plt.Figure
     for axis in axes:
         axis.set(xscale="log", xlabel="weight of captioning λ", xticks=LAMBDAS, xticklabels=[f"{w:g}" for w in LAMBDAS])
         axis.minorticks_off()
-    heading(canvas, title)
+    heading(canvas, f"{title}; bars: 95 % over test clips")
     legend(canvas, columns=2)
     return canvas

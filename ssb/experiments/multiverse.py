@@ -225,7 +225,7 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
     reach = 0.08 * (gains["delta_high"].max() - gains["delta_low"].min())
     curve.set_ylim(gains["delta_low"].min() - reach, gains["delta_high"].max() + reach)
     curve.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
-    curve.set_ylabel("gain of cross, R@1 (points)")
+    curve.set_ylabel("Δ R@1 of cross vs none (points)")
     empty.legend(*curve.get_legend_handles_labels(), loc="upper left", handletextpad=0.2)
     empty.text(0.03, 0.45, "thin: over seeds, and\nbelow over readings", transform=empty.transAxes)
     for k, (name, values) in enumerate(CHOICES.items()):

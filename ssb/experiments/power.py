@@ -81,7 +81,7 @@ def power_curves(curves: pd.DataFrame, title: str, clips: int, goal: float = 0.8
         axis.axhline(goal, color="0.5", lw=0.8, ls="--")
         axis.axvline(clips, color="0.7", lw=0.8, ls=":")
         axis.set(xscale="log", xlabel="test clips (dotted: this corpus)", title=f"noise of {name}", ylim=(0, 1.02))
-    axes[0, 0].set_ylabel("probability of resolving the effect")
+    axes[0, 0].set_ylabel(f"probability of resolving\nthe effect (dashed: {goal:.0%})")
     heading(figure, title)
     legend(figure, columns=6)
     return figure

@@ -11,7 +11,7 @@ import pandas as pd
 from ssb import report
 from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
-from ssb.figures import PAGE, heading, interval, legend, styled
+from ssb.figures import COLOURS, PAGE, heading, interval, legend, styled
 from ssb.metrics import retrieval, statistics
 from ssb.paper import OF_CORPUS, Claim, baselines, recalls_of, record
 from ssb.report import Experiment
@@ -178,7 +178,7 @@ def caveat(frame: pd.DataFrame) -> str:
 @styled
 def dots(runs: Mapping[str, Sequence[Run]], table: str, title: str, corpus: str):
     """Text→video R@1 and R@10 (R@50 where the table has no R@10): our settings with 95 % intervals over queries, and
-    the paper's rows as grey dots where they have the same test set. Arguments as in `with_paper_rows`."""
+    the paper's rows as stars where they have the same test set. Arguments as in `with_paper_rows`."""
     frame = with_paper_rows(runs, table, corpus)
     metrics = ["R@1", "R@10" if "t2v R@10" in frame else f"R@{recalls_of(table)[-1]}"]
     if not (comparable := same_data(frame)):
@@ -191,7 +191,7 @@ def dots(runs: Mapping[str, Sequence[Run]], table: str, title: str, corpus: str)
         for y, row in frame.iterrows():
             value = row[f"t2v {metric}"]
             if row["from"] == "paper":
-                axis.scatter(value, y, marker="o", s=16, color="0.55", label="the paper")
+                axis.scatter(value, y, marker="*", s=45, color=COLOURS[1], ec="black", lw=0.4, label="the paper's")
             else:
                 ends = statistics.interval(retrieval.points(ranks[row["method"]], metric), clips)
                 interval(axis, y, value, *ends, label="ours, mean over seeds, 95 % over queries")

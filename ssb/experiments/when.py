@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ssb.figures import COLOURS, MARKS, PAGE, gain_curve, heading, styled
+from ssb.figures import COLOURS, MARKS, PAGE, gain_curve, heading, legend, styled
 from ssb.metrics.statistics import paired
 from ssb.report import Experiment
 from ssb.study import Study
@@ -124,4 +124,5 @@ def figure(gains: pd.DataFrame, queries: pd.DataFrame, title: str) -> plt.Figure
         axis.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     axes[0].set_ylabel("gain of cross in log rank (%)")
     heading(canvas, title)
+    legend(canvas, columns=2)
     return canvas
