@@ -60,7 +60,7 @@ def reading(summary: pd.DataFrame, baseline: str) -> str:
         paper = "" if np.isnan(difference) else f" (paper {signed(difference)})"
         p = "" if np.isnan(row["p"]) else f", p = {row['p']:.3f}"
         test = f"[{low}, {high}]{p}: {row['verdict']}"
-        lines.append(f"{setting} against {baseline}: {delta} {test}{paper}{in_ranks(row)}")
+        lines.append(f"{setting} against {baseline}: {delta} {test}{paper}{ranked(row)}")
         if row["verdict"] in ("higher", "lower"):
             resolved.append(f"{setting} ({row['verdict']})")
     if resolved:
@@ -72,12 +72,17 @@ def reading(summary: pd.DataFrame, baseline: str) -> str:
 
 def in_ranks(row: Mapping[str, float]) -> str:
     """By how much the geometric mean of the ranks, which uses every query, differs, with its interval over queries and
-    seeds, in words; "" where a table has none. row: with the columns LOG of `ssb.tables.verdicts`."""
+    seeds: "-0.8 % [-1.2, -0.3]"; "" where a table has none. row: with the columns LOG of `ssb.tables.verdicts`."""
     values = [100 * np.expm1(row.get(name, np.nan)) for name in LOG]
     if np.isnan(values).any():
         return ""
     delta, low, high = map(signed, values)
-    return f"; geometric mean of the ranks {delta} % [{low}, {high}]"
+    return f"{delta} % [{low}, {high}]"
+
+
+def ranked(row: Mapping[str, float]) -> str:
+    """`in_ranks` at the end of a sentence."""
+    return f"; geometric mean of the ranks {words}" if (words := in_ranks(row)) else ""
 
 
 def metrics_table(run: Run) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 from ssb import figures, files, published
 from ssb.experiments import overview
 from ssb.figures import COLUMN, styled
-from ssb.report import in_ranks, markdown, read, signed
+from ssb.report import in_ranks, markdown, ranked, read, signed
 
 # claims of the tables
 CROSS = "cross-captioning beats no captioning"
@@ -81,18 +81,21 @@ def judgement(row) -> str:
 
 
 def headline(claims: pd.DataFrame) -> str:
-    """The finding in Markdown, a sentence for each corpus: the gain of `cross` over each baseline in R@1, text→video,
-    with its interval over queries; the first in bold. claims: of `overview.claims`."""
+    """The finding in Markdown: the gain of `cross` over each baseline in R@1, text→video, with its interval over
+    queries and the verdict; of the corpus to trust most in bold, with the geometric mean of the ranks. claims: of
+    `overview.claims`."""
     rows, lines = gains(claims), []
     for corpus, part in rows.groupby("corpus", sort=False):
-        texts = [
-            f"{difference(row)} over {row.over}, {row.seeds} seeds: {judgement(row)}{in_ranks(row)}"
-            for _, row in part.iterrows()
-        ]
-        text = f"On {corpus}, cross-captioning changes text→video R@1 by {'; and by '.join(texts)}."
-        lines.append(text if lines else f"**{text}**")
-    paper = rows["paper"].dropna()
-    return textwrap.fill(" ".join([*lines, *(f"The paper prints {signed(x)}." for x in paper[:1])]), 120)
+        texts = [f"{difference(row)} over {row.over} ({row.verdict})" for _, row in part.iterrows()]
+        if lines:
+            lines.append(f"On {corpus}: {' and '.join(texts)}.")
+            continue
+        paper = "".join(f"; the paper prints {signed(x)}" for x in rows["paper"].dropna()[:1])
+        text = f"On {corpus}, cross-captioning changes text→video R@1 by {' and by '.join(texts)}{paper}."
+        lines.append(f"**{text}**")
+        if ranks := [in_ranks(row) for _, row in part.iterrows() if in_ranks(row)]:
+            lines.append(f"The geometric mean of the ranks (less is better) changes by {' and by '.join(ranks)}.")
+    return textwrap.fill(" ".join(lines), 120)
 
 
 def answers(claims: pd.DataFrame) -> pd.DataFrame:
@@ -132,7 +135,7 @@ def _of_claim(claim: str = CROSS) -> Callable[[pd.DataFrame], str]:
 
     def number(claims: pd.DataFrame) -> str:
         rows = claims[claims["claim"] == claim].iterrows()
-        return " and ".join(f"{difference(row)}, {judgement(row)}{in_ranks(row)}" for _, row in rows)
+        return " and ".join(f"{difference(row)}, {judgement(row)}{ranked(row)}" for _, row in rows)
 
     return number
 

@@ -227,9 +227,14 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert words.startswith(
         "**On flickr8k_confirm, cross-captioning changes text→video R@1 by +0.7 points [+0.3, +1.1]"
     )
-    assert "[+0.3, +1.1] over the `laptop` preset, 5 seeds: inconclusive (the design finds 0.9 points" in words
-    assert "by +0.3 points [-0.1, +0.7] over the tuned baseline" in words and "; and by +1.2 points" in words
-    assert words.endswith("The paper prints +1.3.") and words.count("**") == 2
+    assert "[+0.3, +1.1] over the `laptop` preset (inconclusive); the paper prints +1.3.**" in words
+    assert "On flickr8k: +0.3 points [-0.1, +0.7] over the tuned baseline (inconclusive) and +1.2 points" in words
+    assert "ranks" not in words and words.count("**") == 2
+    logs = {"log delta": np.log(0.99), "log low": np.log(0.98), "log high": 0.0}
+    with_ranks = finding.headline(overview.claims(results).assign(**logs))
+    assert "The geometric mean of the ranks (less is better) changes by -1.0 % [-2.0, +0.0]." in " ".join(
+        with_ranks.split()
+    )
     answers = finding.answers(overview.claims(results)).set_index("question")
     (tuned,) = (answers.loc[name] for name in answers.index if "the tuned baseline" in name)
     assert "+0.3 [" in " ".join(tuned) and "+0.5 [" not in " ".join(tuned)
@@ -237,7 +242,11 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert lines[0].startswith(
         "1. Cross-captioning over the tuned baseline: [flickr8k](flickr8k/table1_tuned_claims.csv)"
     )
-    assert "[flickr8k_confirm](flickr8k_confirm/table12_claims.csv) +0.7" in lines[1] and "table12" not in lines[0]
+    assert (
+        "[flickr8k_confirm](flickr8k_confirm/table12_claims.csv) +0.7" in lines[1]
+        and "(the design finds 0.9 points" in lines[1]
+        and "table12" not in lines[0]
+    )
     axis = finding.figure(gains).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()][2] == "flickr8k:\nthe tuned baseline"
     filled = [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"]
