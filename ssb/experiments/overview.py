@@ -131,7 +131,7 @@ def overview(claims: pd.DataFrame, title: str):
     inches = blended_transform_factory(figure.dpi_scale_trans, axis.transData)
     y = 0.0
     for table, rows in claims.groupby("table", sort=False):
-        heading = textwrap.wrap(_title(table, rows["claim"].iloc[0]), 20)
+        heading = textwrap.wrap(_title(table, rows["claim"].iloc[0]), 20, break_on_hyphens=False)
         axis.text(0, y, "\n".join(heading), va="top", weight="bold", transform=inches)
         end = y + len(heading)
         for (setting, baseline, _), part in rows.groupby(["setting", "baseline", "claim"], sort=False):

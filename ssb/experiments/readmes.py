@@ -24,6 +24,7 @@ def results_page(root: Path, claims: pd.DataFrame) -> str:
     """results/README.md: the finding, the claims, and every table with its figures. claims: of `overview.claims`."""
     results = root / "results"
     parts = [ABOUT, "## Is the support-set effect real?", finding.first_page(results)]
+    parts += [words] if (words := finding.confirmation(claims)) else []
     parts += ["## The claims", COLUMNS, markdown(overview.claims_table(claims))]
     parts += [*overview.stress_tests(results), overview.cost(results)]
     parts += ["## Every table", markdown(overview.links(results)), "## Tables and figures"]

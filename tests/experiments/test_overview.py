@@ -247,6 +247,11 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
         and "(the design finds 0.9 points" in lines[1]
         and "table12" not in lines[0]
     )
+    assert finding.confirmation(claims := overview.claims(results)).endswith("p = 0.50 over the `laptop` preset.")
+    both = pd.concat([claims, claims.assign(corpus="flickr8k_confirm", table="table12_tuned", p=0.02).iloc[:1]])
+    said = finding.confirmation(both)
+    assert said.endswith("p = 0.04 over the tuned baseline and p = 0.50 over the `laptop` preset.")
+    assert finding.confirmation(claims[claims["corpus"] == "shapes"]) == ""
     axis = finding.figure(gains).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()][2] == "flickr8k:\nthe tuned baseline"
     filled = [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"]
