@@ -20,7 +20,7 @@ from ssb.report import METRICS, Experiment, best, markdown, printed, reading, si
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 SLOTS = 3  # verdicts beside a claim in one line of the list
-CLAIM, PANEL, VERDICTS, SLOT = 1.42, (3.4, 4.5), 4.62, 0.79  # inches from the left: the columns of the list
+CLAIM, PANEL, VERDICTS, SLOT = 1.42, (3.4, 4.5), 4.6, 0.83  # inches from the left: the columns of the list
 SCALE = "Δ R@1 vs the second setting (points, or as named)\nlinear to ±1, logarithmic beyond"
 STRESSED = "table1_lambda10"  # the table at the paper's λ on the mean over tokens
 
@@ -134,7 +134,7 @@ def overview(claims: pd.DataFrame, title: str):
     inches = blended_transform_factory(figure.dpi_scale_trans, axis.transData)
     y = 0.0
     for table, rows in claims.groupby("table", sort=False):
-        heading = textwrap.wrap(_title(table, rows["claim"].iloc[0]), 22)
+        heading = textwrap.wrap(_title(table, rows["claim"].iloc[0]), 21)
         axis.text(0, y, "\n".join(heading), va="top", weight="bold", transform=inches)
         end = y + len(heading)
         for (setting, baseline, _), part in rows.groupby(["setting", "baseline", "claim"], sort=False):
