@@ -132,7 +132,7 @@ class Table(Styler):
 def styled(text: pd.DataFrame, bold: pd.DataFrame, caption: str, grey: Iterable = ()) -> Table:
     """A table as a notebook shows it. bold: of the cells, as `best` gives it; grey: labels of rows."""
     css = bold.map(lambda mark: "font-weight: bold" if mark else "")
-    css.loc[list(grey)] = "color: #777777"
+    css.loc[list(grey)] = "opacity: 0.7"  # of the theme's own colour, light or dark
     table = Table(text).set_caption(caption).apply(lambda _: css, axis=None)
     return table.set_properties(**{"white-space": "nowrap"})
 

@@ -16,6 +16,34 @@ from ssb.training.runs import IDENTITY, Run
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"  # of the checkout
 DATA = files.data() if os.environ.get("SSB_DATA") else BESIDE
+# the elements, of those that a selector finds, whose text has a contrast below 4.5 to what is behind it
+FAINT = """selector => {
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(x => x / 255)
+    .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, x, k) => sum + x * [0.2126, 0.7152, 0.0722][k], 0);
+  const above = (front, back, part) => back.map((x, k) => front[k] * part + x * (1 - part));
+  const behind = element => {
+    const layers = [];
+    for (let at = element; at; at = at.parentElement) {
+      const [r, g, b, part = 1] = parse(getComputedStyle(at).backgroundColor);
+      layers.push([[r, g, b], part]);
+      if (part === 1) break;
+    }
+    return layers.reverse().reduce((back, [colour, part]) => above(colour, back, part), [255, 255, 255]);
+  };
+  const faint = [];
+  for (const element of document.querySelectorAll(selector)) {
+    const says = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!says || !element.checkVisibility()) continue;
+    const [r, g, b, part = 1] = parse(getComputedStyle(element).color), back = behind(element);
+    let opacity = part;
+    for (let at = element; at; at = at.parentElement) opacity *= Number(getComputedStyle(at).opacity);
+    const pair = [light(above([r, g, b], back, opacity)), light(back)].sort((a, b) => b - a);
+    if ((pair[0] + 0.05) / (pair[1] + 0.05) < 4.5) faint.push(element.outerHTML.slice(0, 100));
+  }
+  return faint;
+}"""
 
 
 def write_corpus(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from helpers import ROOT
+from helpers import FAINT, ROOT
 from PIL import Image
 
 from ssb import paper, published
@@ -24,7 +24,7 @@ LABELS = ("shapes", "msrvtt1k")
 SOME = ("table1.", "table1_", "table2a", "captioning", "quickstart")
 OBJECTIVES = "notebooks/shapes/01_table1_objectives.html"
 QUICKSTART = "notebooks/msrvtt1k/00_quickstart.html"
-STYLED = "<table><thead><tr><th>R@1</th></tr></thead><tr><td style='color: #777777'>30.1</td></tr></table>"
+STYLED = "<table><thead><tr><th>R@1</th></tr></thead><tr><td style='opacity: 0.7'>30.1</td></tr></table>"
 
 
 def outputs() -> list[nbformat.NotebookNode]:
@@ -152,7 +152,6 @@ def test_a_notebook_is_shown_without_its_code_and_with_its_mathematics(report, s
     assert soup.find("math").get_text() == "Si" and "$" not in soup.main.p.get_text() and "S_i" not in words(soup)
     assert soup.find("img", alt="Seconds & sizes.")["src"].startswith("data:image/png;base64,")
     assert "1.5 minutes" in words(soup) and "Stopped by an error" not in words(soup)
-    assert "#777777" not in str(soup)
 
 
 def test_a_notebook_that_failed_says_so(report, soups, index):
@@ -281,27 +280,6 @@ def test_what_cannot_be_read_is_named_and_the_former_report_stays(name, text, ho
 
 # In a browser
 
-CONTRAST = """() => {
-  const parse = text => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map(x => x / 255)
-    .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, x, k) => sum + x * [0.2126, 0.7152, 0.0722][k], 0);
-  const behind = element => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = parse(getComputedStyle(at).backgroundColor);
-      if (colour.length < 4 || colour[3] > 0) return colour;
-    }
-  };
-  const faint = [];
-  for (const element of document.querySelectorAll("body *:not(tr:nth-child(n+3) *)")) {
-    const says = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
-    if (!says || !element.checkVisibility()) continue;
-    const pair = [light(parse(getComputedStyle(element).color)), light(behind(element))].sort((a, b) => b - a);
-    if ((pair[0] + 0.05) / (pair[1] + 0.05) < 4.5) faint.push(element.outerHTML.slice(0, 100));
-  }
-  return faint;
-}"""
-
 
 @pytest.fixture
 def opened(browser, report):
@@ -333,7 +311,7 @@ def test_a_page_fits_and_can_be_read(name, width, scheme, opened):
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate(FAINT, "body *:not(tr:nth-child(n+3) *)") == []
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (back == "rgb(255, 255, 255)") == (scheme == "light")
     assert page.evaluate("[...document.images].filter(x => x.loading !== 'lazy' && !x.naturalWidth).length") == 0

@@ -94,4 +94,4 @@ def test_the_commands_run_one_after_the_other(tmp_path):
         assert all(text in printed for text in wanted), f"{line}\n{printed[-2000:]}"
     for name in ("executed/quickstart.ipynb", "report/index.html"):
         assert (tmp_path / "results" / name).is_file()
-    assert (tmp_path / "my/features/resnet.npy").is_file()
+    assert len([*(tmp_path / "my/features/resnet").glob("clip*.npy")]) == 12

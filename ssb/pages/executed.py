@@ -16,7 +16,6 @@ from ssb.report import ReportError
 
 TEMPLATES = FileSystemLoader(Path(__file__).parent)
 FAILED = "papermill-error-cell-tag"  # of the cells that papermill adds where another one failed
-GREY = "#777777"  # of rows in `ssb.report.styled`, too light here: the style sheet has one for light and one for dark
 BOX = '<div class="box" tabindex="0" role="region" aria-label="{}">{}</div>'
 
 Address = Callable[[str], str]  # the target of a link → its address in the report, "" where the report lacks it
@@ -97,4 +96,4 @@ def body(book: nbformat.NotebookNode, address: Address) -> str:
         filters={"markdown2html": lambda source: prose(source, address)},
     )
     text, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells, metadata=book.metadata))
-    return text.replace(GREY, "var(--muted)")
+    return text

@@ -201,7 +201,7 @@ def test_displayed_in_grey_bold_and_blank(uneven):
             assert bold[name, metric].tolist()[-2:] == [better <= 0, better >= 0]
         assert not bold[name, "sd"].any()
     html = transfer.show(frame, "T").to_html()
-    grey = re.search(r"([^}]*)\{\s*color: #777777;", html)[1]
+    grey = re.search(r"([^}]*)\{\s*opacity: 0.7;", html)[1]
     assert {int(row) for row in re.findall(r"row(\d+)_col", grey)} == set(range(14))
 
 
