@@ -1,11 +1,14 @@
 """The leak: supports are eq. 3 over random blocks, and the probes tell what was put there and nothing else."""
 
+from types import SimpleNamespace
+from unittest import mock
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from ssb import Config, ConfigError, Study
+from ssb import Config, ConfigError, Study, configure
 from ssb.experiments import carries, leak
 from ssb.experiments.probe import clip_means
 from ssb.training.loop import fit
@@ -118,3 +121,16 @@ def test_what_is_detached_leaves_every_rank():
     assert "leaves every rank" in carries.detached(runs)
     assert "CHANGES every rank" in carries.detached(runs | {"none": [Made([2, 1])]})
     assert "collapsed" in carries.detached({"none": []})
+
+
+def test_a_lent_decoder_is_as_wide_as_that_of_the_tuned_preset(monkeypatch):
+    asked = []
+    monkeypatch.setattr(carries, "Study", lambda *arguments: asked.append(arguments) or mock.MagicMock())
+    base = configure("tuned", "flickr8k")
+    study = SimpleNamespace(preset="tuned", base=base, seeds=[0], jobs=1, changes={"epochs": 3})
+    carries.decoders(study, "msrvtt1k")
+    (_, corpus, preset, *_, changes) = asked[0]
+    lent = configure(preset, corpus, **changes)
+    assert lent.epochs == 3 and lent.streams == configure("laptop", "msrvtt1k").streams
+    names = ("dim", "video_pooling", "scratch_width", "scratch_layers", "vocabulary")
+    assert [getattr(lent, name) for name in names] == [getattr(base, name) for name in names]
