@@ -18,7 +18,7 @@ TABLE1 = Experiment(
         Claim("hybrid captioning beats no captioning", "hybrid", "none", "1", ("hybrid", "none")),
         Claim("cross beats hybrid", "cross", "hybrid", "1", ("cross", "hybrid")),
     ),
-    alt="Forest plot of text to video R@1 of the five captioning objectives, each seed a dot, means with intervals.",
+    alt="Forest plot of text to video R@1 of the five captioning objectives, each seed a dot, with intervals.",
 )
 
 TABLES = {
