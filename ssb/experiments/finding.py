@@ -87,7 +87,7 @@ def judgement(row) -> str:
 
 def headline(claims: pd.DataFrame) -> str:
     """The finding in Markdown: for each corpus and baseline the gain of `cross` in R@1, text→video, with its interval
-    over queries; the first in bold. claims: of `overview.claims`."""
+    over queries; the first in bold; then of how many the claim is held. claims: of `overview.claims`."""
     rows, lines = gains(claims), []
     for row in rows.itertuples():
         text = (
@@ -95,6 +95,9 @@ def headline(claims: pd.DataFrame) -> str:
             f"{difference(row)} over {row.seeds} seeds: {judgement(row)}."
         )
         lines.append(f"**{text}**" if not lines else text)
+    if len(rows) > 1:
+        held = (rows["verdict"] == "held").sum()
+        lines.append(f"The claim that it helps is held in {held or 'none'} of these {len(rows)}.")
     paper = rows["paper"].dropna()
     return textwrap.fill(" ".join([*lines, *(f"The paper prints {signed(x)}." for x in paper[:1])]), 120)
 

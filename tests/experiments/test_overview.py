@@ -221,6 +221,7 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert words.startswith("**On flickr8k, over the tuned baseline, cross-captioning changes text→video R@1 by +0.3")
     assert "[-0.1, +0.7] over 5 seeds: inconclusive (the design finds 0.9 points with 80 % power).**" in words
     assert words.endswith("The paper prints +1.3.") and words.count("**") == 2
+    assert "The claim that it helps is held in 1 of these 3." in words
     answers = finding.answers(overview.claims(results)).set_index("question")
     assert answers.loc["… over a tuned baseline?"].str.contains("flickr8k: .0.3|.0.3 ").any()
     assert finding.first_page(results).startswith(
