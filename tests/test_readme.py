@@ -58,6 +58,7 @@ def smaller(line: str, port: int) -> str:
 
 
 def test_every_command_is_one_that_is_run():
+    assert "python3 -m venv .venv " in (ROOT / "README.md").read_text(encoding="utf-8").partition("activate")[0]
     assert [*SMALL] == lines(), "a command of README.md that is new, or gone: say above what it is at smoke size"
     assert all(any(line.startswith(start) for start in PRINTED) for line in SMALL if not line.startswith("."))
 

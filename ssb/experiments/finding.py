@@ -84,8 +84,8 @@ def judgement(row) -> str:
 
 def headline(claims: pd.DataFrame) -> str:
     """The finding in Markdown: the gain of `cross` over each baseline in R@1, text→video, with its interval over
-    queries and the verdict; of the corpus to trust most in bold, with the geometric mean of the ranks. claims: of
-    `overview.claims`."""
+    queries and the verdict; of the corpus to trust most in bold, with the geometric mean of the ranks; then of how
+    many the claim is held. claims: of `overview.claims`."""
     rows, lines = gains(claims), []
     for corpus, part in rows.groupby("corpus", sort=False):
         texts = [f"{difference(row)} over {row.over} ({row.verdict})" for _, row in part.iterrows()]
@@ -97,6 +97,9 @@ def headline(claims: pd.DataFrame) -> str:
         lines.append(f"**{text}**")
         if ranks := [in_ranks(row) for _, row in part.iterrows() if in_ranks(row)]:
             lines.append(f"The geometric mean of the ranks (less is better) changes by {' and by '.join(ranks)}.")
+    if len(rows) > 1:
+        held = (rows["verdict"] == "held").sum()
+        lines.append(f"The claim that it helps is held in {held or 'none'} of these {len(rows)}.")
     return textwrap.fill(" ".join(lines), 120)
 
 

@@ -230,6 +230,7 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert "[+0.3, +1.1] over the `laptop` preset (inconclusive); the paper prints +1.3.**" in words
     assert "On flickr8k: +0.3 points [-0.1, +0.7] over the tuned baseline (inconclusive) and +1.2 points" in words
     assert "ranks" not in words and words.count("**") == 2
+    assert words.endswith("The claim that it helps is held in 1 of these 4.")
     logs = {"log delta": np.log(0.99), "log low": np.log(0.98), "log high": 0.0}
     with_ranks = finding.headline(overview.claims(results).assign(**logs))
     assert "The geometric mean of the ranks (less is better) changes by -1.0 % [-2.0, +0.0]." in " ".join(
