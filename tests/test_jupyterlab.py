@@ -16,6 +16,7 @@ from helpers import FAINT, ROOT
 
 QUICKSTART, TABLE1 = "00_quickstart", "01_table1_objectives"
 TYPOS = {QUICKSTART: ("objectve", "objective"), TABLE1: ("seds", "seeds")}  # notebook → what is typed, what is meant
+SLOWER = {"epochs": 100}  # of Table 1, so that a run lasts seconds, and the second of ten can be waited for
 PATIENCE = 300  # seconds
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -26,7 +27,8 @@ def with_parameters(name: str, target: Path, old: str = "", new: str = ""):
     book = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     cell = next(cell for cell in book["cells"] if "parameters" in cell["metadata"].get("tags", []))
     text = "".join(cell["source"])
-    for name, value in book["metadata"]["ssb"]["smoke"].items():
+    smoke = book["metadata"]["ssb"]["smoke"]
+    for name, value in (smoke | ({"changes": smoke["changes"] | SLOWER} if name == TABLE1 else {})).items():
         text, count = re.subn(rf"^({name}: [\w\[\]]+ = ).*(  # )", rf"\g<1>{value!r}\2", text, flags=re.M)
         assert count == 1, name
     cell["source"] = text.replace(f"{old}:", f"{new}:") if old else text
