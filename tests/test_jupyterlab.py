@@ -100,7 +100,8 @@ def cells(path: Path) -> list[dict]:
 def choose(page, *names: str):
     """An entry of a menu, the names from the bar on; an entry may have a shortcut after its name."""
     for name in names:
-        page.get_by_role("menuitem", name=re.compile(rf"^{re.escape(name)}( ?[^a-z]+)?$")).click()
+        entry = re.compile(rf"^{re.escape(name)}( ?[^a-z]+)?$")
+        page.get_by_role("menuitem", name=entry).or_(page.get_by_role("menuitemcheckbox", name=entry)).click()
 
 
 def start(page, path: Path) -> int:
@@ -144,7 +145,9 @@ def shown(done: list[dict]) -> list[dict]:
 
 def contents(page, path: Path):
     """The panel of contents, opened, in which every heading of the notebook is found."""
-    page.get_by_role("tab", name=re.compile("Table of Contents")).click()
+    tab = page.get_by_role("tab", name=re.compile("Table of Contents"))
+    if tab.get_attribute("aria-selected") != "true":  # a click on an open one closes it
+        tab.click()
     panel = page.locator(".jp-TableOfContents-content")
     book = json.loads(path.read_text(encoding="utf-8"))
     texts = ["".join(cell["source"]).splitlines()[0] for cell in book["cells"] if cell["cell_type"] == "markdown"]
@@ -202,7 +205,9 @@ def test_table_1_can_be_read_in_light_and_dark(lab, opened):
     page.get_by_role("main").locator(".jp-Notebook .jp-CodeCell").first.wait_for()
     panel = contents(page, path)
     for theme, light in (("JupyterLab Dark", "false"), ("JupyterLab Light", "true")):
-        choose(page, "Settings", "Theme", theme)
+        page.keyboard.press("Control+Shift+C")  # the palette of commands
+        page.locator("input.lm-CommandPalette-input:visible").fill(f"Use Theme: {theme}")
+        page.keyboard.press("Enter")
         page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=light)
         page.wait_for_timeout(1000)  # for the style sheet
         for heading in ("The settings", "The table", "How they trained"):
