@@ -144,7 +144,7 @@ STUDY: tuple[Entry, ...] = (
     *each("19_emcl_inference", "emcl_inference", {"shapes": 9, "msrvtt1k": 6}),
     *each("20_vt_twins_s2dtw", "s2dtw", {"events": 20}),
     *each("21_together", "together events/together_videos", {"shapes": 11, "msrvtt1k": 10, "flickr8k": 30}),
-    *each("23_baselines", "looks", {"shapes": 60, "flickr8k": 85}),
+    *each("23_baselines", "looks", {"shapes": 60, "msrvtt1k": 60, "flickr8k": 85}),
     *each("24_strength", "strength", {"shapes": 90, "flickr8k": 90}),
     *each("25_what_carries", "carries", {"shapes": 10, "flickr8k": 80}),
     *each(
