@@ -56,17 +56,18 @@ def settings(study: Study, decoder_corpus: str) -> dict[str, dict]:
     return grid(study) | ({BORROWED: {"objective": "cross"}} if decoder_corpus else {})
 
 
-def decoders(study: Study, corpus: str) -> dict[str, list[Run]]:
-    """What `Study.run` takes as `decoders`: `cross` trained on another corpus with the study's preset, seeds and
-    changes; with a preset of NAMED, as it is on the study's own corpus, since the decoder must fit. {} without a
-    corpus."""
-    if not corpus:
-        return {}
+def lender(study: Study, corpus: str) -> Study:
+    """That of `cross` on another corpus, with a study's preset, seeds and changes; with a preset of NAMED, as it is on
+    the study's own corpus, since the decoder must fit."""
     preset, changes = study.preset, study.changes
     if preset in NAMED:
         preset, changes = "laptop", recorded(study.base.corpus, preset) | changes
-    other = Study("decoders", corpus, preset, study.seeds, study.jobs, changes)
-    return {BORROWED: other.run({"cross": {"objective": "cross"}})["cross"]}
+    return Study("decoders", corpus, preset, study.seeds, study.jobs, changes)
+
+
+def decoders(study: Study, corpus: str) -> dict[str, list[Run]]:
+    """What `Study.run` takes as `decoders`: the runs of `lender`. {} without a corpus."""
+    return {BORROWED: lender(study, corpus).run({"cross": {"objective": "cross"}})["cross"]} if corpus else {}
 
 
 def detached(runs: Runs) -> str:

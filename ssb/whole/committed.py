@@ -69,7 +69,7 @@ def plans(entry: Entry) -> Iterator[Plan]:
             grid, complete = grid_of(name, study)
             decoders = {}
             if other := given.get("decoder_corpus"):
-                grid, first = carries.settings(study, other), make("decoders", other, changes=changes)
+                grid, first = carries.settings(study, other), carries.lender(study, other)
                 learnt = first.planned({"cross": {"objective": "cross"}})
                 decoders[carries.BORROWED] = [as_begun(first, one) for one in learnt]
             yield Plan(study, study.planned(grid, decoders=decoders), complete, collapse)
