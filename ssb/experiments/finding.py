@@ -2,7 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,18 +32,11 @@ FIRST = (CONFIRMED, "flickr8k", "shapes", "msrvtt1k")  # corpora, the one to tru
 
 
 class Question(NamedTuple):
-    """A question of the study: the claim that answers it, and the tables that test it, on each corpus the first that it
-    has."""
+    """A question of the study, the tables that answer it, and by which claim, as of `tested`."""
 
     text: str
     tables: tuple[str, ...]
     claim: str = CROSS
-
-    def rows(self, claims: pd.DataFrame) -> pd.DataFrame:
-        """A row for each corpus that answers it. claims: of `overview.claims`."""
-        rows = claims[(claims["claim"] == self.claim) & claims["table"].isin(self.tables)]
-        rows = rows.sort_values("table", key=lambda tables: tables.map(self.tables.index), kind="stable")
-        return rows.drop_duplicates("corpus").sort_index()
 
 
 QUESTIONS = (
@@ -57,10 +50,18 @@ QUESTIONS = (
 )
 
 
+def tested(claims: pd.DataFrame, tables: Sequence[str], claim: str = CROSS) -> pd.DataFrame:
+    """The rows of a claim, one for each corpus: that of the first of these tables that it has. claims: of
+    `overview.claims`."""
+    rows = claims[(claims["claim"] == claim) & claims["table"].isin(tables)]
+    rows = rows.sort_values("table", key=lambda names: names.map(tables.index), kind="stable")
+    return rows.drop_duplicates("corpus").sort_index()
+
+
 def gains(claims: pd.DataFrame) -> pd.DataFrame:
     """The claims that compare `cross` with no captioning, one for each corpus and baseline (column over), those to
     trust most first. claims: of `overview.claims`."""
-    rows = pd.concat([Question("", tables).rows(claims).assign(over=name) for name, tables in BASELINES.items()])
+    rows = pd.concat([tested(claims, tables).assign(over=name) for name, tables in BASELINES.items()])
     return rows.sort_values("corpus", key=lambda names: names.map(place), kind="stable", ignore_index=True)
 
 
@@ -95,7 +96,7 @@ def headline(claims: pd.DataFrame) -> str:
         paper = "".join(f"; the paper prints {signed(x)}" for x in rows["paper"].dropna()[:1])
         text = f"On {corpus}, cross-captioning changes text→video R@1 by {' and by '.join(texts)}{paper}."
         lines.append(f"**{text}**")
-        if ranks := [in_ranks(row) for _, row in part.iterrows() if in_ranks(row)]:
+        if ranks := [*filter(None, (in_ranks(row) for _, row in part.iterrows()))]:
             lines.append(f"The geometric mean of the ranks (less is better) changes by {' and by '.join(ranks)}.")
     if len(rows) > 1:
         held = (rows["verdict"] == "held").sum()
@@ -108,7 +109,7 @@ def answers(claims: pd.DataFrame) -> pd.DataFrame:
     interval over queries and the verdict. claims: of `overview.claims`."""
     cells = []
     for question in QUESTIONS:
-        for row in question.rows(claims).itertuples():
+        for row in tested(claims, question.tables, question.claim).itertuples():
             interval = f"[{signed(row.delta_low)}, {signed(row.delta_high)}]"
             text = f"{signed(row.delta)} {interval} {row.verdict}"
             paper = "" if np.isnan(row.paper) else signed(row.paper)

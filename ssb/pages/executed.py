@@ -95,5 +95,4 @@ def body(book: nbformat.NotebookNode, address: Address) -> str:
         exclude_output_prompt=True,
         filters={"markdown2html": lambda source: prose(source, address)},
     )
-    text, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells, metadata=book.metadata))
-    return text
+    return exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells, metadata=book.metadata))[0]
