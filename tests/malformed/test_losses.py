@@ -148,10 +148,10 @@ def test_workers_train_what_the_file_says(place, corpus, home):
         write(place / name, source)
     call = joblib.delayed(in_a_worker)(config("own:loss"), str(home), str(place))
     with joblib.parallel_config("loky", n_jobs=2):
-        (before, losses_before, first), (same, _, _) = joblib.Parallel()([call, call])
+        (before, losses_before, one), (same, _, other) = joblib.Parallel()([call, call])
         write(place / "own_helper.py", "T = 500\n")
         later = joblib.Parallel()([call, call])
-    assert before == same and {pid for *_, pid in later} & {first}
+    assert before == same and {pid for *_, pid in later} & {one, other}
     assert {name for name, *_ in later} == {run_name(config("own:loss").effective(), corpus)} != {before}
     again = fit(config("own:loss"), corpus, quiet=True)
     assert later[0][1] == later[1][1] == again.trace["contrast"].tolist()

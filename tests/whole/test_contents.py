@@ -14,6 +14,7 @@ from ssb import __main__, files
 from ssb.config import ConfigError
 from ssb.corpora.load import CORPORA
 from ssb.corpora.reading import CorpusError
+from ssb.training.runs import run_name
 from ssb.whole import committed, contents, executed
 from ssb.whole.contents import STUDY
 
@@ -137,7 +138,10 @@ def wrong_rows(entry) -> tuple[bool, list[str]]:
             frame = frame[pd.to_numeric(frame[column]) == value]
         now = {(one.config.sha, str(one.seed)) for one in runs}
         named = {(one.setting, one.config.sha) for one in runs}
-        if "config_sha" not in frame or not any(frame["config_sha"].isin([sha for sha, _ in now])):
+        if "config_sha" not in frame:  # it names runs of another table
+            current &= set(frame["run"]) <= {run_name(one.config, study.corpus) for one in runs}
+            continue
+        if not any(frame["config_sha"].isin([sha for sha, _ in now])):
             current = False
             continue
         rows = [row for row in frame.to_dict("records") if row["config_sha"]]
