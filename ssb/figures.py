@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 import seaborn as sns
 import torch
 from IPython.display import Image
@@ -131,6 +132,12 @@ def save(figure: plt.Figure, folder: Path, name: str, alt: str) -> Picture:
     path = folder / f"{name}.png"
     print(f"wrote {files.short(path)} and .pdf")
     return Picture(filename=str(path), alt=alt, width=round(96 * figure.get_figwidth()))
+
+
+def described(path: Path) -> str:
+    """The sentence that `save` stored in a .png; its name where there is none."""
+    with PIL.Image.open(path) as image:
+        return image.info.get("Description", f"The figure {path.stem}.")
 
 
 @styled

@@ -180,7 +180,8 @@ class Experiment:
     title: of the table and its figures. number: of the table in the paper, "2a"; "" where it has none. grid: study →
     setting → what it changes in the preset; None where that depends on other results. baseline: the setting that the
     others are compared with. claims: of the paper, about its settings. alt: the figure in one sentence. draw: the
-    figure of a `Comparison`; None: `figures.settings`.
+    figure of a `Comparison`; None: `figures.settings`. shown: of its files <table>_<shown>.csv, the one that pages show
+    in full.
     """
 
     title: str
@@ -190,6 +191,7 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     alt: str = ""
     draw: Callable[["Comparison"], Figure] | None = None
+    shown: str = "summary"
 
 
 class Comparison:

@@ -37,7 +37,7 @@ MODES = {  # what the decoder attends to, and the width of its beam search
     "support": {"source": "support", "beams": 4},
 }
 GRID = {objective: {"objective": objective} for objective in OBJECTIVES if objective != "none"}  # which has no decoder
-TABLES = {"captioning": Experiment("Captions", grid=lambda study: GRID)}
+TABLES = {"captioning": Experiment("Tables 7 to 9: captions", grid=lambda study: GRID)}
 CONSTANT = "one sentence for all"
 CANDIDATES = 50  # the most frequent training captions, from which that sentence is chosen
 VERSION = 1  # raise it when the captions or scores of an unchanged run change: cached ones of another are not read

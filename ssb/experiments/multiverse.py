@@ -46,6 +46,7 @@ MULTIVERSE = Experiment(
     "Every reading of the paper",
     baseline="none",
     alt="Specification curve: the gain of cross under each reading, sorted, above a grid of what each reading chooses.",
+    shown="choices",
 )
 TABLES = {"multiverse": MULTIVERSE}
 

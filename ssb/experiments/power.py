@@ -17,7 +17,7 @@ from ssb.tables.verdicts import stacked
 from ssb.training.runs import Run
 
 EXPERIMENT = Experiment(
-    "cross against none",
+    "Table 12: cross against none",
     number="12",
     grid=lambda study: objectives.PAIR,
     baseline="none",
@@ -26,7 +26,7 @@ EXPERIMENT = Experiment(
 )
 TABLES = {
     "table12": EXPERIMENT,
-    "table12_tuned": replace(EXPERIMENT, title="cross against none over the tuned baseline"),
+    "table12_tuned": replace(EXPERIMENT, title="Table 12: cross against none over the tuned baseline"),
 }
 CLIPS, SEEDS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000), (2, 3, 5, 10, 20)  # of the power curve
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ssb import files
+from ssb import files, published
 from ssb.experiments import finding, overview
 from ssb.experiments.overview import TABLES, files_of
-from ssb.report import markdown
+from ssb.figures import described
+from ssb.report import Experiment, markdown
 from ssb.tables.verdicts import UNDECIDED
 
 ABOUT = """# Results
@@ -16,6 +17,7 @@ ABOUT = """# Results
 Made from the tables of this folder by `ssb report`; do not edit. Text→video on the test clips at the epoch that was
 best on validation, means over seeds; [how to read a table](../notebooks/README.md#how-to-read-a-table). The paper's
 numbers are from another corpus with other encoders: compare signs, not sizes."""
+PICTURES = {"figure5": "Figure 5: retrieved clips", "quickstart": "Quickstart"}  # of no experiment
 COLUMNS = """The paper's difference in points of R@1, or as named, and ours with its interval over queries, the one over
 seeds, the verdict, and after a slash the smallest difference that the table finds with 80 % power."""
 
@@ -28,27 +30,31 @@ def results_page(root: Path, claims: pd.DataFrame) -> str:
     parts += ["## The claims", COLUMNS, markdown(overview.claims_table(claims))]
     parts += [*overview.stress_tests(results), overview.cost(results)]
     parts += ["## Every table", markdown(overview.links(results)), "## Tables and figures"]
-    for title, table, paths in sections(results):
-        parts += [f"### {title}", *(folded(root, path) for path in paths)]
+    for table, part in made(root).groupby("table", sort=False):
+        one = TABLES.get(table, Experiment(PICTURES.get(table, table)))
+        each = part.groupby("corpus", sort=False)["path"]
+        parts += [f"### {one.title}", *(folded(corpus, paths, f"{table}_{one.shown}") for corpus, paths in each)]
     return "\n\n".join(parts) + "\n"
 
 
-def sections(results: Path) -> list[tuple[str, str, list[Path]]]:
-    """Title, name and summaries of each table, in the order of the paper; those of the reader's own after them."""
-    found = pd.DataFrame(files_of("summary", results), columns=["corpus", "table", "path"])
-    parts = [(table, part["path"].tolist()) for table, part in overview.by_table(found).groupby("table", sort=False)]
-    return [(TABLES[table].title if table in TABLES else table, table, paths) for table, paths in parts]
+def made(root: Path) -> pd.DataFrame:
+    """The files that the notebooks made of each table on each corpus, tables in the order of the paper and those of the
+    reader's own after them: columns corpus, table and path."""
+    tables, found = {*TABLES, *PICTURES, *(table for _, table, _ in files_of("summary", root / "results"))}, []
+    for folder in published.folders(root / "results"):
+        for place, suffix in ((folder, "csv"), (folder, "npz"), (root / "figures" / folder.name, "png")):
+            paths = sorted(place.glob(f"[!.]*.{suffix}"))
+            found += [(folder.name, published.owner(path.stem, tables), path) for path in paths]
+    return overview.by_table(pd.DataFrame([each for each in found if each[1]], columns=["corpus", "table", "path"]))
 
 
-def folded(root: Path, path: Path) -> str:
-    """A summary with the figures of its table, folded away under the name of its corpus."""
-    corpus, table = path.parent.name, path.stem.removesuffix("_summary")
-    drawn = sorted((root / "figures" / corpus).glob(f"{table}.png"))
-    drawn += sorted((root / "figures" / corpus).glob(f"{table}_fig*.png"))
-    alt = TABLES[table].alt if table in TABLES else table
-    pictures = [f"![{alt}](../figures/{corpus}/{each.name})" for each in drawn]
-    body = "\n\n".join([in_full(path), *pictures])
-    return f"<details><summary>{corpus}</summary>\n\n{body}\n\n</details>"
+def folded(corpus: str, paths: pd.Series, shown: str) -> str:
+    """The files of a table folded away under the name of its corpus: one shown in full, the figures, and links."""
+    pictures = [f"![{described(path)}](../figures/{corpus}/{path.name})" for path in paths if path.suffix == ".png"]
+    links = [f"[{path.name}]({corpus}/{path.name})" for path in paths if path.suffix != ".png"]
+    body = [in_full(path) for path in paths if path.name == f"{shown}.csv"] + pictures
+    body += [f"Files: {', '.join(links)}."] if links else []
+    return "\n\n".join([f"<details><summary>{corpus}</summary>", *body, "</details>"])
 
 
 def in_full(path: Path) -> str:

@@ -23,6 +23,7 @@ STRENGTH = Experiment(
     "Gain against the strength of the baseline",
     baseline="laptop",
     alt="Gain of cross in text to video R@1 against the validation R@1 of no captioning, one point for each baseline.",
+    shown="gains",
 )
 TABLES = {"strength": STRENGTH}
 

@@ -28,7 +28,7 @@ def clips(constants: emcl_layer.Constants = emcl_layer.LAYER) -> dict[str, dict]
 
 
 CLIPS = Experiment(
-    "One budget",
+    "One budget: clips",
     baseline="triplet",
     claims=(
         Claim("SSB beats the triplet loss alone", "SSB cross", "triplet"),
@@ -38,7 +38,7 @@ CLIPS = Experiment(
     alt="Forest plot of text to video R@1 of the triplet loss, InfoNCE, SSB, EMCL and both, each seed a dot.",
 )
 VIDEOS = Experiment(
-    "One budget",
+    "One budget: long videos",
     grid=lambda study: SEQUENCES,
     baseline=FULL,
     claims=(

@@ -229,6 +229,6 @@ TABLE10 = Experiment(
 TABLES = {
     "pretraining": PRETRAINING,
     "table10": TABLE10,
-    "pretraining_from_shapes": replace(PRETRAINING, title="pre-training on shapes: a control"),
-    "table10_from_shapes": replace(TABLE10, title="zero-shot from shapes: a control"),
+    "pretraining_from_shapes": replace(PRETRAINING, title="Pre-training on shapes: a control"),
+    "table10_from_shapes": replace(TABLE10, title="Zero-shot from shapes: a control"),
 }

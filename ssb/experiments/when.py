@@ -19,6 +19,7 @@ WHEN = Experiment(
     "When captioning gains",
     baseline="none",
     alt="Gain of cross in mean log rank against training clips, against the batch and by false negatives of a query.",
+    shown="gains",
 )
 TABLES = {"when": WHEN}
 SCALE = -100.0  # of the logarithm of a rank: gains are positive, in percent of a rank

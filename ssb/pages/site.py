@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from ssb import files, published
+from ssb import figures, files, published
 from ssb.machine import machine
 from ssb.pages.executed import TEMPLATES, Executed, body, executed, prose
 from ssb.report import METRICS, cells, intervals, printed, read, reading, signed
@@ -75,12 +75,11 @@ def table(root: Path, path: Path) -> Table:
 
 
 def figure(root: Path, path: Path) -> Figure:
-    """A figure with the sentence that `figures.save` stored in it."""
     with Image.open(path) as image:
-        dots, alt = image.info.get("dpi", (96, 96))[0], image.info.get("Description")
+        dots = image.info.get("dpi", (96, 96))[0]
         width, height = (round(96 * length / dots) for length in image.size)
     name = ", ".join(path.relative_to(root / "figures").with_suffix("").parts)
-    return Figure(name, path.relative_to(root).as_posix(), alt or f"The figure {name}.", width, height)
+    return Figure(name, path.relative_to(root).as_posix(), figures.described(path), width, height)
 
 
 def sections(

@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from ssb import report
+from ssb import figures, report
 from ssb.__main__ import main
 from ssb.experiments import ablations, finding, overview, readmes, together
 
@@ -254,6 +255,36 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert [label.get_text() for label in axis.get_yticklabels()][2] == "flickr8k:\nthe tuned baseline"
     filled = [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"]
     assert [colour != "white" for colour in filled] == [False, False, True, False]
+
+
+def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
+    folder = results / "shapes"
+    folder.mkdir(exist_ok=True)
+    verdicts = {"verdict": ["higher", "not resolved", "lower", "not resolved"], "delta": [1.0, 0.2, -3.0, 0.4]}
+    pd.DataFrame(verdicts).to_csv(folder / "multiverse_readings.csv", index=False)
+    queries = {"others": ["0", "1-2", "10 or more"], "delta": [0.5, 1.0, -2.0]}
+    queries |= {"delta_low": [0.1, 0.0, -3.0], "delta_high": [0.9, 2.0, -1.0]}
+    pd.DataFrame(queries).to_csv(folder / "when_queries.csv", index=False)
+    lines = finding.first_page(results).splitlines()
+    (readings,) = (line for line in lines if "multiverse_readings" in line)
+    assert readings.endswith("3 of 4 gain, 1 beyond the noise of queries and seeds; the median is +0.3 points.")
+    (line,) = (line for line in lines if "when_queries" in line)
+    assert "+0.5 % [+0.1, +0.9] for queries that fit 0 other clips and -2.0 % [-3.0, -1.0]" in line
+    assert line.endswith("for queries that fit 10 or more other clips.") and len(finding.EFFECT) == 10
+
+
+def test_every_table_is_shown_with_its_figures_and_files(checkout):
+    """A table without a summary, and figures of no table, too; each figure with its own sentence."""
+    folder = checkout / "figures/shapes"
+    for name in ("table1_fig3_attention", "quickstart_attention", "unknown"):
+        figures.save(plt.figure(), folder, name, f"What {name} shows.")
+    gains = pd.DataFrame({"baseline": ["a"], "val R@1": [20.5], "delta": [0.2], "delta_low": 0.1, "delta_high": 0.3})
+    gains.to_csv(checkout / "results/shapes/strength_gains.csv", index=False)
+    page = readmes.results_page(checkout, overview.claims(checkout / "results"))
+    assert "![What table1_fig3_attention shows.](../figures/shapes/table1_fig3_attention.png)" in page
+    assert "### Quickstart" in page and "unknown" not in page
+    part = page.split("### Gain against the strength of the baseline")[1].split("###")[0]
+    assert "| a | 20.5 | 0.2 |" in part and "Files: [strength_gains.csv](shapes/strength_gains.csv)." in part
 
 
 def test_a_search_is_told_by_what_it_found(checkout):
