@@ -180,9 +180,10 @@ def _blocks(blocks: list[tuple[str, list[tuple[Search, int, str]]]], title: str)
         heading(figure, title)
         figure.text(0.5, 0.4, "there is no such query", ha="center")
         return figure
+    words = "s: similarity of query and clip"
     if blocks[0][1][0][0].corpus.meaning is None:
-        title += "\n(what is true is estimated from the wording of captions)"
-    heading(figure, title)
+        words += "; what is true is estimated from the wording of captions"
+    heading(figure, f"{title}\n({words})")
     parts = figure.subfigures(len(blocks), 1, height_ratios=count, squeeze=False)[:, 0]
     for part, (rule, lines) in zip(parts, blocks):
         left, right = part.subfigures(1, 2, width_ratios=[1, 5.2])
@@ -201,10 +202,10 @@ def _line(line, search: Search, query: int, words: str) -> None:
     for axis, column in zip(axes, columns):
         _clip(axis, search, query, column)
     if own not in columns:
-        _clip(axes[-1], search, query, own, f", rank {search.ranks[query]:g}")
+        _clip(axes[-1], search, query, own)
 
 
-def _clip(axis: plt.Axes, search: Search, query: int, column: int, rank: str = "") -> None:
+def _clip(axis: plt.Axes, search: Search, query: int, column: int) -> None:
     if column == search.own[query]:
         mark, style = "own clip: ", dict(color=COLOURS[2], fontweight="bold")
     elif search.fits[query, column]:
@@ -212,5 +213,5 @@ def _clip(axis: plt.Axes, search: Search, query: int, column: int, rank: str = "
     else:
         mark, style = "", dict(color="0.3")
     score = f"{search.similarity[query, column]:.2f}".replace("-", "−")
-    axis.set_title(f"{mark}s = {score}{rank}", **style).set_in_layout(False)  # keeps the columns aligned
+    axis.set_title(f"{mark}s = {score}", **style).set_in_layout(False)  # keeps the columns aligned
     show_clip(axis, search.corpus, int(search.clips[column]), 26, 4)
