@@ -3,8 +3,9 @@
 A look is a setting trained with several seeds and ranked on the validation clips, never on the test clips
 (`Config.evaluate`). The search takes one step after the other; a step tries some values of one or two settings with the
 others as they were found so far, and keeps the best by R@1 + R@5 + R@10, text to video, the mean over the seeds; of
-the epochs, which are what a run costs, the fewest within one standard error of the best. This is coordinate descent: it
-is cheap and can miss settings that are better only together.
+the epochs and of the widths, which are what a run costs, the least within one standard error of the best. A run may
+take twice the preset's epochs. This is coordinate descent: it is cheap and can miss settings that are better only
+together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +22,10 @@ from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, MARKS, PAGE, styled
 from ssb.report import Experiment
 from ssb.study import Study
-from ssb.training.runs import Run, TrainingError, configure, load
+from ssb.training.runs import Run, TrainingError, configure
 
 RECALLS = ("t2v R@1", "t2v R@5", "t2v R@10")
 NAMED = ("tuned", "paper_small")  # presets that are baselines of every corpus that has them, and `laptop`
-MOST_STEPS = 8000  # of a look: a run of `none` of 8,000 steps takes a minute or two on one core
 LOOKS = Experiment(
     "Looks at the validation clips",
     alt="Recall of every setting tried on the validation clips, in the order of the search, and the best so far.",
@@ -59,15 +59,13 @@ def heads(found: Mapping) -> list[dict]:
     return [{"video_pooling": head, **loss} for head, loss in pairs]
 
 
-def baseline_steps(epochs: int, batches: int) -> list[Step]:
-    """The search of `none`. epochs: of the preset. batches: of an epoch."""
-    tried = (max(1, epochs // 2), epochs, 2 * epochs, 4 * epochs)
-    tried = [n for n in tried if n <= max(epochs, MOST_STEPS // batches)]
+def baseline_steps(epochs: int) -> list[Step]:
+    """The search of `none`. epochs: of the preset."""
     return [
         Step("head and loss", heads),
         values("lr", 5e-4, 2e-3),
-        values("epochs", *tried)._replace(cost="epochs"),
-        values("dim", 512, 1024),
+        values("epochs", max(1, epochs // 2), epochs, 2 * epochs)._replace(cost="epochs"),
+        values("dim", 512, 1024)._replace(cost="dim"),
         values("dropout", 0.0, 0.1, 0.5),
         values("weight_decay", 0.01, 0.1),
         values("standardise", False),
@@ -129,8 +127,7 @@ class Search:
 
     def baseline(self) -> dict:
         """Search the settings of `none`; what was found."""
-        base = self.study.base
-        return self.take(baseline_steps(base.epochs, len(load(base, self.study.corpus).order(0))))
+        return self.take(baseline_steps(self.study.base.epochs))
 
     def captioning(self) -> dict:
         """Search those of `cross` around what was found; what was found."""
