@@ -94,8 +94,8 @@ def judgement(row) -> str:
 
 def headline(claims: pd.DataFrame) -> str:
     """The finding in Markdown: the gain of `cross` over each baseline in R@1, text→video, with its interval over
-    queries and the verdict; of the corpus to trust most in bold, with the geometric mean of the ranks; then of how
-    many the claim is held. claims: of `overview.claims`."""
+    queries and the verdict; of the corpus to trust most in bold, with the seeds and the geometric mean of the ranks;
+    then of how many the claim is held. claims: of `overview.claims`."""
     rows, lines = gains(claims), []
     for corpus, part in rows.groupby("corpus", sort=False):
         texts = [f"{difference(row)} over {row.over} ({row.verdict})" for _, row in part.iterrows()]
@@ -103,7 +103,8 @@ def headline(claims: pd.DataFrame) -> str:
             lines.append(f"On {corpus}: {' and '.join(texts)}.")
             continue
         paper = "".join(f"; the paper prints {signed(x)}" for x in rows["paper"].dropna()[:1])
-        text = f"On {corpus}, cross-captioning changes text→video R@1 by {' and by '.join(texts)}{paper}."
+        seeds = f"{part['seeds'].min():.0f} seeds"
+        text = f"On {corpus} ({seeds}), cross-captioning changes text→video R@1 by {' and by '.join(texts)}{paper}."
         lines.append(f"**{text}**")
         if ranks := [*filter(None, (in_ranks(row) for _, row in part.iterrows()))]:
             lines.append(f"The geometric mean of the ranks (less is better) changes by {' and by '.join(ranks)}.")
@@ -180,15 +181,16 @@ def _strength(gains: pd.DataFrame) -> str:
     weak, strong = (gains.loc[gains["val R@1"].agg(pick)] for pick in ("idxmin", "idxmax"))
     ends = {"weakest": weak, "strongest": strong}
     parts = [f"{difference(row)} over the {word} ({row['baseline']})" for word, row in ends.items()]
-    return f"{' and '.join(parts)} of {len(gains)}"
+    return f"{_counted(gains)}; {' and '.join(parts)}"
 
 
 def _readings(gains: pd.DataFrame) -> str:
+    return f"{_counted(gains)}; the median is {signed(gains['delta'].median())} points"
+
+
+def _counted(gains: pd.DataFrame) -> str:
     apart = (gains["verdict"] == "higher").sum()
-    return (
-        f"{(gains['delta'] > 0).sum()} of {len(gains)} gain, {apart or 'none'} beyond the noise of queries and seeds; "
-        f"the median is {signed(gains['delta'].median())} points"
-    )
+    return f"{(gains['delta'] > 0).sum()} of {len(gains)} gain, {apart or 'none'} beyond the noise of queries and seeds"
 
 
 def _carries(summary: pd.DataFrame) -> str:

@@ -226,7 +226,7 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert gains["delta"].tolist() == [0.7, 0.3, 1.2, -0.1]
     words = " ".join(finding.headline(overview.claims(results)).split())
     assert words.startswith(
-        "**On flickr8k_confirm, cross-captioning changes text→video R@1 by +0.7 points [+0.3, +1.1]"
+        "**On flickr8k_confirm (5 seeds), cross-captioning changes text→video R@1 by +0.7 points [+0.3, +1.1]"
     )
     assert "[+0.3, +1.1] over the `laptop` preset (inconclusive); the paper prints +1.3.**" in words
     assert "On flickr8k: +0.3 points [-0.1, +0.7] over the tuned baseline (inconclusive) and +1.2 points" in words
@@ -278,12 +278,14 @@ def test_every_table_is_shown_with_its_figures_and_files(checkout):
     folder = checkout / "figures/shapes"
     for name in ("table1_fig3_attention", "quickstart_attention", "unknown"):
         figures.save(plt.figure(), folder, name, f"What {name} shows.")
-    gains = pd.DataFrame({"baseline": ["a"], "val R@1": [20.5], "delta": [0.2], "delta_low": 0.1, "delta_high": 0.3})
+    gains = pd.DataFrame({"baseline": ["a"], "val R@1": [20.5], "delta": [0.2], "delta_low": 0.1})
+    gains = gains.assign(delta_high=0.3, verdict="higher")
     gains.to_csv(checkout / "results/shapes/strength_gains.csv", index=False)
     page = readmes.results_page(checkout, overview.claims(checkout / "results"))
     assert "![What table1_fig3_attention shows.](../figures/shapes/table1_fig3_attention.png)" in page
     assert "### Quickstart" in page and "unknown" not in page
     part = page.split("### Gain against the strength of the baseline")[1].split("###")[0]
+    assert "1 of 1 gain, 1 beyond the noise of queries and seeds; +0.2 points [+0.1, +0.3] over the weakest (a)" in page
     assert "| a | 20.5 | 0.2 |" in part and "Files: [strength_gains.csv](shapes/strength_gains.csv)." in part
 
 
