@@ -14,7 +14,18 @@ import pandas as pd
 from ssb import files, published
 from ssb.config import ConfigError
 from ssb.corpora.reading import CorpusError
-from ssb.experiments import carries, emcl_layer, false_negatives, leak, overview, strength, together, transfer, when
+from ssb.experiments import (
+    carries,
+    emcl_layer,
+    false_negatives,
+    leak,
+    multiverse,
+    overview,
+    strength,
+    together,
+    transfer,
+    when,
+)
 from ssb.progress import minutes
 from ssb.published import Planned
 from ssb.study import Study
@@ -24,6 +35,7 @@ from ssb.whole.contents import Entry
 
 GRIDS = {name: experiment.grid for name, experiment in overview.TABLES.items() if experiment.grid}
 GRIDS |= {"strength": strength.grid, "leak": leak.grid, "when": when.grid, "emcl_trials": lambda _: emcl_layer.trials()}
+GRIDS |= {"multiverse": lambda study: multiverse.grid(study, (published.PARAMETERS | study.parameters)["steps"])}
 
 
 class Plan(NamedTuple):
