@@ -27,7 +27,7 @@ PARAMETERS: Mapping = {
 }
 # columns that vary
 ORIGIN = {"trained_on", "share", "ratio", "corpus_sha", "commit", "dirty", "torch", "device", "seconds"}
-KEYS = ("setting", "seed", "way", "dataset", "split", "recipe", "false_negatives")  # of the rows of a table
+KEYS = ("setting", "seed", "mode", "dataset", "split", "recipe", "false_negatives")  # of the rows of a table
 RESERVED = ("cache", "executed", "report", "runs")  # folders of results/ that are no corpus
 
 

@@ -78,7 +78,7 @@ def sizes(text):
 def captions(text):
     index = [(text, mode) for mode in captioning_figures.SOURCES] + [(CONSTANT, "")]
     frame = pd.DataFrame({"CIDEr": 5.0, "CIDEr low": 4.0, "CIDEr high": 6.0}, index=pd.MultiIndex.from_tuples(index))
-    rows = pd.DataFrame([{"setting": text, "way": mode, "CIDEr": 5.0} for mode in captioning_figures.SOURCES])
+    rows = pd.DataFrame([{"setting": text, "mode": mode, "CIDEr": 5.0} for mode in captioning_figures.SOURCES])
     yield captioning_figures.captions(rows, frame, text), 2
 
 

@@ -107,7 +107,7 @@ def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] 
     """Caption the test clips with every run in every one of MODES, and score the captions; rows, with the provenance of
     the runs, are written to results/<corpus>/<table>.csv. Captions and scores are cached in `files.cache()`.
 
-    Columns in addition to those of `Study.rows`: way, the mode; `metrics`; distinct, the number of different captions
+    Columns in addition to those of `Study.rows`: mode; `metrics`; distinct, the number of different captions
     in percent of the clips; clips. Without Java the metrics are NaN.
     """
     metrics, rows, cider = tuple(metrics), [], {}
@@ -121,11 +121,11 @@ def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] 
             scored = [caption_test_clips(run, study.corpus, mode, metrics) for run in members]
             cider[setting, mode] = np.stack([frame["CIDEr"].to_numpy() for frame, _ in scored])
             for run, (frame, scores) in zip(members, scored):
-                row = {"table": study.table, "corpus": study.corpus.name, "setting": setting, "way": mode}
+                row = {"table": study.table, "corpus": study.corpus.name, "setting": setting, "mode": mode}
                 row |= {"seed": run.config.seed} | {name: round(value, 2) for name, value in scores.items()}
                 row |= {"distinct": round(100 * frame["text"].nunique() / len(frame), 1), "clips": len(frame)}
                 rows.append(row | about.loc[run.config.seed].to_dict())
-    rows = pd.DataFrame(rows).sort_values(["setting", "way", "seed"], kind="stable", ignore_index=True)
+    rows = pd.DataFrame(rows).sort_values(["setting", "mode", "seed"], kind="stable", ignore_index=True)
     study.write(rows, f"{study.table}.csv")
     return Results(rows, cider, constant(study.corpus, metrics))
 
@@ -192,7 +192,7 @@ def summary(study: Study, results: Results) -> pd.DataFrame:
     metrics = [name for name in METRICS if name in results.rows]
     rows = {}
     for (setting, mode), each in results.cider.items():
-        members = results.rows[(results.rows["setting"] == setting) & (results.rows["way"] == mode)]
+        members = results.rows[(results.rows["setting"] == setting) & (results.rows["mode"] == mode)]
         row = {"seeds": len(members)}
         for name in metrics:
             row |= {name: members[name].mean(), f"{name} sd": members[name].std(ddof=1)}
@@ -201,7 +201,7 @@ def summary(study: Study, results: Results) -> pd.DataFrame:
         rows[setting, mode] = row | {"distinct": members["distinct"].mean()}
     scores = {name: results.constant[name] for name in metrics}
     rows[CONSTANT, ""] = {"seeds": 0} | scores | {"distinct": 100 / results.constant["each"].size}
-    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["setting", "way"]).round(2)
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["setting", "mode"]).round(2)
     study.write(frame.reset_index(), f"{study.table}_summary.csv")
     return frame
 
@@ -228,7 +228,7 @@ def claims(study: Study, results: Results) -> pd.DataFrame:
 
 def with_paper_rows(summary: pd.DataFrame, corpus: str) -> pd.DataFrame:
     """The summary for display, every cell a string, with the rows of the paper's table for this corpus below it."""
-    paper = published(corpus).assign(way="own").set_index("way", append=True)
+    paper = published(corpus).assign(mode="own").set_index("mode", append=True)
     frame = pd.concat([summary, paper.reindex(columns=summary.columns)])
     table = pd.DataFrame(index=frame.index)
     for name in (name for name in METRICS if name in summary):
@@ -284,7 +284,7 @@ def reading(results: Results, claims: pd.DataFrame) -> str:
             f"captions are {COMPARED[constant]} one sentence for all clips, and {COMPARED[identity]} those of a "
             "decoder trained on the clip itself."
         )
-        own = results.rows[(results.rows["setting"] == "cross") & (results.rows["way"] == "own")]
+        own = results.rows[(results.rows["setting"] == "cross") & (results.rows["mode"] == "own")]
         for name in (name for name in METRICS if name in own and name != "CIDEr" and len(own) > 1):
             gain = own[name] - results.constant[name]
             low, high = over_seeds(gain)

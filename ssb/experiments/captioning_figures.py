@@ -35,7 +35,7 @@ def captions(rows: pd.DataFrame, summary: pd.DataFrame, title: str):
             bar = dict(fmt=marker, ms=3.5, color=COLOURS[k], capsize=2, elinewidth=1, label=label)
             for setting, y in zip(settings, np.arange(len(settings)) + 0.26 * (k - 1)):
                 row = summary.loc[(setting, source)]
-                seeds = rows[(rows["setting"] == setting) & (rows["way"] == source)]
+                seeds = rows[(rows["setting"] == setting) & (rows["mode"] == source)]
                 axis.scatter(seeds[metric], np.full(len(seeds), y + 0.11), s=5, color="0.3", lw=0, label="one seed")
                 interval(axis, y, *row[[metric, f"{metric} low", f"{metric} high"]], **bar)
         axis.axvline(summary.loc[(CONSTANT, ""), metric], color="0.4", lw=0.9, ls="--", zorder=0, label=CONSTANT)

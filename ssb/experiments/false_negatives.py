@@ -77,13 +77,13 @@ class Sweep:
         return frame
 
     def summary(self, runs: Mapping) -> pd.DataFrame:
-        """One row for each rate (column `dial`) and setting, written to <table>_summary.csv: the measured share of
+        """One row for each rate (column `rate`) and setting, written to <table>_summary.csv: the measured share of
         false negatives among the training clips, their expected number in a batch for one caption, R@1, and the
         difference to no captioning as in `Study.summary` (Holm over the whole sweep)."""
         rows = []
         for rate, study in self.studies.items():
             measured = study.corpus.false_negative_rate("train")
-            corpus = {"dial": rate, "share": measured, "per batch": measured * (study.base.batch - 1)}
+            corpus = {"rate": rate, "share": measured, "per batch": measured * (study.base.batch - 1)}
             compared = study.compare(runs[rate], "none")
             rows += [corpus | {"setting": setting} | row.to_dict() for setting, row in compared.iterrows()]
         frame = settled(pd.DataFrame(rows)).round(5)
@@ -107,7 +107,7 @@ class Sweep:
 
 def slopes(runs: Mapping[float, Runs], summary: pd.DataFrame) -> pd.DataFrame:
     """`Sweep.trend`: rate → setting → its runs, and the summary → a row for each setting."""
-    x = np.log10(summary.drop_duplicates("dial")["per batch"].to_numpy())
+    x = np.log10(summary.drop_duplicates("rate")["per batch"].to_numpy())
     if len(x) < 2:
         raise ConfigError(f"rates = {list(runs)}: a trend needs at least 2")
     weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()  # of the rates in the slope

@@ -58,13 +58,13 @@ def test_rows_agree_with_the_metrics_and_are_computed_once(study, runs, parrot, 
     assert len(parrot) == len(set(parrot)) == 2 * 2 * 3
     assert {("cross", 1, "own", 4), ("cross", 1, "own", 1), ("cross", 1, "support", 4)} <= set(parrot)
     rows = pd.read_csv(study.results / "captioning.csv")
-    assert len(rows) == 12 and set(rows["way"]) == set(captioning.MODES)
+    assert len(rows) == 12 and set(rows["mode"]) == set(captioning.MODES)
     assert {"run", "preset", "config_sha", "corpus_sha", "commit", "seconds"} <= set(rows)
     references = study.corpus.captions_of(study.corpus.split("test"))
     for setting in runs:
         hypotheses = captioning.caption_test_clips(runs[setting][1], study.corpus, "support", ())[0]
         want, each = captions.evaluate(hypotheses, references, FAST)
-        row = rows[(rows["setting"] == setting) & (rows["way"] == "support") & (rows["seed"] == 1)].iloc[0]
+        row = rows[(rows["setting"] == setting) & (rows["mode"] == "support") & (rows["seed"] == 1)].iloc[0]
         assert row[list(FAST)].tolist() == pytest.approx(list(want.values()), abs=0.006)
         assert row["distinct"] == pytest.approx(100 * len(set(hypotheses["text"])) / len(hypotheses), abs=0.06)
         assert results.cider[setting, "support"][1].tolist() == pytest.approx(each.tolist())
@@ -144,7 +144,7 @@ def by_hand(**settings):
         for mode, mean in zip(captioning.MODES, means)
     }
     rows = [
-        {"setting": name, "way": mode, "seed": seed, "CIDEr": each[seed].mean(), "distinct": 50.0}
+        {"setting": name, "mode": mode, "seed": seed, "CIDEr": each[seed].mean(), "distinct": 50.0}
         for (name, mode), each in values.items()
         for seed in range(3)
     ]
@@ -188,7 +188,7 @@ def test_claims_and_the_answer(study_by_hand, own, identity, verdicts, answer):
 
 def test_other_metrics_are_compared_by_their_interval(study_by_hand):
     results = by_hand(identity=(60, 50, 30), cross=(40, 35, 45))
-    own = (results.rows["setting"] == "cross") & (results.rows["way"] == "own")
+    own = (results.rows["setting"] == "cross") & (results.rows["mode"] == "own")
     for name, values, constant in (
         ("BLEU-4", (10, 12, 11), 5),
         ("METEOR", (10, 12, 11), 20),
@@ -207,7 +207,7 @@ def test_summary_of_seeds_and_of_one_sentence(study_by_hand):
     summary = captioning.summary(study_by_hand, results)
     row, values = (
         summary.loc[("cross", "support")],
-        results.rows.query("setting == 'cross' and way == 'support'")["CIDEr"],
+        results.rows.query("setting == 'cross' and mode == 'support'")["CIDEr"],
     )
     low, high = stats.ttest_1samp(values, 0).confidence_interval()
     want = [values.mean(), values.std(), low, high]

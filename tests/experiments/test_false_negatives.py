@@ -36,7 +36,7 @@ def runs_with(home, gain: dict[float, float]) -> dict:
 def test_trend_is_the_slope_over_tenfolds(sweep, home):
     runs = runs_with(home, {0.01: 2, 0.1: 8})
     summary = sweep.summary(runs)
-    near = summary.drop_duplicates("dial")["per batch"]
+    near = summary.drop_duplicates("rate")["per batch"]
     gains = summary[summary["setting"] == "cross"]["delta"]
     assert gains.tolist() == pytest.approx([2, 8], abs=0.01)
     slope = np.polyfit(np.log10(near), gains, 1)[0]
@@ -65,7 +65,7 @@ def test_the_rates_share_clips_and_not_captions(sweep):
     assert few.captions["text"].tolist() != many.captions["text"].tolist()
     shares = [0.01, 0.1]
     summary = sweep.summary({rate: runs_with(files.root() / str(rate), {rate: 1})[rate] for rate in RATES})
-    assert summary.drop_duplicates("dial")["share"].tolist() == pytest.approx(shares, rel=0.3)
+    assert summary.drop_duplicates("rate")["share"].tolist() == pytest.approx(shares, rel=0.3)
 
 
 def test_a_sweep_of_nothing_or_of_one(home):

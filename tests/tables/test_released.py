@@ -98,9 +98,9 @@ def assert_follows(path) -> int:
     compared, rows = 0, None
     if path.stem == "false_negatives":  # whose summary is of several corpora; its claims are slopes
         summary = pd.read_csv(path.with_name(f"{path.stem}_summary.csv"))
-        rates = {rate: released.read(path, {"false_negatives": rate}).runs for rate in summary["dial"].unique()}
+        rates = {rate: released.read(path, {"false_negatives": rate}).runs for rate in summary["rate"].unique()}
         trend = slopes(rates, summary)
-        rows = claimed_trends(trend, len(rates[summary["dial"][0]]["none"]))
+        rows = claimed_trends(trend, len(rates[summary["rate"][0]]["none"]))
     elif path.stem == "looks":  # at the validation clips
         looks = pd.read_csv(path.with_name("looks_summary.csv"), index_col="setting")
         for setting, runs in released.read(path).runs.items():
