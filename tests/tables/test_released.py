@@ -10,9 +10,11 @@ from helpers import ROOT
 
 from ssb import Study, report
 from ssb.corpora.reading import CorpusError
-from ssb.experiments import emcl_layer, objectives
+from ssb.experiments import emcl_layer, multiverse, objectives, strength, when
 from ssb.experiments.false_negatives import Sweep, claimed_trends, slopes
+from ssb.experiments.strength import captioned
 from ssb.metrics import retrieval
+from ssb.metrics.statistics import paired
 from ssb.tables import released
 
 SMALL = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
@@ -93,6 +95,29 @@ def test_a_table_of_several_rates_follows(home):
     assert assert_follows(sweep.first.results / "false_negatives.csv") == 1
 
 
+def percent(ranks: np.ndarray) -> np.ndarray:
+    return 100.0 * (ranks <= 1)
+
+
+def logarithms(ranks: np.ndarray) -> np.ndarray:
+    return -100 * np.log(ranks)
+
+
+@pytest.mark.parametrize("table", ["strength", "when", "multiverse"])
+def test_the_gains_of_a_table_follow_from_its_ranks(table, home):
+    study = Study(table, preset="smoke", seeds=[0, 1], jobs=1, changes=SMALL)
+    if table == "strength":
+        grid, module = dict([*strength.grid(study).items()][:8]), strength
+    elif table == "when":
+        grid, module = when.grid(study), when
+    else:
+        grid, module = dict([*multiverse.grid(study, 2).items()][:4]), multiverse
+    runs = study.run(grid, may_collapse=True)
+    study.rows(runs)
+    module.gains(study, runs)
+    assert assert_follows(study.results / f"{table}.csv") == 1
+
+
 def assert_follows(path) -> int:
     """Compare what is published of a table with what its ranks give; returns how many files were compared."""
     compared, rows = 0, None
@@ -109,6 +134,8 @@ def assert_follows(path) -> int:
                 assert looks.loc[setting, f"t2v {name}"] == pytest.approx(each[name], abs=0.006), setting
         assert {*looks.index} == {*released.read(path).runs}
         compared += 1
+    elif path.stem in GAINS:
+        compared += gains_follow(path, *GAINS[path.stem])
     elif (published := path.with_name(f"{path.stem}_summary.csv")).exists():
         before = pd.read_csv(published).drop(columns=[*released.TOLD]).fillna({"verdict": ""})
         same(released.summary(path).reset_index(), before)
@@ -120,6 +147,27 @@ def assert_follows(path) -> int:
         same(released.claims(path, rows), before)
         compared += 1
     return compared
+
+
+# table → its file of gains, the two settings that a row of it compares, and the values of their ranks
+GAINS = {
+    "strength": ("gains", lambda row: (captioned(row["baseline"], row["λ"]), row["baseline"]), percent),
+    "when": ("gains", lambda row: (f"cross, {row['variant']}", f"none, {row['variant']}"), logarithms),
+    "multiverse": ("readings", lambda row: (f"{row['reading']:02d} cross", f"{row['reading']:02d} none"), percent),
+}
+
+
+def gains_follow(path, kind, settings, values) -> int:
+    """Compare the gains of a table, each with its intervals, with what its ranks give; 1."""
+    runs = {name: np.stack([run.ranks["t2v"] for run in each]) for name, each in released.read(path).runs.items()}
+    clips = next(iter(released.read(path).runs.values()))[0].ranks["clip"]
+    rows = pd.read_csv(path.with_name(f"{path.stem}_{kind}.csv")).to_dict("records")
+    for row in rows:
+        found = paired(*(values(runs[name]) for name in settings(row)), clips)
+        for name in ("delta", "delta_low", "delta_high", "seeds_low", "seeds_high"):
+            assert row[name] == pytest.approx(getattr(found, name), abs=0.0006, nan_ok=True), (settings(row), name)
+    assert rows
+    return 1
 
 
 COMMITTED = sorted((ROOT / "results").glob("*/*.npz"))
