@@ -133,16 +133,23 @@ def page(claims: pd.DataFrame) -> str:
     return f"{words}\n\n{markdown(answers(claims))}" if (words := headline(claims)) else ""
 
 
+def numbers(results: Path, sentence: Sentence) -> dict[Path, str]:
+    """What a sentence says of each corpus that has a table for it: the table → its numbers in words."""
+    folders = sorted(published.folders(results), key=lambda folder: place(folder.name))
+    paths = [[path for table in sentence.tables if (path := each / f"{table}.csv").exists()][:1] for each in folders]
+    texts = {path: sentence.number(read(path)) for path in itertools.chain(*paths)}
+    return {path: text for path, text in texts.items() if text}
+
+
 def sentences(results: Path, wanted: Sequence[Sentence]) -> str:
     """A numbered list of those of these sentences that there are tables for, with the numbers of every corpus and links
     to its tables, in Markdown."""
-    folders, lines = sorted(published.folders(results), key=lambda folder: place(folder.name)), []
-    for words, tables, number in wanted:
-        paths = [[path for table in tables if (path := each / f"{table}.csv").exists()][:1] for each in folders]
-        texts = {path: number(read(path)) for path in itertools.chain(*paths)}
-        parts = [f"[{path.parent.name}]({path.parent.name}/{path.name}) {text}" for path, text in texts.items() if text]
+    lines = []
+    for sentence in wanted:
+        texts = numbers(results, sentence)
+        parts = [f"[{path.parent.name}]({path.parent.name}/{path.name}) {text}" for path, text in texts.items()]
         if parts:
-            lines.append(f"{len(lines) + 1}. {words}: {'; '.join(parts)}.")
+            lines.append(f"{len(lines) + 1}. {sentence.words}: {'; '.join(parts)}.")
     return "\n".join(lines)
 
 

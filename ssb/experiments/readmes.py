@@ -103,6 +103,7 @@ def notebooks(root: Path, claims: pd.DataFrame, finished: pd.DataFrame) -> str:
         names = tables_of(path)
         frame = claims[(claims["table"] + "_claims").isin(names)]
         words = _verdicts(frame) if len(frame) else _differences([each for each in summaries if each[2].stem in names])
+        words = words or _numbers(root / "results", names)
         rows.append((f"[{path.stem}]({path.name})", title, words, minutes(finished, path)))
     return markdown(pd.DataFrame(rows, columns=["notebook", "question", "what it found", "minutes"]))
 
@@ -187,6 +188,13 @@ def _differences(summaries: list[tuple[str, str, Path]]) -> str:
         each = ", ".join(f"{counts.get(kind, 0)} {kind}" for kind in kinds)
         parts.append(f"Against {baseline} on {corpus}: {each}.")
     return " ".join(parts)
+
+
+def _numbers(results: Path, names: set[str]) -> str:
+    """What the first page of results/README.md says of tables that have neither claims nor a summary."""
+    wanted = [each._replace(tables=[name for name in each.tables if name in names]) for each in finding.EFFECT]
+    texts = [text for each in wanted for text in finding.numbers(results, each).items()]
+    return " ".join(f"On {path.parent.name}: {text}." for path, text in texts)
 
 
 def _looks(corpus: str, looks: pd.DataFrame) -> str:
