@@ -53,15 +53,18 @@ def test_a_setting_that_collapsed_is_left_out(study, runs):
     assert gains.index.tolist() == ["laptop", "weak"] and gains["λ"].tolist() == [0.3, 0.3]
 
 
-def test_the_slope_is_that_of_least_squares(study, runs):
+def test_of_all_baselines_the_mean_and_the_slope(study, runs, home):
+    """By least squares, the slope for ten points with its sign turned."""
     gains = strength.gains(study, runs)
-    slope = strength.slope(runs, gains)
-    assert slope.delta == pytest.approx(np.polyfit([12, 22, 32], [6, 3, 1], 1)[0])
-    words = strength.reading(gains, slope)
-    assert "falls by 0.25 points" in words and "strongest baseline (strong; validation R@1 32.0): +1.00" in words
-    assert "grows by" in strength.reading(gains, slope._replace(delta=0.1))
-    figure = strength.figure(gains, slope, "title")
-    assert "validation clips" in figure.axes[0].get_xlabel()
+    claims = study.judged(strength.claimed(runs, gains, 2)).set_index("claim")
+    assert claims.loc[strength.AVERAGE, "delta"] == pytest.approx((6 + 3 + 1) / 3, abs=0.001)
+    slope = np.polyfit([12, 22, 32], [6, 3, 1], 1)[0]
+    assert claims.loc[strength.FALLS, "delta"] == pytest.approx(-10 * slope, abs=0.001)
+    assert "strongest baseline (strong; validation R@1 32.0): +1.00" in strength.reading(gains)
+    axis = strength.figure(gains, claims.reset_index(), "title").axes[0]
+    lines = {line.get_label(): line.get_ydata() for line in axis.lines}
+    assert np.diff(lines["least squares"])[0] / 20 == pytest.approx(slope, abs=0.001)
+    assert lines["the paper's gain"][0] == pytest.approx(1.3) and "validation clips" in axis.get_xlabel()
 
 
 def test_there_are_sixteen_baselines_and_the_named_ones():
