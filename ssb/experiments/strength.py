@@ -98,15 +98,19 @@ def claimed(runs: Runs, gains: pd.DataFrame, seeds: int) -> list[dict]:
     of validation R@1, by least squares. gains: of `gains`, at least by baseline the columns val R@1 and λ."""
     clips, ranks = next(iter(runs.values()))[0].ranks["clip"], stacked(runs)
     centred = gains["val R@1"] - gains["val R@1"].mean()
-    weights = {AVERAGE: 0 * centred + 1 / len(centred), FALLS: -10 * centred / max((centred**2).sum(), 1e-9)}
+    wanted = (
+        (AVERAGE, "cross", "none", 0 * centred + 1 / len(centred)),
+        (FALLS, "gain over weaker", "over stronger", -10 * centred / max((centred**2).sum(), 1e-9)),
+    )
     every = [run for name, weight in gains["λ"].items() for run in runs[captioned(name, weight)]]
-    about, rows = {"setting": "cross", "baseline": "none", "seeds": seeds, "paper": np.nan, "acts": acts(every)}, []
-    for claim, each in weights.items():
+    rows = []
+    for claim, setting, baseline, weights in wanted:
         pairs = []
-        for name, weight in each.items():
-            one, other = (points(ranks[setting], "R@1") for setting in (captioned(name, gains["λ"][name]), name))
+        for name, weight in weights.items():
+            one, other = (points(ranks[each], "R@1") for each in (captioned(name, gains["λ"][name]), name))
             pairs.append((weight, one, other, clips))
-        rows.append({"claim": claim} | about | combined(pairs)._asdict())
+        row = {"claim": claim, "setting": setting, "baseline": baseline, "seeds": seeds, "paper": np.nan}
+        rows.append(row | combined(pairs)._asdict() | {"acts": acts(every)})
     return rows
 
 
