@@ -31,7 +31,12 @@ def read_howto100m(**options) -> Corpus | HowTo100M:
 CORPORA: dict[str, Record] = {
     record.name: record
     for record in (
-        Record("shapes", "moving shapes, drawn by the library: 800 / 100 / 300", shapes.corpus),
+        Record(
+            "shapes",
+            "moving shapes, drawn by the library: 800 / 100 / 300",
+            shapes.corpus,
+            settings={"tuned": shapes.TUNED},
+        ),
         Record("events", "long videos of moving shapes, drawn by the library", events.corpus),
         *official.RECORDS,
         *flickr8k.RECORDS,

@@ -67,7 +67,7 @@ SHAPES = {"corpus_options": {"clips": 2400, "false_negatives": 0.1, "seed": 1}, 
 STUDY: tuple[Entry, ...] = (
     *each("00_quickstart", "quickstart", {"shapes": 1, "msrvtt1k": 1}),
     *each("01_table1_objectives", "table1", {"shapes": 9, "msrvtt1k": 6, "flickr8k": 45}),
-    *each("01_table1_objectives", "table1_tuned", {"flickr8k": 45}, table="table1_tuned", preset="tuned"),
+    *each("01_table1_objectives", "table1_tuned", {"shapes": 8, "flickr8k": 45}, table="table1_tuned", preset="tuned"),
     *each(
         "01_table1_objectives",
         "table1_lambda10",
@@ -89,7 +89,7 @@ STUDY: tuple[Entry, ...] = (
     *each(
         "12_significance",
         "table12_tuned",
-        {"flickr8k": 20, "flickr8k_confirm": 15},
+        {"shapes": 1, "flickr8k": 20, "flickr8k_confirm": 15},
         table="table12_tuned",
         preset="tuned",
     ),
