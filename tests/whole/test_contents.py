@@ -105,7 +105,7 @@ def test_entries_are_chosen_by_table_notebook_corpus_and_preset():
 
     assert chosen() == [entry.name for entry in STUDY]
     assert chosen("table1", corpus="shapes") == ["shapes/01_table1_objectives"]
-    assert chosen("table1_tuned", preset="tuned")[0] == "flickr8k/01_table1_objectives_table1_tuned"
+    assert chosen("table1_tuned", preset="tuned")[0] == "shapes/01_table1_objectives_table1_tuned"
     assert chosen("table1", "leak", corpus="shapes") == ["shapes/01_table1_objectives", "shapes/26_leak"]
     assert chosen("01_table1_objectives", corpus="msrvtt1k")[1:] == ["msrvtt1k/01_table1_objectives_table1_lambda10"]
     assert chosen("table1", preset="smoke") == chosen("table1", preset="laptop")
