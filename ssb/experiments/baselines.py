@@ -42,9 +42,9 @@ class Step(NamedTuple):
     cost: str = ""
 
 
-def values(name: str, *tried) -> Step:
-    """A step that tries these values of one setting."""
-    return Step(name, lambda found: [{name: value} for value in tried])
+def values(name: str, *tried, cost: str = "") -> Step:
+    """A step that tries these values of one setting. cost: as of `Step`."""
+    return Step(name, lambda found: [{name: value} for value in tried], cost)
 
 
 def times(name: str, *factors: float) -> Step:
@@ -64,8 +64,8 @@ def baseline_steps(epochs: int) -> list[Step]:
     return [
         Step("head and loss", heads),
         values("lr", 5e-4, 2e-3),
-        values("epochs", max(1, epochs // 2), epochs, 2 * epochs)._replace(cost="epochs"),
-        values("dim", 512, 1024)._replace(cost="dim"),
+        values("epochs", max(1, epochs // 2), epochs, 2 * epochs, cost="epochs"),
+        values("dim", 512, 1024, cost="dim"),
         values("dropout", 0.0, 0.1, 0.5),
         values("weight_decay", 0.01, 0.1),
         values("standardise", False),

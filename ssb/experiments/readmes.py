@@ -193,7 +193,7 @@ def _differences(summaries: list[tuple[str, str, Path]]) -> str:
 def _numbers(results: Path, names: set[str]) -> str:
     """What the first page of results/README.md says of tables that have neither claims nor a summary."""
     wanted = [each._replace(tables=[name for name in each.tables if name in names]) for each in finding.EFFECT]
-    texts = [text for each in wanted for text in finding.numbers(results, each).items()]
+    texts = [text for each in wanted if each.tables for text in finding.numbers(results, each).items()]
     return " ".join(f"On {path.parent.name}: {text}." for path, text in texts)
 
 

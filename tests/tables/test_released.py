@@ -163,8 +163,9 @@ GAINS = {
 
 def gains_follow(path, kind, settings, values) -> int:
     """Compare the gains of a table, each with its intervals, with what its ranks give; 1."""
-    runs = {name: np.stack([run.ranks["t2v"] for run in each]) for name, each in released.read(path).runs.items()}
-    clips = next(iter(released.read(path).runs.values()))[0].ranks["clip"]
+    table = released.read(path).runs
+    runs = {name: np.stack([run.ranks["t2v"] for run in each]) for name, each in table.items()}
+    clips = next(iter(table.values()))[0].ranks["clip"]
     rows = pd.read_csv(path.with_name(f"{path.stem}_{kind}.csv")).to_dict("records")
     for row in rows:
         found = paired(*(values(runs[name]) for name in settings(row)), clips)
