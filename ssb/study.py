@@ -258,9 +258,14 @@ class Study:
     def release(self, tables: Iterable[Runs], fixed: Ranks = EMPTY, ranks: Ranks | None = None):
         """Write the ranks of every test query of the table's runs to results/<corpus>/<table>.npz, by which
         `ssb.tables.released` computes summary and claims again. tables: of all parts. ConfigError as of `write`."""
+        self.release_arrays(released.arrays(tables, fixed, ranks))
+
+    def release_arrays(self, arrays: Mapping[str, np.ndarray]):
+        """Write what is measured of every test query, or clip, of the table's runs to results/<corpus>/<table>.npz.
+        arrays: by keys that begin with the name of a run, or with released.FIXED. ConfigError as of `write`."""
         self._may_write()
         path = self.results / f"{self.table}.npz"
-        released.write(path, tables, fixed, ranks)
+        released.write(path, arrays)
         self._wrote(path)
 
     def frame(self, runs: Runs) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from ssb.model import SupportSetModel
 from ssb.progress import track
 from ssb.report import Experiment, signed, verdicts
 from ssb.study import Study
+from ssb.tables import released
 from ssb.training.data import Data
 from ssb.training.runs import Run, build
 
@@ -37,6 +38,7 @@ EXPERIMENT = Experiment(
 )
 TABLES = {"table11": EXPERIMENT}
 POOLED, UNTRAINED = "average pooling", "head, untrained"
+FILMS = "film"  # of each test clip, in the file of ranks
 PAPER = "transformer pooling minus average pooling (more than)"  # row of paper.csv
 
 
@@ -141,7 +143,7 @@ class Compared(NamedTuple):
 def compare(study: Study, runs: Mapping[str, list[Run]], dataset: str = "", recipe: str = "") -> Compared:
     """Actions recognised from averaged features, from a head that was never trained and from the trained head of each
     setting, once for each seed of the runs; rows, with the provenance of the runs, are written to
-    results/<corpus>/<table>.csv. The features are those of the first setting's runs.
+    results/<corpus>/<table>.csv, and the ranks beside it. The features are those of the first setting's runs.
 
     dataset: see `official_task`; "": `own_task`. recipe: one of `datasets`, whose schedule is taken; "": that of the
     dataset, or the first. The layer has the run's seed. ConfigError for an unknown recipe.
@@ -152,7 +154,7 @@ def compare(study: Study, runs: Mapping[str, list[Run]], dataset: str = "", reci
         raise ConfigError(f"recipe = {recipe!r}; wanted one of {listed(records)}")
     first = next(iter(runs.values()))
     task = official_task(dataset, first[0], study.corpus) if dataset else own_task(first[0], study.corpus)
-    tables, ranks = [], {}
+    tables, ranks, arrays = [], {}, {}
     pairs = [(setting, run) for setting, members in runs.items() for run in members]
     for setting, run in track(pairs, "training linear layers"):
         about = study.frame({setting: [run]}).iloc[0]
@@ -173,13 +175,17 @@ def compare(study: Study, runs: Mapping[str, list[Run]], dataset: str = "", reci
             each = each.assign(table=study.table, corpus=study.corpus.name, dataset=dataset, split=split)
             tables.append(each.assign(recipe=recipe, **about))
         for name in inputs:
-            ranks.setdefault(name, []).append(np.concatenate([each.ranks[name][0] for each in results.values()]))
+            each = np.concatenate([each.ranks[name][0] for each in results.values()])
+            ranks.setdefault(name, []).append(each)
+            arrays[f"{run.name}/{name}"] = released.packed(each)
     frame = pd.concat(tables).sort_values(["setting", "split", "seed"], kind="stable", ignore_index=True)
     leading = ["table", "corpus", "dataset", "split", "setting", "seed"]
     frame = frame[[*leading, *frame.columns.drop(leading)]]
     study.write(frame, f"{study.table}.csv")
-    tests = np.concatenate([test for _, _, test in task.splits.values()])
-    return Compared(frame, {name: np.stack(each) for name, each in ranks.items()}, task.films[tests])
+    films = task.films[np.concatenate([test for _, _, test in task.splits.values()])]
+    arrays[f"{released.FIXED}/{FILMS}"] = released.packed(np.unique(films, return_inverse=True)[1])
+    study.release_arrays(arrays)
+    return Compared(frame, {name: np.stack(each) for name, each in ranks.items()}, films)
 
 
 def summary(study: Study, compared: Compared) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from ssb.paper import published
 from ssb.progress import track
 from ssb.report import Experiment, cells, intervals, signed
 from ssb.study import Study
+from ssb.tables import released
 from ssb.training.data import Data
 from ssb.training.runs import Run
 
@@ -105,7 +106,8 @@ class Results(NamedTuple):
 
 def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] = METRICS) -> Results:
     """Caption the test clips with every run in every one of MODES, and score the captions; rows, with the provenance of
-    the runs, are written to results/<corpus>/<table>.csv. Captions and scores are cached in `files.cache()`.
+    the runs, are written to results/<corpus>/<table>.csv, and the CIDEr of each clip beside it. Captions and scores are
+    cached in `files.cache()`.
 
     Columns in addition to those of `Study.rows`: mode; `metrics`; distinct, the number of different captions
     in percent of the clips; clips. Without Java the metrics are NaN.
@@ -127,7 +129,12 @@ def measure(study: Study, runs: Mapping[str, list[Run]], metrics: Iterable[str] 
                 rows.append(row | about.loc[run.config.seed].to_dict())
     rows = pd.DataFrame(rows).sort_values(["setting", "mode", "seed"], kind="stable", ignore_index=True)
     study.write(rows, f"{study.table}.csv")
-    return Results(rows, cider, constant(study.corpus, metrics))
+    results = Results(rows, cider, constant(study.corpus, metrics))
+    arrays = {f"{released.FIXED}/{CONSTANT}": results.constant["each"].astype(np.float32)}
+    for (setting, mode), each in cider.items():
+        arrays |= {f"{run.name}/{mode}": values.astype(np.float32) for run, values in zip(runs[setting], each)}
+    study.release_arrays(arrays)
+    return results
 
 
 def captioned(run: Run, corpus: Corpus, mode: str = "own") -> tuple[pd.DataFrame, str]:

@@ -27,6 +27,7 @@ from ssb.paper import paper_gain
 from ssb.progress import track
 from ssb.report import Experiment
 from ssb.study import Study
+from ssb.tables import released
 from ssb.training.runs import Run
 
 TABLES = {"emcl_inference": Experiment("EMCL at inference", grid=lambda study: objectives.GRID)}
@@ -225,6 +226,17 @@ def table(test: Mapping[str, list[Embedded]], best: Mapping[str, Constants]) -> 
             compared.append(row | difference(members, after)._asdict())
         changes.append(settled(pd.DataFrame(compared)))
     return Table(pd.DataFrame(rows), pd.concat(changes, ignore_index=True).round(3), ranks)
+
+
+def release(study: Study, test: Mapping[str, list[Embedded]], results: Table):
+    """Write the ranks of every caption, without the module and by every variant of it, beside the table."""
+    arrays = {}
+    for setting, members in test.items():
+        for k, member in enumerate(members):
+            ranks = {(setting, "clip"): member.clip_of.numpy(), (setting, "plain"): member.plain}
+            ranks |= {key: each[k] for key, each in results.ranks.items() if key[0] == setting}
+            arrays |= {f"{member.run}/{', '.join(key[1:])}": released.packed(each) for key, each in ranks.items()}
+    study.release_arrays(arrays)
 
 
 PUBLIC = "released", "paper's"  # form and constants of the public code

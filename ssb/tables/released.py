@@ -49,18 +49,36 @@ def unpacked(values: np.ndarray) -> np.ndarray:
     return values if values.dtype == np.float64 else values / 2
 
 
-def write(path: Path, tables: Iterable[Runs], fixed: Ranks = EMPTY, ranks: Ranks | None = None):
-    """Write the ranks of the runs of one or several parts of a table; the same ranks give the same bytes. fixed, ranks:
-    as in `ssb.Study.summary`."""
-    arrays = {f"{FIXED}/{name}": packed(values) for name, values in fixed.items()}
+def arrays(tables: Iterable[Runs], fixed: Ranks = EMPTY, ranks: Ranks | None = None) -> dict[str, np.ndarray]:
+    """The ranks of the runs of one or several parts of a table by their keys. fixed, ranks: as in
+    `ssb.Study.summary`."""
+    each = {f"{FIXED}/{name}": packed(values) for name, values in fixed.items()}
     for runs in tables:
         for setting, members in runs.items():
             for k, run in enumerate(members):
-                arrays |= {f"{run.name}/{protocol}": packed(values) for protocol, values in run.ranks.items()}
+                each |= {f"{run.name}/{protocol}": packed(values) for protocol, values in run.ranks.items()}
                 if ranks is not None:
-                    arrays[f"{run.name}/{OWN}"] = packed(ranks[setting][k])
+                    each[f"{run.name}/{OWN}"] = packed(ranks[setting][k])
+    return each
+
+
+def write(path: Path, values: Mapping[str, np.ndarray]):
+    """Write arrays by their keys; the same ones give the same bytes."""
     with files.written(path) as draft:
-        np.savez_compressed(draft, allow_pickle=False, **dict(sorted(arrays.items())))  # dated 1980, as numpy does
+        np.savez_compressed(draft, allow_pickle=False, **dict(sorted(values.items())))  # dated 1980, as numpy does
+
+
+def contents(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """What comes before the first / of a key, a run or FIXED → the rest of the key → its array. path: of a table's CSV.
+    CorpusError where the file beside it is missing."""
+    if not (beside := path.with_suffix(".npz")).exists():
+        raise CorpusError(f"{files.short(beside)} is missing: run the notebook of the table {path.stem} again")
+    each: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(beside, allow_pickle=False) as archive:
+        for key, values in archive.items():
+            run, _, name = key.partition("/")
+            each.setdefault(run, {})[name] = values
+    return each
 
 
 def read(path: Path, part: Mapping = EMPTY) -> Table:
@@ -69,13 +87,7 @@ def read(path: Path, part: Mapping = EMPTY) -> Table:
     rows, beside = pd.read_csv(path, keep_default_na=False, dtype=str), path.with_suffix(".npz")
     for column, value in part.items():
         rows = rows[pd.to_numeric(rows[column]) == value]
-    if not beside.exists():
-        raise CorpusError(f"{files.short(beside)} is missing: run the notebook of the table {path.stem} again")
-    each: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(beside, allow_pickle=False) as arrays:
-        for key, values in arrays.items():
-            run, _, protocol = key.partition("/")
-            each.setdefault(run, {})[protocol] = unpacked(values)
+    each = {run: {name: unpacked(values) for name, values in own.items()} for run, own in contents(path).items()}
     if missing := sorted(set(rows["run"]) - each.keys()):
         raise CorpusError(
             f"{files.short(beside)} lacks the runs {listed(missing)} of {path.name}: run its notebook again"

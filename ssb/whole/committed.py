@@ -75,9 +75,12 @@ def plans(entry: Entry) -> Iterator[Plan]:
     else:
         collapse = "may_collapse=True" in executed.source(entry).read_text(encoding="utf-8")
         for corpus, name in entry.tables:
-            own = {"together_videos": given.get("video_changes"), "looks": {"objective": "none"}}.get(name, {})
+            videos = name == "together_videos"
+            own = {"objective": "none"} if name == "looks" else given["video_changes"] if videos else {}
+            preset = given["video_preset" if videos else "preset"]
             seeds = given["seeds"][:1] if name == "emcl_trials" else given["seeds"]
-            study = make(name, corpus, seeds=seeds, changes=changes | own, looks=name == "looks", **others)
+            which = {"preset": preset, "seeds": seeds, "changes": changes | own}
+            study = make(name, corpus, **which, looks=name == "looks", **others)
             grid, complete = grid_of(name, study)
             decoders = {}
             if other := given.get("decoder_corpus"):

@@ -80,7 +80,7 @@ def test_paper_preset_takes_t5_from_folders_of_their_names(tmp_path, monkeypatch
     small = {"corpus_options": {"clips": 60, "captions": 2, "false_negatives": 0.1}, "epochs": 1, "batch": 16}
     small |= {"dim": 32, "pool_ffn": 32, "lr_schedule": "constant", "contrast": "info_nce", "negatives": "mean"}
     work = study.Study("table2c", preset="paper", seeds=[0], jobs=1, changes=small)
-    for grid in (ablations.table2c("paper"), ablations.table2d("paper")):
+    for grid in (ablations.table2c("paper", 40, 800), ablations.table2d("paper")):
         runs = work.run(grid)
         widths = {name: members[0].load()[0] for name, members in runs.items()}
         if grid["small"].get("text_encoder"):

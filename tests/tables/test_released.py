@@ -1,6 +1,7 @@
 """The ranks beside a table: what is read is what was written, and summary and claims follow from them alone."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 from helpers import ROOT
 
 from ssb import Study, report
+from ssb.corpora.load import CORPORA
 from ssb.corpora.reading import CorpusError
-from ssb.experiments import emcl_layer, multiverse, objectives, strength, when
+from ssb.corpora.record import Recipe
+from ssb.experiments import actions, captioning, emcl_inference, emcl_layer, multiverse, objectives, strength, when
 from ssb.experiments.false_negatives import Sweep, claimed_trends, slopes
 from ssb.experiments.strength import captioned
-from ssb.metrics import retrieval
+from ssb.metrics import captions, retrieval
 from ssb.metrics.statistics import paired
 from ssb.tables import released
 
@@ -119,9 +122,42 @@ def test_the_gains_of_a_table_follow_from_its_ranks(table, home):
     assert assert_follows(study.results / f"{table}.csv") == 1 + len(claims)
 
 
+@pytest.mark.parametrize("table", ["table11", "captioning", "emcl_inference"])
+def test_a_table_of_other_measures_follows(table, home, monkeypatch):
+    if table == "captioning" and captions.java_fails():
+        pytest.skip(captions.java_fails())
+    study = Study(table, preset="smoke", seeds=[0, 1], jobs=1, changes=SMALL | {"max_tokens": 8})
+    runs = study.run({name: {"objective": name} for name in ("none", "identity", "cross")})
+    if table == "table11":
+        quick = Recipe(epochs=3, milestones=(2,), lr=1e-2, held_out=0.25)
+        monkeypatch.setitem(CORPORA, "ucf101", replace(CORPORA["ucf101"], recipe=quick))
+        compared = actions.compare(study, runs)
+        actions.summary(study, compared)
+        actions.claims(study, compared)
+    elif table == "captioning":
+        del runs["none"]
+        results = captioning.measure(study, runs, ["CIDEr"])
+        captioning.summary(study, results)
+        captioning.claims(study, results)
+    else:
+        few = {name: values[:1] for name, values in emcl_inference.TRIED.items()}
+        monkeypatch.setattr(emcl_inference, "TRIED", few)
+        embedded = emcl_inference.embedded(runs, study.corpus)
+        best, _ = emcl_inference.chosen(embedded["val"]["none"])
+        results = emcl_inference.table(embedded["test"], best)
+        study.write(results.rows, f"{table}.csv")
+        study.write(results.changes, f"{table}_changes.csv")
+        study.write(emcl_inference.order_worth(embedded["test"], results), f"{table}_order_worth.csv")
+        emcl_inference.release(study, embedded["test"], results)
+        emcl_inference.module_claims(study, embedded["test"], results)
+    assert assert_follows(study.results / f"{table}.csv") >= 2
+
+
 def assert_follows(path) -> int:
     """Compare what is published of a table with what its ranks give; returns how many files were compared."""
     compared, rows = 0, None
+    if path.stem in OTHERS:
+        return OTHERS[path.stem](path)
     if path.stem == "false_negatives":  # whose summary is of several corpora; its claims are slopes
         summary = pd.read_csv(path.with_name(f"{path.stem}_summary.csv"))
         rates = {rate: released.read(path, {"false_negatives": rate}).runs for rate in summary["rate"].unique()}
@@ -153,6 +189,86 @@ def assert_follows(path) -> int:
     return compared
 
 
+def differences_follow(path, kind, values, clips=None) -> int:
+    """Compare the differences of one of a table's files with those of `values`, (after, before) of a row; 1."""
+    rows = pd.read_csv(path.with_name(f"{path.stem}_{kind}.csv"))
+    rows = rows[rows["delta"].notna()]
+    assert len(rows)
+    for row in rows.to_dict("records"):
+        found = paired(*values(row), clips)
+        for name in ("delta", "delta_low", "delta_high", "seeds_low", "seeds_high"):
+            assert row[name] == pytest.approx(getattr(found, name), abs=0.0011, nan_ok=True), (row, name)
+    return 1
+
+
+def actions_follow(path) -> int:
+    each, rows = released.contents(path), pd.read_csv(path)
+    films = released.unpacked(each["fixed"]["film"])
+
+    def hits(name):
+        ran = rows.loc[rows["setting"] == name, "run"].unique()
+        return np.stack([percent(released.unpacked(each[run][name])) for run in ran])
+
+    for name, own in rows.groupby(["setting", "split"]):
+        if rows["split"].nunique() == 1:
+            assert hits(name[0]).mean() == pytest.approx(own["top-1"].mean(), abs=0.006)
+    over = {"summary": lambda row: "average pooling", "claims": lambda row: row["baseline"]}
+    return sum(
+        differences_follow(path, kind, lambda row: (hits(row["setting"]), hits(base(row))), films)
+        for kind, base in over.items()
+    )
+
+
+def captions_follow(path) -> int:
+    each, rows = released.contents(path), pd.read_csv(path)
+
+    def cider(name):
+        if name in each["fixed"]:
+            return each["fixed"][name].astype(float)
+        setting, _, mode = name.partition(", ")
+        ran = rows[(rows["setting"] == setting) & (rows["mode"] == (mode or "own"))]
+        found = np.stack([each[run][mode or "own"].astype(float) for run in ran["run"]])
+        assert found.mean() == pytest.approx(ran["CIDEr"].mean(), abs=0.02)
+        return found
+
+    def values(row):
+        after = cider(row["setting"])
+        return after, np.broadcast_to(cider(row["baseline"]), after.shape)
+
+    summary = pd.read_csv(path.with_name(f"{path.stem}_summary.csv"), keep_default_na=False)
+    for row in summary.to_dict("records"):
+        name = f"{row['setting']}, {row['mode']}" if row["mode"] else row["setting"]
+        assert float(row["CIDEr"]) == pytest.approx(cider(name).mean(), abs=0.02)
+    return 1 + differences_follow(path, "claims", values)
+
+
+def emcl_inference_follows(path) -> int:
+    each, rows = released.contents(path), pd.read_csv(path)
+    ran = {name: own["run"].unique() for name, own in rows.groupby("setting")}
+    clips = released.unpacked(next(own for own in each.values())["clip"])
+
+    def after(setting, *variant):
+        key = ", ".join(variant) or "plain"
+        return np.stack([percent(released.unpacked(each[run][key])) for run in ran[setting]])
+
+    def variant(row, order=None):
+        return row["setting"], row["form"], row["constants"], order or row["order"]
+
+    def claim(row):
+        setting, baseline, *variant = emcl_inference.CLAIMS[row["claim"]]
+        return after(baseline, *variant), after(baseline)
+
+    return sum(
+        differences_follow(path, kind, values, clips)
+        for kind, values in {
+            "changes": lambda row: (after(*variant(row)), after(row["setting"])),
+            "order_worth": lambda row: (after(*variant(row)), after(*variant(row, "shuffled"))),
+            "claims": claim,
+        }.items()
+    )
+
+
+OTHERS = {"table11": actions_follow, "captioning": captions_follow, "emcl_inference": emcl_inference_follows}
 # table → its file of gains, the two settings that a row of it compares, and the values of their ranks
 GAINS = {
     "strength": ("gains", lambda row: (captioned(row["baseline"], row["λ"]), row["baseline"]), percent),
