@@ -14,7 +14,7 @@ from ssb.corpora import shapes
 from ssb.corpora.reading import listed
 from ssb.figures import COLOURS, MARKS, PAGE, gain_curve, legend, styled
 from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import combined, settled
+from ssb.metrics.statistics import combined, settled, slope
 from ssb.report import Experiment
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, acts, stacked
@@ -110,9 +110,8 @@ def slopes(runs: Mapping[float, Runs], summary: pd.DataFrame) -> pd.DataFrame:
     x = np.log10(summary.drop_duplicates("rate")["per batch"].to_numpy())
     if len(x) < 2:
         raise ConfigError(f"rates = {list(runs)}: a trend needs at least 2")
-    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()  # of the rates in the slope
     pairs = {}
-    for weight, rate in zip(weights, runs):
+    for weight, rate in zip(slope(x), runs):
         hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs[rate], "t2v").items()}
         base, clips = hits.pop("none"), runs[rate]["none"][0].ranks["clip"]
         for setting, values in hits.items():

@@ -10,7 +10,7 @@ from ssb.experiments.baselines import RECALLS, named_presets
 from ssb.experiments.objectives import TABLE1
 from ssb.figures import COLOURS, MARKS, PAGE, heading, styled
 from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import combined, paired, settled
+from ssb.metrics.statistics import combined, paired, settled, slope
 from ssb.paper import paper_difference
 from ssb.report import Experiment
 from ssb.study import Study
@@ -20,7 +20,7 @@ from ssb.training.runs import Run, load
 HEADS, NEGATIVES, WIDTHS = ("conv", "mean"), ("scheduled", "hardest"), (64, 512)
 STEPS = (500, 1000)  # of training, but at most twice the preset's epochs
 LAMBDAS = (0.1, 0.3, 1.0)
-NAMED = ("laptop", "tuned")  # without paper_small, which trains for longer than all others together
+PRESETS = ("laptop", "tuned")  # without paper_small, which trains for longer than all others together
 STRENGTH = Experiment(
     "Gain against the strength of the baseline",
     baseline="laptop",
@@ -33,7 +33,7 @@ FALLS = "the stronger the baseline, the less cross gains (points for ten points 
 
 
 def baselines(study: Study) -> dict[str, dict]:
-    """Baseline → what it changes in the preset: sixteen from weak to strong, and those of NAMED that the
+    """Baseline → what it changes in the preset: sixteen from weak to strong, and those of PRESETS that the
     corpus has."""
     base = study.base
     batches = len(load(base, study.corpus).order(0))
@@ -51,7 +51,7 @@ def baselines(study: Study) -> dict[str, dict]:
         for head, negatives, epochs, dim in product(HEADS, NEGATIVES, counts, WIDTHS)
     }
     named = {"laptop": {}, **named_presets(study)}
-    return {name: named[name] for name in NAMED if name in named} | cells
+    return {name: named[name] for name in PRESETS if name in named} | cells
 
 
 def captioned(baseline: str, weight: float) -> str:
@@ -97,17 +97,16 @@ def claimed(runs: Runs, gains: pd.DataFrame, seeds: int) -> list[dict]:
     """Of all baselines together, as rows of claims: the mean gain, and how many points less it is for ten points more
     of validation R@1, by least squares. gains: of `gains`, at least by baseline the columns val R@1 and λ."""
     clips, ranks = next(iter(runs.values()))[0].ranks["clip"], stacked(runs)
-    centred = gains["val R@1"] - gains["val R@1"].mean()
     wanted = (
-        (AVERAGE, "cross", "none", 0 * centred + 1 / len(centred)),
-        (FALLS, "gain over weaker", "over stronger", -10 * centred / max((centred**2).sum(), 1e-9)),
+        (AVERAGE, "cross", "none", np.full(len(gains), 1 / len(gains))),
+        (FALLS, "gain over weaker", "over stronger", -10 * slope(gains["val R@1"])),
     )
     every = [run for name, weight in gains["λ"].items() for run in runs[captioned(name, weight)]]
     rows = []
     for claim, setting, baseline, weights in wanted:
         pairs = []
-        for name, weight in weights.items():
-            one, other = (points(ranks[each], "R@1") for each in (captioned(name, gains["λ"][name]), name))
+        for (name, best), weight in zip(gains["λ"].items(), weights):
+            one, other = (points(ranks[each], "R@1") for each in (captioned(name, best), name))
             pairs.append((weight, one, other, clips))
         row = {"claim": claim, "setting": setting, "baseline": baseline, "seeds": seeds, "paper": np.nan}
         rows.append(row | combined(pairs)._asdict() | {"acts": acts(every)})
@@ -131,16 +130,16 @@ def figure(gains: pd.DataFrame, claims: pd.DataFrame, title: str) -> plt.Figure:
     """The gain of each baseline on the test clips, with its interval over queries, against its validation R@1; large,
     those of a name. Lines: by least squares, and the paper's gain. claims: of `claimed`."""
     canvas, axis = plt.subplots(figsize=(PAGE * 0.75, 3.2))
-    groups = gains.index.map(lambda name: name if name in NAMED else f"{name.split(',')[0]} head")
+    groups = gains.index.map(lambda name: name if name in PRESETS else f"{name.split(',')[0]} head")
     x = gains["val R@1"]
     for group, mark, colour in zip(dict.fromkeys(groups), MARKS, COLOURS):
         part = gains[groups == group]
         ends = part["delta"] - part["delta_low"], part["delta_high"] - part["delta"]
-        size = 7 if group in NAMED else 4
+        size = 7 if group in PRESETS else 4
         axis.errorbar(part["val R@1"], part["delta"], ends, fmt=mark, color=colour, ms=size, lw=0.8, label=group)
     line = np.array([x.min(), x.max()])
-    slope = -claims.set_index("claim").loc[FALLS, "delta"] / 10
-    fitted = gains["delta"].mean() + slope * (line - x.mean())
+    falls = -claims.set_index("claim").loc[FALLS, "delta"] / 10
+    fitted = gains["delta"].mean() + falls * (line - x.mean())
     axis.plot(line, fitted, color="0.5", lw=1, zorder=0, label="least squares")
     axis.axhline(0, color="0.7", lw=0.8, zorder=0)
     axis.axhline(paper_difference(TABLE1.claims[0]), color="0.5", lw=1, ls=":", zorder=0, label="the paper's gain")

@@ -116,6 +116,12 @@ def paired(a, b, groups=None) -> Difference:
     return combined([(1, a, b, groups)])
 
 
+def slope(x) -> np.ndarray:
+    """(n,) the weights of values at x (n,) in their slope by least squares; 0 where all x are equal."""
+    centred = np.asarray(x, float) - np.mean(x)
+    return centred / max((centred**2).sum(), 1e-12)
+
+
 def combined(pairs: Iterable[tuple]) -> Difference:
     """Σ weight · (mean(a) − mean(b)) over the `pairs` (weight, a, b, groups), each as in `paired`: a difference of two
     gains, or the slope of a gain over several corpora. All pairs have the same seeds and the same groups, which every

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from ssb.metrics import statistics
@@ -227,3 +230,10 @@ def test_equivalent_is_what_both_intervals_say_where_captioning_acts():
     assert verdict(near._replace(p=np.nan, seeds_low=np.nan, seeds_high=np.nan)) == "inconclusive"
     frame = pd.DataFrame([near, near], columns=statistics.DELTA).assign(acts=[True, False])
     assert settled(frame)["verdict"].tolist() == ["equivalent", "hardly acts"] and "acts" not in settled(frame)
+
+
+@given(arrays(float, 6, elements=st.floats(-50, 50)), arrays(float, 6, elements=st.floats(-50, 50)))
+def test_the_weights_of_a_slope_are_those_of_least_squares(x, y):
+    if np.ptp(x) > 1e-3:
+        assert y @ statistics.slope(x) == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-6, abs=1e-6)
+    assert (statistics.slope(np.full(4, x[0])) == 0).all()
