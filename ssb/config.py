@@ -232,8 +232,10 @@ class Config(BaseModel):
 
     def effective(self) -> "Config":
         """The same run with the settings that it does not use at their defaults, so that tables that vary them share
-        one run: the decoder's without captioning, the constants of EMCL without its layer."""
-        unused = CAPTIONING if self.objective == "none" else []
+        one run: the decoder's without captioning, but for a λ that stands before the contrastive loss; the constants of
+        EMCL without its layer."""
+        used = ["captioning", "weighted_term"] if self.weighted_term == "contrast" else []
+        unused = [name for name in CAPTIONING if name not in used] if self.objective == "none" else []
         unused = unused if self.emcl else unused + EMCL
         return self.replace(**{name: type(self).model_fields[name].default for name in unused})
 

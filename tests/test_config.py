@@ -186,7 +186,7 @@ def test_the_key_is_what_differs_from_the_defaults(preset):
 def test_without_captioning_its_settings_have_no_effect():
     captioning = {"captioning", "temperature", "support_set", "decoder_warmup"}
     captioning |= {"weights_from", "weights_gradient", "decoded", "decoder", "decoder_lr", "decoder_dropout"}
-    captioning |= {"pretrained_decoder", "weighted_term", "over_tokens", "weights_by", "mixing"}
+    captioning |= {"pretrained_decoder", "over_tokens", "weights_by", "mixing"}
     constants = {"emcl_bases", "emcl_stages", "emcl_temperature", "emcl_beta", "emcl_released"}  # without the layer
     bare = Config(objective="none")
     for name, value in OTHER.items():

@@ -171,5 +171,5 @@ def test_a_run_of_the_other_readings_and_its_ratio(home):
     assert log["loss"].to_numpy() == pytest.approx((log["captioning"] + 7 * log["contrast"]).to_numpy(), rel=1e-4)
     none = fit(config.replace(**OTHER, objective="none"), quiet=True)
     assert none.ratio is None and "ratio" not in none.log and (none.trace["captioning"] == 0).all()
-    heads = {name: OTHER[name] for name in ("pre_encoder_in", "kernels")}
+    heads = {name: OTHER[name] for name in ("pre_encoder_in", "kernels", "weighted_term")}  # λ before the other loss
     assert fit(config.replace(**heads, objective="none"), quiet=True).name == none.name

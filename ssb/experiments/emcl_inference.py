@@ -30,7 +30,7 @@ from ssb.study import Study
 from ssb.tables import released
 from ssb.training.runs import Run
 
-TABLES = {"emcl_inference": Experiment("EMCL at inference", grid=lambda study: objectives.GRID)}
+TABLES = {"emcl_inference": Experiment("EMCL at inference", grid=lambda study: objectives.GRID, shown="changes")}
 MODULE = Constants(7, 10, 0.1, 4.0)  # of the paper's inference module, on CLIP2Video
 TRIED = {
     "bases": (2, 4, 7, 16, 32, 64),

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from ssb import figures, files, published
-from ssb.experiments import overview, strength
+from ssb.experiments import leak, multiverse, overview, strength
 from ssb.figures import COLUMN, styled
 from ssb.metrics.statistics import holm
 from ssb.report import in_ranks, markdown, ranked, read, signed
+from ssb.tables.verdicts import LOG, VERDICTS
 
 # claims of the tables
 CROSS = "cross-captioning beats no captioning"
@@ -40,18 +41,18 @@ class Question(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """A sentence of the first page. tables: names of files; the first that a corpus has counts. number: a table → what
-    it says."""
+    """A sentence of the first page. tables: names of files; the first that a corpus has counts. number: the path of a
+    table → what it says."""
 
     words: str
     tables: Sequence[str]
-    number: Callable[[pd.DataFrame], str]
+    number: Callable[[Path], str]
 
 
 QUESTIONS = (
     *(Question(f"Does cross-captioning beat no captioning over {name}?", tables) for name, tables in BASELINES.items()),
-    Question("Does it gain, the mean over weak and strong baselines?", ("strength",), strength.AVERAGE),
-    Question("Does it at λ = 10 on the mean over tokens? (a stress test)", ("table1_lambda10",)),
+    Question("Does it help on average over weak and strong baselines?", ("strength",), strength.AVERAGE),
+    Question("Does it help at λ = 10 on the mean over tokens (a stress test)?", ("table1_lambda10",)),
     Question("Does it bring clips of one meaning together?", ("same_meaning",), MEANING),
     Question("Does it gain more where there are more false negatives?", ("false_negatives",), FALSE_NEGATIVES),
     Question("EMCL: does it add to cross-captioning?", ("together",), EMCL),
@@ -108,10 +109,20 @@ def headline(claims: pd.DataFrame) -> str:
         lines.append(f"**{text}**")
         if ranks := [*filter(None, (in_ranks(row) for _, row in part.iterrows()))]:
             lines.append(f"The geometric mean of the ranks (less is better) changes by {' and by '.join(ranks)}.")
-    if len(rows) > 1:
-        held = (rows["verdict"] == "held").sum()
-        lines.append(f"The claim that it helps is held in {held or 'none'} of these {len(rows)}.")
-    return textwrap.fill(" ".join(lines), 120)
+    return textwrap.fill(" ".join([*lines, conclusion(rows)]), 120) if lines else ""
+
+
+def conclusion(rows: pd.DataFrame) -> str:
+    """In how many comparisons of `gains` the claim is held, and in how many the interval of the mean log rank over
+    queries and seeds excludes 0."""
+    held, n = (rows["verdict"] == "held").sum(), len(rows)
+    words = f"The claim that it helps is held in {held or 'none'} of {n} comparisons with no captioning, by R@1"
+    if LOG[0] not in rows:
+        return f"{words}."
+    better, worse = rows[rows[LOG[2]] < 0], (rows[LOG[1]] > 0).sum()
+    sizes = sorted(-100 * np.expm1(better[LOG[0]]))
+    by = f", by {' to '.join(dict.fromkeys(f'{size:.1f}' for size in (sizes[0], sizes[-1])))} %," if sizes else ""
+    return f"{words}; by all ranks together it helps in {len(better) or 'none'}{by} and harms in {worse or 'none'}."
 
 
 def answers(claims: pd.DataFrame) -> pd.DataFrame:
@@ -137,7 +148,7 @@ def numbers(results: Path, sentence: Sentence) -> dict[Path, str]:
     """What a sentence says of each corpus that has a table for it: the table → its numbers in words."""
     folders = sorted(published.folders(results), key=lambda folder: place(folder.name))
     paths = [[path for table in sentence.tables if (path := each / f"{table}.csv").exists()][:1] for each in folders]
-    texts = {path: sentence.number(read(path)) for path in itertools.chain(*paths)}
+    texts = {path: sentence.number(path) for path in itertools.chain(*paths)}
     return {path: text for path, text in texts.items() if text}
 
 
@@ -153,9 +164,12 @@ def sentences(results: Path, wanted: Sequence[Sentence]) -> str:
     return "\n".join(lines)
 
 
-def first_page(results: Path) -> str:
-    """Is the support-set effect real? One sentence for each kind of table; then one for each of the related methods."""
-    parts = [sentences(results, EFFECT)]
+def first_page(results: Path, claims: pd.DataFrame) -> str:
+    """Is the support-set effect real? How many comparisons say so; a sentence for each kind of table; then one for each
+    of the related methods. claims: of `overview.claims`."""
+    rows = gains(claims)
+    parts = [f"**{conclusion(rows)}** {CAVEAT}"] if len(rows) else []
+    parts += [sentences(results, EFFECT)]
     parts += ["Of the two related methods:", related] if (related := sentences(results, RELATED)) else []
     return "\n\n".join(parts)
 
@@ -174,48 +188,63 @@ def confirmation(claims: pd.DataFrame) -> str:
     )
 
 
-def _of_claim(claim: str = CROSS) -> Callable[[pd.DataFrame], str]:
-    """How a table answers a claim."""
+def _of_claim(claim: str = CROSS, unit: str = "") -> Callable[[Path], str]:
+    """How a table answers a claim. unit: what its points are of."""
 
-    def number(claims: pd.DataFrame) -> str:
+    def number(path: Path) -> str:
+        claims = read(path)
         rows = claims[claims["claim"] == claim].iterrows()
-        return " and ".join(f"{difference(row)}, {judgement(row)}{ranked(row)}" for _, row in rows)
+        return " and ".join(f"{difference(row)}{unit}, {judgement(row)}{ranked(row)}" for _, row in rows)
 
     return number
 
 
-def _strength(gains: pd.DataFrame) -> str:
-    weak, strong = (gains.loc[gains["val R@1"].agg(pick)] for pick in ("idxmin", "idxmax"))
+def _strength(path: Path) -> str:
+    table = read(path)
+    means = read(path.with_name("strength_claims.csv")).set_index("claim").loc[strength.AVERAGE]
+    weak, strong = (table.loc[table["val R@1"].agg(pick)] for pick in ("idxmin", "idxmax"))
     ends = {"weakest": weak, "strongest": strong}
     parts = [f"{difference(row)} over the {word} ({row['baseline']})" for word, row in ends.items()]
-    return f"{_counted(gains)}; {' and '.join(parts)}"
+    words = f"{_counted(table, 'over', 'baselines')}, by {difference(means)} on average, {means['verdict']}"
+    return f"{words}; {' and '.join(parts)}"
 
 
-def _readings(gains: pd.DataFrame) -> str:
-    return f"{_counted(gains)}; the median is {signed(gains['delta'].median())} points"
+def _readings(path: Path) -> str:
+    mean = read(path.with_name("multiverse_choices.csv")).set_index("choice").loc[multiverse.MEAN]
+    words = VERDICTS.get(mean["verdict"], mean["verdict"])
+    return f"{_counted(read(path), 'under', 'readings')}, by {difference(mean)} on average, {words}"
 
 
-def _counted(gains: pd.DataFrame) -> str:
-    apart = (gains["verdict"] == "higher").sum()
-    return f"{(gains['delta'] > 0).sum()} of {len(gains)} gain, {apart or 'none'} beyond the noise of queries and seeds"
+def _counted(gains: pd.DataFrame, where: str, what: str) -> str:
+    return f"it gains {where} {(gains['delta'] > 0).sum()} of {len(gains)} {what}"
 
 
-def _carries(summary: pd.DataFrame) -> str:
-    rows = summary.set_index("setting")
+def _carries(path: Path) -> str:
+    rows = read(path).set_index("setting")
     names = {"cross": "in full", "cross, captions shuffled in each step": "with the captions of other clips"}
     return " and ".join(f"{difference(rows.loc[name])} {words}" for name, words in names.items() if name in rows.index)
 
 
-def _leak(leaks: pd.DataFrame) -> str:
-    told = leaks[leaks["probe"] == "caption"].set_index("setting")["told"]
-    most = told.drop("none").idxmax()
-    return f"{told[most]:.0f} % with {most}, {told['none']:.0f} % without captioning"
+def _leak(path: Path) -> str:
+    """Of the probe on the caption, in percent of the cases, at the λ at which it tells most: with the weights of the
+    caption and with those of another one; without captioning; and by guessing."""
+    leaks = read(path)
+    told = leaks[leaks["probe"] == "caption"].set_index("setting")
+    weight = max(leak.LAMBDAS, key=lambda weight: told["told"].get(leak.setting("caption", weight), 0))
+    own, other = (leak.setting(source, weight) for source in leak.SOURCES)
+    cases = {own: f"after {own}", other: "after weights of another caption", "none": "without captioning"}
+    parts = [f"{_share(told.loc[name])} {words}" for name, words in cases.items() if name in told.index]
+    return f"{', '.join(parts)}, {told['chance'].iloc[0]:.0f} % by guessing"
 
 
-def _false_negatives(table: pd.DataFrame) -> str:
+def _share(row: pd.Series) -> str:
+    return f"{row['told']:.0f} % [{row['low']:.0f}, {row['high']:.0f}]"
+
+
+def _false_negatives(path: Path) -> str:
     """Of a claim, in points; of queries, in percent of a rank."""
-    if "others" not in table:
-        return f"for every tenfold {_of_claim(FALSE_NEGATIVES)(table)}"
+    if "others" not in (table := read(path)):
+        return f"for every tenfold {_of_claim(FALSE_NEGATIVES)(path)}"
     ends = [row for _, row in table.iloc[[0, -1]].iterrows()]
     parts = [f"{row.delta:+.1f} % [{row.delta_low:+.1f}, {row.delta_high:+.1f}]" for row in ends]
     cases = [f"{part} for queries that fit {row.others} other clips" for part, row in zip(parts, ends)]
@@ -224,20 +253,32 @@ def _false_negatives(table: pd.DataFrame) -> str:
 
 EFFECT = (
     *(
-        Sentence(f"Cross-captioning over {name}", [f"{table}_claims" for table in tables], _of_claim())
+        Sentence(f"Over {name} cross-captioning changes R@1", [f"{table}_claims" for table in tables], _of_claim())
         for name, tables in BASELINES.items()
     ),
-    Sentence("Its gain over weak and strong baselines", ["strength_gains"], _strength),
-    Sentence("Readings of what the paper leaves open", ["multiverse_readings"], _readings),
+    Sentence("Of weak and strong baselines", ["strength_gains"], _strength),
+    Sentence("Of the readings of what the paper leaves open", ["multiverse_readings"], _readings),
     Sentence("What carries the gain", ["carries_tuned_summary", "carries_summary"], _carries),
-    Sentence("At λ = 10 on the mean over tokens, a stress test", ["table1_lambda10_claims"], _of_claim()),
-    Sentence("Clips of one meaning found among the first", ["same_meaning_claims"], _of_claim(MEANING)),
-    Sentence("Gain where there are false negatives", ["when_queries", "false_negatives_claims"], _false_negatives),
+    Sentence(
+        "At λ = 10 on the mean over tokens, a stress test, it changes R@1", ["table1_lambda10_claims"], _of_claim()
+    ),
+    Sentence(
+        "It changes how often a clip of the same meaning is found first", ["same_meaning_claims"], _of_claim(MEANING)
+    ),
+    Sentence(
+        "Where there are more false negatives it gains more or less",
+        ["when_queries", "false_negatives_claims"],
+        _false_negatives,
+    ),
     Sentence("A probe tells which caption of a clip made the weights", ["leak_leaks"], _leak),
 )
+CAVEAT = (
+    "Encoders are frozen, the decoder is small, and the corpus of the paper's size is of photographs: "
+    "[limits](../README.md#limits)."
+)
 RELATED = (
-    Sentence("EMCL added to cross-captioning", ["together_claims"], _of_claim(EMCL)),
-    Sentence("VT-TWINS: weak alignment against soft-DTW", ["s2dtw_claims"], _of_claim(WEAK)),
+    Sentence("EMCL added to cross-captioning changes R@1", ["together_claims"], _of_claim(EMCL)),
+    Sentence("VT-TWINS: weak alignment in place of soft-DTW changes R@1", ["s2dtw_claims"], _of_claim(WEAK)),
 )
 
 

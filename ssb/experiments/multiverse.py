@@ -10,7 +10,6 @@ from itertools import product
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import CORPORA
@@ -18,13 +17,12 @@ from ssb.experiments.baselines import recorded
 from ssb.experiments.when import log_ranks
 from ssb.figures import COLOURS, PAGE, heading, styled
 from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import DELTA, LEVEL, paired, settled
+from ssb.metrics.statistics import DELTA, Difference, paired, settled
 from ssb.report import STRESS, Experiment
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, acts, stacked
 
-# setting → its two values, each with its words; the first is the default. Without captioning the first five have no
-# effect, so that readings that differ in them alone share their runs without it.
+# setting → its two values, each with its words; the first is the default
 CHOICES: dict[str, dict] = {
     "weighted_term": {"captioning": "λ on captioning", "contrast": "λ on the contrastive loss"},
     "over_tokens": {"mean": "mean over tokens", "sum": "sum over tokens"},
@@ -37,7 +35,11 @@ CHOICES: dict[str, dict] = {
     "lr_schedule": {"decay": "rate × 0.95 an epoch", "cosine": "rate by a cosine"},
     "negatives": {"hardest": "hardest negatives", "scheduled": "scheduled negatives"},
 }
-OF_CAPTIONING = [*CHOICES][:5]
+FREE = [*CHOICES][:5]  # all of whose combinations are there
+# Without captioning these have no effect, so that readings that differ in them alone share their runs without it. A λ
+# before the contrastive loss stands there without captioning too: clipping makes a gradient ten times as large another.
+OF_CAPTIONING = FREE[1:]
+MEAN = "mean"  # of all readings, a row beside those of the choices
 # what all readings share: the paper's head on video, smaller, and its λ and contrastive loss
 SHARED = {"video_pooling": "transformer", "pool_layers": 2, "pool_ffn": 256, "text_pooling": "mean"}
 SHARED |= {"contrast": "triplet", "captioning": 10.0}
@@ -61,7 +63,7 @@ def design() -> dict[int, dict]:
     other five.
     """
     readings = {}
-    for number, first in enumerate(product((1, -1), repeat=len(OF_CAPTIONING)), 1):
+    for number, first in enumerate(product((1, -1), repeat=len(FREE)), 1):
         signs = *first, *(math.prod(first) * sign for sign in first)
         readings[number] = {name: [*values][sign < 0] for (name, values), sign in zip(CHOICES.items(), signs)}
     return readings
@@ -135,44 +137,51 @@ def gains(study: Study, runs: Runs) -> pd.DataFrame:
 
 def contrasts(gains: pd.DataFrame) -> pd.DataFrame:
     """Choice → the weights of the readings, by which their gains sum to the effect of its second value: by least
-    squares on all choices, which in the whole design is the difference of two means. Choices of which one value is
-    left, since all readings with the other collapsed, are left out."""
+    squares on all choices, which in the whole design is the difference of two means; before them MEAN, by whose weights
+    they sum to the mean gain. Choices of which one value is left, since all readings with the other collapsed, are left
+    out."""
     codes = {name: np.where(gains[name] == [*values][1], 0.5, -0.5) for name, values in CHOICES.items()}
     codes = {name: code for name, code in codes.items() if len(set(code)) > 1}
-    weights = np.linalg.pinv(np.column_stack([np.ones(len(gains)), *codes.values()]))[1:]
-    return pd.DataFrame(weights, index=pd.Index([*codes], name="choice"), columns=gains.index)
+    weights = np.linalg.pinv(np.column_stack([np.ones(len(gains)), *codes.values()]))
+    return pd.DataFrame(weights, index=pd.Index([MEAN, *codes], name="choice"), columns=gains.index)
 
 
 def effects(study: Study, runs: Runs, gains: pd.DataFrame) -> pd.DataFrame:
-    """By how much the second value of each choice changes the gain of `cross` in R@1, on average over the other
-    choices: its intervals over queries and over seeds, p of both by Holm over the choices; and over readings (Student's
-    t on what the choices, one at a time, leave unexplained, their joint effects included). The same in mean log rank.
-    Written to results/<corpus>/<table>_choices.csv."""
-    weights, values = contrasts(gains), {"": stacked(runs), "log ": log_ranks(runs)}
-    values[""] = {name: points(ranks, "R@1") for name, ranks in values[""].items()}
-    clips, rows = next(iter(runs.values()))[0].ranks["clip"], {}
-    free = len(gains) - len(weights) - 1
-    half = {}
-    for kind in values:
-        rest = gains[f"{kind}delta"] - gains[f"{kind}delta"].mean()
-        rest = rest - np.linalg.pinv(weights) @ (weights @ rest) if free > 0 else rest * np.nan
-        half[kind] = stats.t.ppf((1 + LEVEL) / 2, max(free, 1)) * np.sqrt((rest**2).sum() / max(free, 1))
-    for name, weight in weights.iterrows():
-        row = dict(zip(("from", "to"), CHOICES[name].values()))
-        for kind, each in values.items():
-            # a sum over readings of the same queries, so that they are resampled once
-            pair = (
-                sum(w * each[setting(reading, objective)] for reading, w in weight.items())
-                for objective in ("cross", "none")
-            )
-            found = paired(*pair, clips)
-            row |= {f"{kind}{name}": value for name, value in found._asdict().items() if kind + name != "log noise"}
-            reach = half[kind] * np.sqrt((weight**2).sum())
-            row |= {f"{kind}readings_low": found.delta - reach, f"{kind}readings_high": found.delta + reach}
-        rows[name] = row
-    frame = settled(pd.DataFrame.from_dict(rows, orient="index")).rename_axis("choice").round(3)
+    """The mean gain of `cross` in R@1 over the readings, and by how much the second value of each choice changes it, on
+    average over the other choices: its intervals over queries and over readings, p of both by Holm. The noise of
+    readings is what the choices, one at a time, leave unexplained of their gains: that of the runs, and the joint
+    effects of choices. The same in mean log rank. Written to results/<corpus>/<table>_choices.csv."""
+    weights = contrasts(gains)
+    clips, rows = next(iter(runs.values()))[0].ranks["clip"], {name: {} for name in weights.index}
+    hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs).items()}
+    for kind, values in {"": hits, "log ": log_ranks(runs)}.items():
+        names = ([setting(reading, objective) for reading in gains.index] for objective in ("cross", "none"))
+        cross, none = (np.stack([values[name].mean(axis=0) for name in each]) for each in names)
+        for name, found in _tested(weights, cross - none, clips).items():
+            words = CHOICES.get(name, {"from": "", "to": ""}).values()
+            found = {key.replace("seeds", "readings"): value for key, value in found._asdict().items()}
+            rows[name] |= dict(zip(("from", "to"), words))
+            rows[name] |= {f"{kind}{key}": value for key, value in found.items() if kind + key != "log noise"}
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("choice")
+    # as `settled` expects them
+    names = {f"readings_{end}": f"seeds_{end}" for end in ("low", "high")}
+    frame = settled(frame.rename(columns=names)).rename(columns={new: old for old, new in names.items()}).round(3)
     study.write(frame.reset_index(), f"{study.table}_choices.csv")
     return frame
+
+
+def _tested(weights: pd.DataFrame, gain: np.ndarray, clips: np.ndarray) -> dict[str, Difference]:
+    """The sums of the gains of each query (readings, Q) by the weights of `contrasts`, tested over queries and over
+    readings: the sum, plus in each row the part of its reading's residual that the weights leave, widened for the
+    degrees of freedom that the choices take."""
+    count, free = len(gain), len(gain) - len(weights)
+    design = np.linalg.pinv(weights.to_numpy())
+    rest = gain - design @ (weights.to_numpy() @ gain)
+    rest = rest * np.sqrt((count - 1) / free) if free > 0 else rest * np.nan
+    return {
+        name: paired(weight.to_numpy() @ gain + count * weight.to_numpy()[:, None] * rest, 0 * gain, clips)
+        for name, weight in weights.iterrows()
+    }
 
 
 def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
@@ -187,6 +196,12 @@ def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
     lines.append(f"Beyond the noise of both, by Holm over the readings: {more} higher, {less} lower.")
     middle, least, most = gains["delta"].median(), gains["delta"].min(), gains["delta"].max()
     lines.append(f"The median gain is {middle:+.2f} points of R@1, from {least:+.2f} to {most:+.2f}.")
+    row = effects.loc[MEAN]
+    lines.append(
+        f"The mean gain is {row['delta']:+.2f} points [{row['delta_low']:.2f}, {row['delta_high']:.2f}] over queries, "
+        f"[{row['readings_low']:.2f}, {row['readings_high']:.2f}] over readings: {row['verdict']}."
+    )
+    effects = effects.drop(index=MEAN)
     ordered = effects.reindex(effects["delta"].abs().sort_values(ascending=False).index)
     for row in ordered.head(3).itertuples():
         lines.append(
@@ -194,7 +209,7 @@ def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
             f"over queries, [{row.readings_low:.2f}, {row.readings_high:.2f}] over readings."
         )
     resolved = effects.index[effects["verdict"].isin(["higher", "lower"])]
-    lines.append(f"Choices beyond the noise of queries and seeds, by Holm: {', '.join(resolved) or 'none'}.")
+    lines.append(f"Choices beyond the noise of queries and readings, by Holm: {', '.join(resolved) or 'none'}.")
     for (term, tokens), ratios in gains.groupby(["weighted_term", "over_tokens"], sort=False)["ratio"]:
         words = f"{CHOICES['weighted_term'][term]}, {CHOICES['over_tokens'][tokens]}"
         stress = ", a stress test and not the paper's similar magnitudes" if ratios.min() > STRESS else ""

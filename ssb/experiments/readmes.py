@@ -1,6 +1,7 @@
 """The generated text of the READMEs, and the links between the notebooks."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ seeds, the verdict, and after a slash the smallest difference that the table fin
 def results_page(root: Path, claims: pd.DataFrame) -> str:
     """results/README.md: the finding, the claims, and every table with its figures. claims: of `overview.claims`."""
     results = root / "results"
-    parts = [ABOUT, "## Is the support-set effect real?", finding.first_page(results)]
+    parts = [ABOUT, "## Is the support-set effect real?", finding.first_page(results, claims)]
     parts += [words] if (words := finding.confirmation(claims)) else []
     parts += ["## The claims", COLUMNS, markdown(overview.claims_table(claims))]
     parts += [*overview.stress_tests(results), overview.cost(results)]
@@ -77,50 +78,73 @@ def _first_cell(path: Path) -> str:
 
 def contents(root: Path, finished: pd.DataFrame) -> str:
     """The README's list of notebooks with their minutes, in Markdown. finished: of `overview.runs`."""
+    finished = finished.assign(notebook=finished["table"].map(writers(root)))
     rows = [(f"[{title}](notebooks/{path.name})", minutes(finished, path)) for path, title in titles(root).items()]
     return markdown(pd.DataFrame(rows, columns=["notebook", "minutes on two cores"]))
 
 
 def minutes(finished: pd.DataFrame, path: Path) -> str:
-    """Of a notebook's runs on two cores by corpus, each run counted once. finished: of `overview.runs`."""
-    own = finished[finished["table"].isin(tables_of(path))].drop_duplicates(["corpus", "run"])
+    """Of a notebook's runs on two cores by corpus, each run counted once. finished: of `overview.runs`, with a column
+    notebook."""
+    own = finished[finished["notebook"] == path].drop_duplicates(["corpus", "run"])
     return ", ".join(
         f"{corpus} {x:.0f}" for corpus, x in (own.groupby("corpus", sort=False)["seconds"].sum() / 120).items()
     )
 
 
-def tables_of(path: Path) -> set[str]:
-    """The names of the CSVs that a notebook writes, without their ending."""
-    writes = json.loads(path.read_text(encoding="utf-8"))["metadata"]["ssb"]["writes"]
-    return {Path(name).stem for name in writes if name.endswith(".csv")}
+def writers(root: Path) -> Callable[[str], Path | None]:
+    """A table, or another file without its ending, → the notebook that writes it, whatever name a parameter gives the
+    table: table1_tuned is of the one that writes table1."""
+    found = {}
+    for path in titles(root):
+        names = json.loads(path.read_text(encoding="utf-8"))["metadata"]["ssb"]["writes"]
+        found |= {published.owner(Path(name).stem, [*TABLES, *PICTURES]): path for name in names}
+    found.pop("", None)
+    return lambda name: found.get(published.owner(name, found))
 
 
 def notebooks(root: Path, claims: pd.DataFrame, finished: pd.DataFrame) -> str:
     """The table of notebooks/README.md: each notebook with its title, the verdicts on its claims and the minutes of its
     runs on two cores, each run counted once. claims, finished: of `overview.claims` and `overview.runs`."""
-    rows, summaries = [], files_of("summary", root / "results")
+    rows, summaries, writer = [], files_of("summary", root / "results"), writers(root)
+    claims, finished = (frame.assign(notebook=frame["table"].map(writer)) for frame in (claims, finished))
     for path, title in titles(root).items():
-        names = tables_of(path)
-        frame = claims[(claims["table"] + "_claims").isin(names)]
-        words = _verdicts(frame) if len(frame) else _differences([each for each in summaries if each[2].stem in names])
-        words = words or _numbers(root / "results", names)
+        frame = claims[claims["notebook"] == path]
+        words = (
+            _verdicts(frame) if len(frame) else _differences([each for each in summaries if writer(each[1]) == path])
+        )
+        words = words or _numbers(root / "results", writer, path)
         rows.append((f"[{path.stem}]({path.name})", title, words, minutes(finished, path)))
     return markdown(pd.DataFrame(rows, columns=["notebook", "question", "what it found", "minutes"]))
 
 
-def with_links(root: Path, path: Path) -> str:
+def links_to_results(root: Path) -> dict[Path, str]:
+    """Notebook → links to what it found, the first of its tables on each corpus, in Markdown."""
+    files, found = made(root), {}
+    files["notebook"] = files["table"].map(writers(root))
+    for (path, corpus), part in files.groupby(["notebook", "corpus"], sort=False):
+        for table, own in part.groupby("table", sort=False)["path"]:
+            shown = TABLES[table].shown if table in TABLES else ""
+            first = [each for name in (f"{table}_{shown}.csv", f"{table}.csv") for each in own if each.name == name]
+            if first:
+                address = f"../{first[0].relative_to(root).as_posix()}"
+                found.setdefault(path, {}).setdefault(corpus, f"[{corpus}]({address})")
+    return {path: ", ".join(each.values()) for path, each in found.items()}
+
+
+def with_links(root: Path, path: Path, results: str = "") -> str:
     """The text of a notebook's file with links to the notebooks before and after it in the line of links of its first
-    cell, a line of parts "Paper: …", "Before: …", "Next: …" and "Results: …"."""
+    cell, a line of parts "Paper: …", "Before: …", "Next: …" and "Results: …". results: its links, "": as they are."""
     names, number = titles(root), [*titles(root)].index(path)
     links = {"Before": [*names][number - 1 : number] if number else [], "Next": [*names][number + 1 : number + 2]}
     new = [f"{word}: [{names[each]}]({each.name})" for word, others in links.items() for each in others]
     book = json.loads(path.read_text(encoding="utf-8"))
     lines = "".join(book["cells"][0]["source"]).splitlines(keepends=True)
     line_of_links = next(k for k, line in enumerate(lines) if line.startswith(("Paper: ", "Papers: ")))
-    papers, *others = lines[line_of_links].split(" | ")
-    lines[line_of_links] = " | ".join(
-        [papers, *new, *(part for part in others if not part.startswith(("Before: ", "Next: ")))]
-    )
+    papers, *others = lines[line_of_links].rstrip("\n").split(" | ")
+    others = [f"Results: {results}"] if results else [part for part in others if part.startswith("Results: ")]
+    end = "\n" if lines[line_of_links].endswith("\n") else ""
+    lines[line_of_links] = " | ".join([papers, *new, *others]) + end
     book["cells"][0]["source"] = lines
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
@@ -136,7 +160,8 @@ def generated(root: Path, claims: pd.DataFrame | None = None) -> dict[Path, str]
         root / "README.md": found | {"notebooks": contents(root, finished)},
         root / "notebooks" / "README.md": {"table": notebooks(root, claims, finished)},
     }
-    texts = {path: with_links(root, path) for path in titles(root)}
+    found = links_to_results(root)
+    texts = {path: with_links(root, path, found.get(path, "")) for path in titles(root)}
     texts[results / "README.md"] = results_page(root, claims)
     for path, parts in readmes.items():
         texts[path] = path.read_text(encoding="utf-8")
@@ -162,7 +187,8 @@ def write(root: Path, claims: pd.DataFrame | None = None) -> list[Path]:
 def _verdicts(frame: pd.DataFrame) -> str:
     """Claims in words: which were held or contradicted, or two settings equivalent, on which corpora, and how many
     tests were inconclusive."""
-    parts = []
+    parts, main = [], frame["table"].map(len) == frame["table"].map(len).min()
+    frame = frame.assign(corpus=frame["corpus"].where(main, frame["corpus"] + ": " + frame["table"]))
     for verdict in ("held", "contradicted", "equivalent", "hardly acts"):
         corpora = frame[frame["verdict"] == verdict].groupby("claim", sort=False)["corpus"].agg(", ".join)
         each = [f"{claim.partition(' (points')[0]} ({names})" for claim, names in corpora.items()]
@@ -190,9 +216,9 @@ def _differences(summaries: list[tuple[str, str, Path]]) -> str:
     return " ".join(parts)
 
 
-def _numbers(results: Path, names: set[str]) -> str:
-    """What the first page of results/README.md says of tables that have neither claims nor a summary."""
-    wanted = [each._replace(tables=[name for name in each.tables if name in names]) for each in finding.EFFECT]
+def _numbers(results: Path, writer: Callable, path: Path) -> str:
+    """What the first page of results/README.md says of a notebook's tables that have neither claims nor a summary."""
+    wanted = [each._replace(tables=[x for x in each.tables if writer(x) == path]) for each in finding.EFFECT]
     texts = [text for each in wanted if each.tables for text in finding.numbers(results, each).items()]
     return " ".join(f"On {path.parent.name}: {text}." for path, text in texts)
 

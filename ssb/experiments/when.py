@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ssb.figures import COLOURS, MARKS, PAGE, gain_curve, heading, legend, styled
-from ssb.metrics.statistics import paired
+from ssb.metrics.statistics import LEVEL, paired
 from ssb.report import Experiment
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, stacked
@@ -103,7 +103,9 @@ def reading(gains: pd.DataFrame, queries: pd.DataFrame, trend: Mapping) -> str:
         lines.append(f"Gain of cross in log rank against {kind}: {' and '.join(ends)}.")
     if len(queries) > 1:
         low, high, more = trend["delta_low"], trend["delta_high"], trend["delta"]
-        verb = "gain more" if low > 0 else "gain less" if high < 0 else "do not differ in their gain"
+        verb = "do not differ in their gain beyond the noise of queries and seeds"
+        if trend["p"] < 1 - LEVEL:
+            verb = "gain more" if more > 0 else "gain less"
         lines.append(f"Queries that are true of other clips too {verb}: {more:+.1f} % [{low:.1f}, {high:.1f}].")
     return "\n".join(lines)
 

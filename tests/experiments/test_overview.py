@@ -10,7 +10,7 @@ import pytest
 
 from ssb import figures, report
 from ssb.__main__ import main
-from ssb.experiments import ablations, finding, overview, readmes, together
+from ssb.experiments import ablations, finding, overview, readmes, strength, together
 
 ROOT = Path(__file__).parents[2]
 CLAIM = dict(claim="cross beats none", setting="cross", baseline="none", seeds=3, paper=1.3, delta=-0.26, p=0.2,
@@ -149,7 +149,12 @@ def checkout(results, tmp_path_factory):
     for name, links in (("01_a", "Paper: x | Next: [Old](03_c.ipynb) | Results: y"), ("02_b", "Paper: x | Results: y"),
                         ("03_c", "Papers: x, z | Before: [Old](01_a.ipynb) | Results: y")):  # fmt: skip
         cell = {"source": [f"# Title {name}\n", "\n", f"{links}\n", "more"]}
-        book = {"cells": [cell], "metadata": {"ssb": {"writes": ["results/shapes-smoke/table1_claims.csv"]}}}
+        book = {
+            "cells": [cell],
+            "metadata": {
+                "ssb": {"writes": [f"results/shapes-smoke/{'table1_claims' if name == '02_b' else 'mine'}.csv"]}
+            },
+        }
         (root / "notebooks" / f"{name}.ipynb").write_text(json.dumps(book))
     marks = "a\n<!-- finding -->\nold\n<!-- end of finding -->\nb\n<!-- answers -->\n<!-- end of answers -->\n"
     marks += "<!-- notebooks -->\n<!-- end of notebooks -->\nc\n"
@@ -165,7 +170,8 @@ def test_a_new_notebook_is_linked_and_listed_by_one_command(checkout, capsys):
              for path in (checkout / "notebooks").glob("*.ipynb")}  # fmt: skip
     assert links == {
         "01_a": "Paper: x | Next: [Title 02_b](02_b.ipynb) | Results: y",
-        "02_b": "Paper: x | Before: [Title 01_a](01_a.ipynb) | Next: [Title 03_c](03_c.ipynb) | Results: y",
+        "02_b": "Paper: x | Before: [Title 01_a](01_a.ipynb) | Next: [Title 03_c](03_c.ipynb) | Results: "
+        "[shapes](../results/shapes/table1_summary.csv), [msrvtt1k](../results/msrvtt1k/table1_summary.csv)",
         "03_c": "Papers: x, z | Before: [Title 02_b](02_b.ipynb) | Results: y",
     }
     text = (checkout / "README.md").read_text()
@@ -231,18 +237,24 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert "[+0.3, +1.1] over the `laptop` preset (inconclusive); the paper prints +1.3.**" in words
     assert "On flickr8k: +0.3 points [-0.1, +0.7] over the tuned baseline (inconclusive) and +1.2 points" in words
     assert "ranks" not in words and words.count("**") == 2
-    assert words.endswith("The claim that it helps is held in 1 of these 4.")
+    assert words.endswith("The claim that it helps is held in 1 of 4 comparisons with no captioning, by R@1.")
     logs = {"log delta": np.log(0.99), "log low": np.log(0.98), "log high": 0.0}
     with_ranks = finding.headline(overview.claims(results).assign(**logs))
+    changed = logs | {"log delta": np.log([0.99, 0.98, 0.97, 0.5]), "log high": [-0.01, 0.01, -0.02, -0.5]}
+    assert finding.conclusion(gains.assign(**changed)).endswith(
+        "by R@1; by all ranks together it helps in 3, by 1.0 to 50.0 %, and harms in none."
+    )
+    assert finding.conclusion(gains.assign(**logs)).endswith("it helps in none and harms in none.")
     assert "The geometric mean of the ranks (less is better) changes by -1.0 % [-2.0, +0.0]." in " ".join(
         with_ranks.split()
     )
     answers = finding.answers(overview.claims(results)).set_index("question")
     (tuned,) = (answers.loc[name] for name in answers.index if "the tuned baseline" in name)
     assert "+0.3 [" in " ".join(tuned) and "+0.5 [" not in " ".join(tuned)
-    lines = finding.first_page(results).splitlines()
+    first, _, *lines = finding.first_page(results, overview.claims(results)).splitlines()
+    assert first.startswith("**The claim that it helps is held in 1 of 4 comparisons") and "frozen" in first
     assert lines[0].startswith(
-        "1. Cross-captioning over the tuned baseline: [flickr8k](flickr8k/table1_tuned_claims.csv)"
+        "1. Over the tuned baseline cross-captioning changes R@1: [flickr8k](flickr8k/table1_tuned_claims.csv)"
     )
     assert "[flickr8k_confirm](flickr8k_confirm/table12_claims.csv) +0.7" in lines[1] and "table12" not in lines[0]
     assert "(the design finds 0.9 points" in lines[1]
@@ -262,12 +274,14 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     folder.mkdir(exist_ok=True)
     verdicts = {"verdict": ["higher", "not resolved", "lower", "not resolved"], "delta": [1.0, 0.2, -3.0, 0.4]}
     pd.DataFrame(verdicts).to_csv(folder / "multiverse_readings.csv", index=False)
+    mean = {"choice": ["mean"], "delta": 0.25, "delta_low": -0.5, "delta_high": 1.0, "verdict": "higher"}
+    pd.DataFrame(mean).to_csv(folder / "multiverse_choices.csv", index=False)
     queries = {"others": ["0", "1-2", "10 or more"], "delta": [0.5, 1.0, -2.0]}
     queries |= {"delta_low": [0.1, 0.0, -3.0], "delta_high": [0.9, 2.0, -1.0]}
     pd.DataFrame(queries).to_csv(folder / "when_queries.csv", index=False)
-    lines = finding.first_page(results).splitlines()
+    lines = finding.first_page(results, overview.claims(results)).splitlines()
     (readings,) = (line for line in lines if "multiverse_readings" in line)
-    assert readings.endswith("3 of 4 gain, 1 beyond the noise of queries and seeds; the median is +0.3 points.")
+    assert readings.endswith("it gains under 3 of 4 readings, by +0.2 points [-0.5, +1.0] on average, held.")
     (line,) = (line for line in lines if "when_queries" in line)
     assert "+0.5 % [+0.1, +0.9] for queries that fit 0 other clips and -2.0 % [-3.0, -1.0]" in line
     assert line.endswith("for queries that fit 10 or more other clips.") and len(finding.EFFECT) == 10
@@ -281,12 +295,15 @@ def test_every_table_is_shown_with_its_figures_and_files(checkout):
     gains = pd.DataFrame({"baseline": ["a"], "val R@1": [20.5], "delta": [0.2], "delta_low": 0.1})
     gains = gains.assign(delta_high=0.3, verdict="higher")
     gains.to_csv(checkout / "results/shapes/strength_gains.csv", index=False)
-    page = readmes.results_page(checkout, overview.claims(checkout / "results"))
+    claim = {"claim": [strength.AVERAGE], "delta": 0.16, "delta_low": 0.0, "delta_high": 0.3, "verdict": "equivalent"}
+    claims = overview.claims(checkout / "results")
+    pd.DataFrame(claim).to_csv(checkout / "results/shapes/strength_claims.csv", index=False)
+    page = readmes.results_page(checkout, claims)
     assert "![What table1_fig3_attention shows.](../figures/shapes/table1_fig3_attention.png)" in page
     assert "### Quickstart" in page and "unknown" not in page
     part = page.split("### Gain against the strength of the baseline")[1].split("###")[0]
-    assert "1 of 1 gain, 1 beyond the noise of queries and seeds; +0.2 points [+0.1, +0.3] over the weakest (a)" in page
-    assert "| a | 20.5 | 0.2 |" in part and "Files: [strength_gains.csv](shapes/strength_gains.csv)." in part
+    assert "it gains over 1 of 1 baselines, by +0.2 points [+0.0, +0.3] on average, equivalent; +0.2 points" in page
+    assert "| a | 20.5 | 0.2 |" in part and "[strength_gains.csv](shapes/strength_gains.csv)" in part
 
 
 def test_a_search_is_told_by_what_it_found(checkout):

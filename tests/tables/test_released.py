@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -118,8 +119,11 @@ def test_the_gains_of_a_table_follow_from_its_ranks(table, home):
     runs = study.run(grid, may_collapse=True)
     study.rows(runs)
     gains = module.gains(study, runs)
-    claims = [study.judged(strength.claimed(runs, gains, 2))] if table == "strength" else []
-    assert assert_follows(study.results / f"{table}.csv") == 1 + len(claims)
+    if table == "strength":
+        study.judged(strength.claimed(runs, gains, 2))
+    elif table == "multiverse":
+        multiverse.effects(study, runs, gains)
+    assert assert_follows(study.results / f"{table}.csv") == (1 if table == "when" else 2)
 
 
 @pytest.mark.parametrize("table", ["table11", "captioning", "emcl_inference"])
@@ -173,6 +177,17 @@ def assert_follows(path) -> int:
         compared += 1
     elif path.stem in GAINS:
         compared += gains_follow(path, *GAINS[path.stem])
+        if path.stem == "multiverse":
+            readings = pd.read_csv(path.with_name("multiverse_readings.csv"), index_col="reading")
+            silent = SimpleNamespace(table="multiverse", write=lambda *_: None)
+            found = multiverse.effects(silent, released.read(path).runs, readings)
+            same(
+                found.fillna({"verdict": ""}),
+                pd.read_csv(
+                    path.with_name("multiverse_choices.csv"), index_col=0, dtype={"from": str, "to": str}
+                ).fillna({"from": "", "to": "", "verdict": ""}),
+            )
+            compared += 1
     elif (published := path.with_name(f"{path.stem}_summary.csv")).exists():
         before = pd.read_csv(published).drop(columns=[*released.TOLD]).fillna({"verdict": ""})
         same(released.summary(path).reset_index(), before)
