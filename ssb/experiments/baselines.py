@@ -81,6 +81,19 @@ CAPTIONING_STEPS = (  # a look at `cross` costs several at `none`
 )
 
 
+WORDS = {  # of settings, in the figure
+    "lr": "learning rate",
+    "lr again": "learning rate again",
+    "dim": "width d",
+    "weight_decay": "weight decay",
+    "standardise": "standardisation",
+    "captioning": "λ",
+    "temperature": "temperature T",
+    "decoder_lr": "decoder's rate",
+    "decoder_warmup": "decoder first",
+}
+
+
 def named(changes: Mapping) -> str:
     """The name of a setting that changes these in the preset."""
     return ", ".join(f"{name} {value}" for name, value in changes.items()) or "the preset"
@@ -176,7 +189,7 @@ class Search:
 
     def figure(self, looks: pd.DataFrame):
         """The `looks` in their order; written to figures/<corpus>/<table>.png and .pdf."""
-        figure = drawn(looks, f"{LOOKS.title}: {self.study.corpus.name}, {self.study.preset} preset")
+        figure = drawn(looks, f"{LOOKS.title}: {self.study.corpus.name}")
         return figures.save(figure, self.study.figures, self.study.table, LOOKS.alt)
 
     def reading(self):
@@ -202,17 +215,18 @@ def drawn(looks: pd.DataFrame, title: str) -> plt.Figure:
     figure, axis = plt.subplots(figsize=(PAGE, 2.8))
     order = np.arange(1, len(looks) + 1)
     axis.step(order, looks["sum"].cummax(), where="post", color="0.6", lw=1, label="best so far", zorder=0)
-    for step, style in zip(looks["step"].unique(), cycle(zip(MARKS, COLOURS))):
+    for step, mark, colour in zip(looks["step"].unique(), cycle(MARKS), cycle(COLOURS[:6])):
         chosen = (looks["step"] == step).to_numpy()
-        mark, colour = style
         shape = {"fmt": mark, "color": colour, "ms": 4, "lw": 1}
         shape |= {"mfc": "white"} if (looks["objective"][chosen] == "cross").all() else {}
-        axis.errorbar(order[chosen], looks["sum"][chosen], looks["sum sd"][chosen], **shape, label=step)
+        axis.errorbar(
+            order[chosen], looks["sum"][chosen], looks["sum sd"][chosen], **shape, label=WORDS.get(step, step)
+        )
     first = int((looks["objective"] == "none").sum())
     if 0 < first < len(looks):
         axis.axvline(first + 0.5, color="0.7", lw=0.8, ls="--")
         for x, words, side in ((first + 0.3, "no captioning", "right"), (first + 0.7, "captioning", "left")):
             axis.text(x, 0.02, words, ha=side, va="bottom", transform=axis.get_xaxis_transform())
-    axis.set(xlabel="look, in the order of the search", ylabel="R@1 + R@5 + R@10 (%)", title=title)
+    axis.set(xlabel="look, in the order of the search", ylabel="R@1 + R@5 + R@10 (points)", title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -193,6 +193,8 @@ def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> lis
         ("preset", preset or "laptop", PRESETS),
     ):
         if name not in known:
+            if what == "table or notebook" and name in {entry.corpus for entry in STUDY}:
+                raise ConfigError(f"{name!r} is a corpus, no table: ssb study --corpus {name}")
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise ConfigError(f"no {what} {name[:80]!r}; {hint}")

@@ -212,6 +212,7 @@ def lives(pid: int) -> bool:
     [
         ("frist", "no table or notebook 'frist'; did you mean 'first'?"),
         ("nothing-like-it", "no table or notebook 'nothing-like-it'; there are first, second"),
+        ("shapes", "'shapes' is a corpus, no table: ssb study --corpus shapes"),
         ("--corpus shape", "no corpus of the study 'shape'; did you mean 'shapes'?"),
         ("--preset smoek", "no preset 'smoek'; did you mean 'smoke'?"),
         ("first --preset tuned", "the study has no first with tuned; `ssb study --status` lists what it has"),
