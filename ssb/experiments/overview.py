@@ -20,7 +20,7 @@ from ssb.report import METRICS, Experiment, best, markdown, printed, read, readi
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 SLOTS = 3  # verdicts beside a claim in one line of the list
-CLAIM, PANEL, VERDICTS, SLOT = 1.5, (3.4, 4.3), 4.4, 0.86  # inches from the left: the columns of the list
+CLAIM, PANEL, VERDICTS, SLOT = 1.42, (3.05, 4.3), 4.42, 0.86  # inches from the left: the columns of the list
 SCALE = "Δ R@1 vs the second setting (points, or as named)\nlinear to ±1, logarithmic beyond"
 STRESSED = "table1_lambda10"  # the table at the paper's λ on the mean over tokens
 
@@ -135,7 +135,7 @@ def overview(claims: pd.DataFrame, title: str):
         axis.text(0, y, "\n".join(heading), va="top", weight="bold", transform=inches)
         end = y + len(heading)
         for (setting, baseline, _), part in rows.groupby(["setting", "baseline", "claim"], sort=False):
-            names = textwrap.wrap(f"{setting} vs {baseline}", 36, break_on_hyphens=False)
+            names = textwrap.wrap(f"{setting} vs {baseline}", 31, break_on_hyphens=False)
             height = max(len(names), -(-len(part) // SLOTS))
             axis.text(CLAIM, y, "\n".join(names), va="top", transform=inches)
             for k, (_, row) in enumerate(part.iterrows()):
@@ -157,7 +157,7 @@ def overview(claims: pd.DataFrame, title: str):
     figure.set_layout_engine("none")
     axis.set_position([PANEL[0] / PAGE, below / height, (PANEL[1] - PANEL[0]) / PAGE, line * y / height])
     axis.set(xscale="symlog", ylim=(y, 0), yticks=[], xlabel=SCALE)
-    reach = 2 * max(1.5, *np.abs(axis.dataLim.intervalx))
+    reach = 3 * max(1.5, *np.abs(axis.dataLim.intervalx))
     axis.set(xlim=(-reach, reach), xticks=[x for x in (-10, 0, 10) if abs(x) < reach])
     axis.xaxis.set_major_formatter("{x:g}")
     axis.axvspan(0, reach, color="0.94", lw=0, zorder=-1)

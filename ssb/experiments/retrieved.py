@@ -199,13 +199,12 @@ def _line(line, search: Search, query: int, words: str) -> None:
     line.suptitle(textwrap.shorten(words, 92, placeholder=" …”"), x=0.01, ha="left")
     columns, own = top(search, query), search.own[query]
     axes = line.subplots(1, len(columns) + (own not in columns), squeeze=False)[0]
-    for axis, column in zip(axes, columns):
-        _clip(axis, search, query, column)
-    if own not in columns:
-        _clip(axes[-1], search, query, own)
+    for axis, column in zip(axes, columns if own in columns else [*columns, own]):
+        _clip(axis, search, query, column, 80 // len(axes))
 
 
-def _clip(axis: plt.Axes, search: Search, query: int, column: int) -> None:
+def _clip(axis: plt.Axes, search: Search, query: int, column: int, letters: int) -> None:
+    """letters: of a line of its caption, where it has no frames."""
     if column == search.own[query]:
         mark, style = "own clip: ", dict(color=COLOURS[2], fontweight="bold")
     elif search.fits[query, column]:
@@ -214,4 +213,4 @@ def _clip(axis: plt.Axes, search: Search, query: int, column: int) -> None:
         mark, style = "", dict(color="0.3")
     score = f"{search.similarity[query, column]:.2f}".replace("-", "−")
     axis.set_title(f"{mark}s = {score}", **style).set_in_layout(False)  # keeps the columns aligned
-    show_clip(axis, search.corpus, int(search.clips[column]), 26, 4)
+    show_clip(axis, search.corpus, int(search.clips[column]), letters, 4)
