@@ -62,7 +62,7 @@ def each(
 
 
 SEEDS = [0, 1, 2, 3, 4]
-LARGE = {"corpus_options": {"clips": 12000}}  # shapes of 8,000 clips for training
+LARGE = {"corpus_options": {"clips": 12000}, "epochs": 40}  # shapes of 8,000 clips for training
 ODD, EVEN = "msrvtt1k_odd", "msrvtt1k_even"
 # clips for pre-training, of the one stream that is as wide as that of msrvtt1k
 SHAPES = {"corpus_options": {"clips": 2400, "false_negatives": 0.1, "seed": 1}, "streams": ["appearance"]}
@@ -162,7 +162,7 @@ STUDY: tuple[Entry, ...] = (
         decoder_corpus="msrvtt1k",
     ),
     *each("26_leak", "leak", tuned={"shapes": 8, "msrvtt1k": 9, "flickr8k": 30}),
-    *each("27_when", "when", tuned={"shapes": 45}, changes=LARGE),
+    *each("27_when", "when", tuned={"shapes": 60}, changes=LARGE),
     *each("27_when", "when", tuned={"flickr8k": 60}),
     *each("28_multiverse", "multiverse", {"shapes": 60}),
     *each("28_multiverse", "multiverse", {"flickr8k": 120}, steps=1900),  # four passes over its pairs
