@@ -234,7 +234,9 @@ def _leak(path: Path) -> str:
     own, other = (leak.setting(source, weight) for source in leak.SOURCES)
     cases = {own: f"after {own}", other: "after weights of another caption", "none": "without captioning"}
     parts = [f"{_share(told.loc[name])} {words}" for name, words in cases.items() if name in told.index]
-    return f"{', '.join(parts)}, {told['chance'].iloc[0]:.0f} % by guessing"
+    words = f"{', '.join(parts)}, {told['chance'].iloc[0]:.0f} % by guessing"
+    tuned = path.with_name("leak_tuned_leaks.csv")
+    return f"{words}, and over the tuned baseline {_leak(tuned)}" if path != tuned and tuned.exists() else words
 
 
 def _share(row: pd.Series) -> str:
@@ -270,7 +272,7 @@ EFFECT = (
         ["when_queries", "false_negatives_claims"],
         _false_negatives,
     ),
-    Sentence("A probe tells which caption of a clip made the weights", ["leak_leaks"], _leak),
+    Sentence("A probe tells which caption of a clip made the weights", ["leak_leaks", "leak_tuned_leaks"], _leak),
 )
 CAVEAT = (
     "Encoders are frozen, the decoder is small, and the corpus of the paper's size is of photographs: "

@@ -7,6 +7,7 @@ the weights?
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ssb import losses
-from ssb.config import ConfigError
+from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError
 from ssb.experiments.probe import clip_means
@@ -38,7 +39,8 @@ LEAK = Experiment(
     baseline="none",
     alt="How often the caption that made the weights is told from the support, and the gain in R@1, against λ.",
 )
-TABLES = {"leak": LEAK}
+TUNED = replace(LEAK, title="The leak over the tuned baseline")
+TABLES = {"leak": LEAK, "leak_tuned": TUNED}
 
 
 def setting(source: str, weight: float) -> str:
@@ -59,10 +61,10 @@ def grid(study: Study) -> dict[str, dict]:
     return cells
 
 
-def supports(run: Run, corpus: Corpus, split: str, means: np.ndarray) -> pd.DataFrame:
+def supports(run: Run, corpus: Corpus, split: str, means: np.ndarray, base: Config) -> pd.DataFrame:
     """ē_v, the mean over time, of `cross` for the captions of a split, in random support sets of about a batch's size.
 
-    means: (N, D) mean features of all clips. Each clip counts with as many captions as the clip with the fewest has.
+    means: (N, D) mean features of all clips. base: whose T makes the weights, of a run without captioning too. Each clip counts with as many captions as the clip with the fewest has.
     Columns caption (position in `corpus.captions`), clip, number (of the caption among those of its clip), and support,
     each (D,)."""
     model, data = run.load(corpus)
@@ -72,7 +74,7 @@ def supports(run: Run, corpus: Corpus, split: str, means: np.ndarray) -> pd.Data
     number = rows.groupby("clip").cumcount().to_numpy()
     size, each = min(run.config.batch, len(clips)), int(np.bincount(own).min())
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(run.config.seed)).numpy()
-    parts, constants = [], (run.config.temperature, None, run.config.weights_by)
+    parts, constants = [], (base.temperature, None, base.weights_by)
     for block in np.array_split(order, len(order) // size):
         for k in range(each):
             chosen = np.flatnonzero(number == k)[block]  # captions are in the order of their clips
@@ -115,9 +117,10 @@ def describers(found: Mapping[str, pd.DataFrame], describer: np.ndarray) -> np.n
     return 100.0 * (classifier.predict(y[0]) == y[1])
 
 
-def measured(run: Run, corpus: Corpus, means: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
-    """What each probe tells of a run: its name, percent of the captions of each test clip, (clips,), and chance."""
-    found = {split: supports(run, corpus, split, means) for split in ("train", "val", "test")}
+def measured(run: Run, corpus: Corpus, means: np.ndarray, base: Config) -> Iterator[tuple[str, np.ndarray, float]]:
+    """What each probe tells of a run: its name, percent of the captions of each test clip, (clips,), and chance. base:
+    as in `supports`."""
+    found = {split: supports(run, corpus, split, means, base) for split in ("train", "val", "test")}
     text = run.load(corpus)[1].text
     rows = np.arange(len(corpus.captions))
     states = np.concatenate([_mean(*text.padded(part)) for part in np.array_split(rows, max(1, len(rows) // 512))])
@@ -138,7 +141,7 @@ def leaks(study: Study, runs: Runs) -> pd.DataFrame:
     over seeds, and chance. Written to results/<corpus>/<table>_leaks.csv."""
     means, rows = clip_means(study.corpus, study.base.streams), []
     each = {run.name: run for members in runs.values() for run in members}
-    found = {name: [*measured(run, study.corpus, means)] for name, run in track(each.items(), "probes")}
+    found = {name: [*measured(run, study.corpus, means, study.base)] for name, run in track(each.items(), "probes")}
     for name, members in runs.items():
         for probes in zip(*(found[run.name] for run in members)):
             names, values, chances = zip(*probes)

@@ -59,7 +59,7 @@ def test_supports_are_eq_3_for_every_caption_of_a_split(config):
     model, data = run.load()
     corpus = data.corpus
     means = clip_means(corpus)
-    frame = leak.supports(run, corpus, "test", means)
+    frame = leak.supports(run, corpus, "test", means, run.config)
     text, video, own = data.embed(model, "test")
     assert frame["caption"].nunique() == len(frame) == len(text) == 75  # 15 clips, one block of 15
     k = 4
