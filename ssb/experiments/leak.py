@@ -64,9 +64,9 @@ def grid(study: Study) -> dict[str, dict]:
 def supports(run: Run, corpus: Corpus, split: str, means: np.ndarray, base: Config) -> pd.DataFrame:
     """ē_v, the mean over time, of `cross` for the captions of a split, in random support sets of about a batch's size.
 
-    means: (N, D) mean features of all clips. base: whose T makes the weights, of a run without captioning too. Each clip counts with as many captions as the clip with the fewest has.
-    Columns caption (position in `corpus.captions`), clip, number (of the caption among those of its clip), and support,
-    each (D,)."""
+    means: (N, D) mean features of all clips. base: whose T makes the weights, of a run without captioning too. Each
+    clip counts with as many captions as the clip with the fewest has. Columns caption (position in `corpus.captions`),
+    clip, number (of the caption among those of its clip), and support, each (D,)."""
     model, data = run.load(corpus)
     data.check_cosine()
     text, video, own = data.embed(model, split)
