@@ -259,6 +259,7 @@ def test_nothing_resolved_and_nothing_claimed(book):
     path.write_text(path.read_text().replace("t_claims", "t_summary"))
     assert "| Against none on shapes: 1 higher, 0 lower, 2 inconclusive. |" in listed(book)
     path.write_text(path.read_text().replace("t_summary", "when_queries"))
+    (book / "results/shapes/t_summary.csv").unlink()
     queries = "others,delta,delta_low,delta_high\n0,1.5,1,2\n1-2,-1,-2,0\n"
     (book / "results/shapes/when_queries.csv").write_text(queries)
     assert "| On shapes: in log rank +1.5 % [+1.0, +2.0] for queries that fit 0 other clips and -1.0 %" in listed(book)

@@ -229,7 +229,9 @@ def table(test: Mapping[str, list[Embedded]], best: Mapping[str, Constants]) -> 
 
 
 def release(study: Study, test: Mapping[str, list[Embedded]], results: Table):
-    """Write the ranks of every caption, without the module and by every variant of it, beside the table."""
+    """Write the rows to results/<corpus>/<table>.csv, and beside them the ranks of every caption, without the module
+    and by every variant of it."""
+    study.write(results.rows, f"{study.table}.csv")
     arrays = {}
     for setting, members in test.items():
         for k, member in enumerate(members):

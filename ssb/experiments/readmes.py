@@ -98,8 +98,8 @@ def writers(root: Path) -> Callable[[str], Path | None]:
     found = {}
     for path in titles(root):
         names = json.loads(path.read_text(encoding="utf-8"))["metadata"]["ssb"]["writes"]
-        found |= {published.owner(Path(name).stem, [*TABLES, *PICTURES]): path for name in names}
-    found.pop("", None)
+        stems = sorted({Path(name).stem for name in names if name.endswith(".csv")}, key=len)
+        found |= {stem: path for k, stem in enumerate(stems) if not published.owner(stem, stems[:k])}
     return lambda name: found.get(published.owner(name, found))
 
 

