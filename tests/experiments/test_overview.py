@@ -149,12 +149,9 @@ def checkout(results, tmp_path_factory):
     for name, links in (("01_a", "Paper: x | Next: [Old](03_c.ipynb) | Results: y"), ("02_b", "Paper: x | Results: y"),
                         ("03_c", "Papers: x, z | Before: [Old](01_a.ipynb) | Results: y")):  # fmt: skip
         cell = {"source": [f"# Title {name}\n", "\n", f"{links}\n", "more"]}
-        book = {
-            "cells": [cell],
-            "metadata": {
-                "ssb": {"writes": [f"results/shapes-smoke/{'table1_claims' if name == '02_b' else 'mine'}.csv"]}
-            },
-        }
+        table = "table1" if name == "02_b" else "mine"
+        writes = [f"results/shapes-smoke/{table}{kind}.csv" for kind in ("", "_claims")]
+        book = {"cells": [cell], "metadata": {"ssb": {"writes": writes}}}
         (root / "notebooks" / f"{name}.ipynb").write_text(json.dumps(book))
     marks = "a\n<!-- finding -->\nold\n<!-- end of finding -->\nb\n<!-- answers -->\n<!-- end of answers -->\n"
     marks += "<!-- notebooks -->\n<!-- end of notebooks -->\nc\n"
