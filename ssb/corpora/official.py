@@ -274,7 +274,7 @@ def msrvtt(name: str, about: str, annotation: Callable, parts=tuple(MSRVTT), **f
 
 
 # msrvtt1k, preset: as notebook 23 found on its validation clips; the halves take what was found on the whole
-TUNED = {"lr": 2e-3, "epochs": 80, "weight_decay": 0.1, "captioning": 0.03}
+SEARCHED = {"settings": {"tuned": {"lr": 2e-3, "epochs": 80, "weight_decay": 0.1, "captioning": 0.03}}}
 # where the paper's settings differ from those for MSR-VTT (section 4.1)
 LONGER = {"max_steps": 64, "epochs": 30}
 PARAGRAPHS = {"max_steps": 512, "max_tokens": 256, "epochs": 28, "dropout": 0.0, "decoder_dropout": 0.0}
@@ -289,20 +289,26 @@ CUTTING = (
     "a clip is one step, so first cut the videos at the annotated times (`official.youcook2` lists video, start and "
     "end) into CLIPS/<video>_<step>.mp4, such as {first}.mp4, which make <video>_<step>.npy"
 )
-FEATURES = (
+OF_MSRVTT1K = (
     "those of the study are features/vgg_ae128.npy, (1000, 50, 128) float16, SHA-256 29b8e0b88c1d1d140e1e9800d7f0d30a"
     "a89e673b22d616e00fd2509d7ccacfbe, its rows video0 to video999, named a line each in vgg_ae128.ids.txt; from "
     "https://github.com/Hassaan-Elahi/Dense-Captioning, where at commit add2b1e the folder featuresBig/ has a file for "
     "each clip. Licence: none is stated there. Its README says VGG16, 100 equally spaced frames and a linear "
     "auto-encoder; the array has 50, and how it was computed cannot be checked"
 )
-OF_MSRVTT1K = {"features": FEATURES, "settings": {"tuned": TUNED}}
 ARRAYS = {"resnet152": "resnet152_pool8", "conv3d": "conv3d"}  # as in the paper: 8 steps of 2048, one vector of 512
 
 RECORDS = [
-    msrvtt("msrvtt1k", "MSR-VTT, its first 1,000 clips: 700 / 100 / 200", msrvtt1k, FIRST, **OF_MSRVTT1K),
-    msrvtt("msrvtt1k_even", "those of even category numbers: 346 / 44 / 95", EVEN, FIRST, settings={"tuned": TUNED}),
-    msrvtt("msrvtt1k_odd", "those of odd category numbers: 354 / 56 / 105", ODD, FIRST, settings={"tuned": TUNED}),
+    msrvtt(
+        "msrvtt1k",
+        "MSR-VTT, its first 1,000 clips: 700 / 100 / 200",
+        msrvtt1k,
+        FIRST,
+        features=OF_MSRVTT1K,
+        **SEARCHED,
+    ),
+    msrvtt("msrvtt1k_even", "those of even category numbers: 346 / 44 / 95", EVEN, FIRST, **SEARCHED),
+    msrvtt("msrvtt1k_odd", "those of odd category numbers: 354 / 56 / 105", ODD, FIRST, **SEARCHED),
     msrvtt("msrvtt_full", "MSR-VTT, official split: 6,513 / 497 / 2,990", msrvtt_full),
     msrvtt("msrvtt_1ka", "MSR-VTT, 1k-A split: 8,503 / 497 / 1,000", msrvtt_1ka, published="msrvtt-1kA"),
     msrvtt("msrvtt_1ka_7k", "MSR-VTT, 1k-A test, official training: 6,513 / 497 / 1,000", OFFICIAL_TRAIN),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ssb.experiments.baselines import NAMED, recorded
+from ssb.experiments.leak import SOURCES
 from ssb.paper import Claim
 from ssb.report import Experiment
 from ssb.study import Study
@@ -12,7 +13,7 @@ from ssb.tables.verdicts import Runs
 from ssb.training.runs import Run
 
 WITHOUT, DETACHED = "none", "cross, no gradient to the embeddings"
-SHUFFLED, ANOTHER = "cross, captions shuffled in each step", "cross, weights of another caption"
+SHUFFLED, ANOTHER = "cross, captions shuffled in each step", SOURCES["other caption"]
 BORROWED = "cross, decoder of another corpus"
 
 

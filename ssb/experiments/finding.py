@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ssb import figures, files, published
-from ssb.experiments import leak, multiverse, overview, strength
+from ssb.experiments import carries, leak, multiverse, overview, strength
 from ssb.figures import COLUMN, styled
 from ssb.metrics.statistics import holm
 from ssb.report import in_ranks, markdown, ranked, read, signed
@@ -188,13 +188,13 @@ def confirmation(claims: pd.DataFrame) -> str:
     )
 
 
-def _of_claim(claim: str = CROSS, unit: str = "") -> Callable[[Path], str]:
-    """How a table answers a claim. unit: what its points are of."""
+def _of_claim(claim: str = CROSS) -> Callable[[Path], str]:
+    """How a table answers a claim."""
 
     def number(path: Path) -> str:
         claims = read(path)
         rows = claims[claims["claim"] == claim].iterrows()
-        return " and ".join(f"{difference(row)}{unit}, {judgement(row)}{ranked(row)}" for _, row in rows)
+        return " and ".join(f"{difference(row)}, {judgement(row)}{ranked(row)}" for _, row in rows)
 
     return number
 
@@ -221,7 +221,7 @@ def _counted(gains: pd.DataFrame, where: str, what: str) -> str:
 
 def _carries(path: Path) -> str:
     rows = read(path).set_index("setting")
-    names = {"cross": "in full", "cross, captions shuffled in each step": "with the captions of other clips"}
+    names = {"cross": "in full", carries.SHUFFLED: "with the captions of other clips"}
     return " and ".join(f"{difference(rows.loc[name])} {words}" for name, words in names.items() if name in rows.index)
 
 

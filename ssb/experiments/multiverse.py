@@ -158,14 +158,10 @@ def effects(study: Study, runs: Runs, gains: pd.DataFrame) -> pd.DataFrame:
         names = ([setting(reading, objective) for reading in gains.index] for objective in ("cross", "none"))
         cross, none = (np.stack([values[name].mean(axis=0) for name in each]) for each in names)
         for name, found in _tested(weights, cross - none, clips).items():
-            words = CHOICES.get(name, {"from": "", "to": ""}).values()
-            found = {key.replace("seeds", "readings"): value for key, value in found._asdict().items()}
-            rows[name] |= dict(zip(("from", "to"), words))
-            rows[name] |= {f"{kind}{key}": value for key, value in found.items() if kind + key != "log noise"}
-    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("choice")
-    # as `settled` expects them
-    names = {f"readings_{end}": f"seeds_{end}" for end in ("low", "high")}
-    frame = settled(frame.rename(columns=names)).rename(columns={new: old for old, new in names.items()}).round(3)
+            rows[name] |= dict(zip(("from", "to"), CHOICES.get(name, {"from": "", "to": ""}).values()))
+            rows[name] |= {f"{kind}{key}": value for key, value in found._asdict().items() if kind + key != "log noise"}
+    frame = settled(pd.DataFrame.from_dict(rows, orient="index")).rename_axis("choice").round(3)
+    frame = frame.rename(columns=lambda name: name.replace("seeds_", "readings_"))  # whose place the readings take
     study.write(frame.reset_index(), f"{study.table}_choices.csv")
     return frame
 
@@ -174,14 +170,12 @@ def _tested(weights: pd.DataFrame, gain: np.ndarray, clips: np.ndarray) -> dict[
     """The sums of the gains of each query (readings, Q) by the weights of `contrasts`, tested over queries and over
     readings: the sum, plus in each row the part of its reading's residual that the weights leave, widened for the
     degrees of freedom that the choices take."""
-    count, free = len(gain), len(gain) - len(weights)
-    design = np.linalg.pinv(weights.to_numpy())
-    rest = gain - design @ (weights.to_numpy() @ gain)
-    rest = rest * np.sqrt((count - 1) / free) if free > 0 else rest * np.nan
-    return {
-        name: paired(weight.to_numpy() @ gain + count * weight.to_numpy()[:, None] * rest, 0 * gain, clips)
-        for name, weight in weights.iterrows()
-    }
+    each, free = weights.to_numpy(), len(gain) - len(weights)
+    sums = each @ gain
+    rest = gain - np.linalg.pinv(each) @ sums
+    rest *= np.sqrt((len(gain) - 1) / free) if free > 0 else np.nan
+    rows = zip(weights.index, sums, each)
+    return {name: paired(total + len(gain) * weight[:, None] * rest, 0 * gain, clips) for name, total, weight in rows}
 
 
 def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:

@@ -34,13 +34,8 @@ from ssb.whole import executed
 from ssb.whole.contents import Entry
 
 GRIDS = {name: experiment.grid for name, experiment in overview.TABLES.items() if experiment.grid}
-GRIDS |= {
-    "strength": strength.grid,
-    "leak": leak.grid,
-    "leak_tuned": leak.grid,
-    "when": when.grid,
-    "emcl_trials": lambda _: emcl_layer.trials(),
-}
+GRIDS |= {"strength": strength.grid, "when": when.grid, "emcl_trials": lambda _: emcl_layer.trials()}
+GRIDS |= dict.fromkeys(leak.TABLES, leak.grid)
 GRIDS |= {"multiverse": lambda study: multiverse.grid(study, (published.PARAMETERS | study.parameters)["steps"])}
 
 

@@ -72,9 +72,8 @@ STUDY: tuple[Entry, ...] = (
     *each(
         "01_table1_objectives",
         "table1_tuned",
-        {"shapes": 8, "msrvtt1k": 10, "flickr8k": 45},
+        tuned={"shapes": 8, "msrvtt1k": 10, "flickr8k": 45},
         table="table1_tuned",
-        preset="tuned",
     ),
     *each(
         "01_table1_objectives",
@@ -97,9 +96,8 @@ STUDY: tuple[Entry, ...] = (
     *each(
         "12_significance",
         "table12_tuned",
-        {"shapes": 1, "msrvtt1k": 2, "flickr8k": 20, "flickr8k_confirm": 15},
+        tuned={"shapes": 1, "msrvtt1k": 2, "flickr8k": 20, "flickr8k_confirm": 15},
         table="table12_tuned",
-        preset="tuned",
     ),
     *each(  # of which a run takes 22 minutes
         "12_significance",
@@ -151,13 +149,12 @@ STUDY: tuple[Entry, ...] = (
     *each("23_baselines", "looks", {"shapes": 60, "msrvtt1k": 60, "flickr8k": 85}),
     *each("24_strength", "strength", {"shapes": 90, "flickr8k": 90}),
     *each("25_what_carries", "carries", {"shapes": 10, "flickr8k": 80}),
-    *each("25_what_carries", "carries_tuned", {"shapes": 25}, table="carries_tuned", preset="tuned", seeds=SEEDS),
+    *each("25_what_carries", "carries_tuned", tuned={"shapes": 25}, table="carries_tuned", seeds=SEEDS),
     *each(
         "25_what_carries",
         "carries_tuned",
-        {"flickr8k": 95},
+        tuned={"flickr8k": 95},
         table="carries_tuned",
-        preset="tuned",
         seeds=SEEDS,
         decoder_corpus="msrvtt1k",
     ),
