@@ -178,9 +178,9 @@ def owner(folder: str, stem: str) -> str:
 
 
 def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> list[Entry]:
-    """The entries of these tables or notebooks, this corpus and this preset; () and "": of all. The preset smoke is
-    that of all entries of laptop. ConfigError for a name that is not there, with the nearest one, or not on this
-    corpus or with this preset."""
+    """The entries of these tables or notebooks, this corpus and this preset; () and "": of all. Every entry has the
+    preset smoke. ConfigError for a name that is not there, with the nearest one, or not on this corpus or with this
+    preset."""
     by_name: dict[str, list[Entry]] = {}
     for entry in STUDY:
         for name in {entry.notebook, *(table for _, table in entry.tables)}:
@@ -196,7 +196,7 @@ def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> lis
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise ConfigError(f"no {what} {name[:80]!r}; {hint}")
-    wanted = "laptop" if preset == "smoke" else preset
+    wanted = "" if preset == "smoke" else preset
     entries = [entry for entry in STUDY if corpus in ("", entry.corpus) and wanted in ("", entry.preset)]
     for name in names or [""]:
         if not any(name == "" or entry in by_name[name] for entry in entries):
