@@ -85,7 +85,7 @@ class Study:
         if preset == "smoke":
             print(SMOKE)
         self.base = configure(preset, **{"corpus": corpus, **changes, "evaluate": "val" if looks else "test"})
-        self.corpus: Corpus = load_corpus(self.base.corpus, **self.base.corpus_options)
+        self.corpus: Corpus = self.read_corpus()
         published.check_label(self.corpus.name, self.base.corpus not in CORPORA, CORPORA)
         for split in ("val", "test"):
             if (clips := len(self.corpus.split(split))) < 2:
@@ -102,6 +102,10 @@ class Study:
         self.plan: list[Planned] = []  # of `run`: runs whose rows may be written
         self.tables: list[Path] = []  # written so far
         self.collapsed: dict[str, int] = {}  # settings left out → how many of their runs collapsed
+
+    def read_corpus(self) -> Corpus:
+        """The corpus of the runs; CorpusError as of `load_corpus`."""
+        return load_corpus(self.base.corpus, **self.base.corpus_options)
 
     def grid(self, grid: Grid) -> pd.DataFrame:
         """What each setting changes, to be read before anything is trained: one row for each setting, one column for

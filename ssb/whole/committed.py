@@ -39,6 +39,35 @@ GRIDS |= dict.fromkeys(leak.TABLES, leak.grid)
 GRIDS |= {"multiverse": lambda study: multiverse.grid(study, (published.PARAMETERS | study.parameters)["steps"])}
 
 
+class Absent:
+    """In place of a corpus whose files are not here. Known are its name and, from the tables, its fingerprint; whatever
+    else is asked of it is a CorpusError."""
+
+    def __init__(self, name: str, fingerprint: str, why: str):
+        self.name, self.fingerprint, self._why = name, fingerprint, why
+
+    def split(self, name: str) -> range:
+        """As many clips of val and test as a study needs."""
+        return range(2) if name in ("val", "test") else self.__getattr__(name)
+
+    def __getattr__(self, name: str):
+        raise CorpusError(self._why)
+
+
+class AbsentStudy(Study):
+    """A study whose runs can be planned, as far as they do not depend on the corpus, where its files are not here."""
+
+    def read_corpus(self):
+        try:
+            return super().read_corpus()
+        except CorpusError as error:
+            folder = files.folder("results", files.label(self.base.corpus, self.preset))
+            tables = [folder / f"{self.table}.csv", *sorted(folder.glob("[!.]*.csv"))]
+            rows = [pd.read_csv(path, nrows=1) for path in tables if path.exists()]
+            known = [row["corpus_sha"][0] for row in rows if len(row) and "corpus_sha" in row]
+            return Absent(self.base.corpus, (known or [""])[0], str(error))
+
+
 class Plan(NamedTuple):
     """The runs that a table is made of. complete: it has no others. collapse: it lacks those that collapsed."""
 
@@ -48,12 +77,13 @@ class Plan(NamedTuple):
     collapse: bool = False
 
 
-def plans(entry: Entry) -> Iterator[Plan]:
+def plans(entry: Entry, kind: type[Study] = Study) -> Iterator[Plan]:
     """The runs of each table of an entry, without those that depend on results which are not there; nothing is trained.
-    CorpusError where the data are missing, ConfigError where a preset has no settings for the corpus."""
+    kind: of the studies. CorpusError where data are missing that they need, ConfigError where a preset has no settings
+    for the corpus."""
     given = executed.values(entry)
     names = [name for _, name in entry.tables]
-    make = functools.partial(Study, preset=given["preset"], seeds=given["seeds"])
+    make = functools.partial(kind, preset=given["preset"], seeds=given["seeds"])
     others = {name: given[name] for name in published.PARAMETERS if name in given}
     changes = given["changes"]
     if "rates" in given:
@@ -147,16 +177,25 @@ def judged(entry: Entry) -> tuple[str, str]:
     """done, stale or "not yet made", and why, of an entry that was not executed here."""
     tables = [f"{files.label(corpus, entry.preset)}/{table}" for corpus, table in entry.tables]  # the first is its own
     if not (files.root() / "results" / f"{tables[0]}.csv").exists():
-        drawn = "table" not in executed.values(entry) and any((files.root() / "figures").glob(f"{tables[0]}*.png"))
+        drawn = "table" not in executed.values(entry) and has_figures(entry)
         return ("done", "figures alone") if drawn else ("not yet made", "")
-    if folder := executed.lacking(entry):
-        return "needs SSB_DATA", f"there is no {folder}"
+    folder = executed.lacking(entry)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            clauses = [clause for plan in plans(entry) for clause in differences(plan)]
-    except (ConfigError, CorpusError) as error:
-        return "needs SSB_DATA" if isinstance(error, CorpusError) else "stale", " ".join(str(error).split())
+            found = plans(entry, AbsentStudy if folder else Study)
+            clauses = [clause for plan in found for clause in differences(plan)]
+    except ConfigError as error:
+        return "stale", " ".join(str(error).split())
+    except CorpusError as error:
+        return "needs SSB_DATA", f"there is no {folder}" if folder else " ".join(str(error).split())
     return ("stale", "; ".join(dict.fromkeys(clauses))) if clauses else ("done", "as committed")
+
+
+def has_figures(entry: Entry) -> bool:
+    """Are there figures of an entry without tables? Those of all corpora together are in figures/ itself."""
+    figures = files.root() / "figures"
+    names = [(folder, name) for corpus, name in entry.tables for folder in (files.label(corpus, entry.preset), "")]
+    return any(any((figures / folder).glob(f"{name}*.png")) for folder, name in names)
 
 
 def overview_of(entries: Iterable[Entry]) -> Iterator[str]:

@@ -128,11 +128,11 @@ def fresh(home, tmp_path_factory, monkeypatch):
     return home
 
 
-def wrong_rows(entry) -> tuple[bool, list[str]]:
+def wrong_rows(entry, kind: type[Study] = Study) -> tuple[bool, list[str]]:
     """Whether all of an entry's tables have rows of this version; and of those that have some, what is not as the list
     makes it, in words."""
     current, wrong = True, []
-    for study, runs, complete, collapse in committed.plans(entry):
+    for study, runs, complete, collapse in committed.plans(entry, kind):
         path = study.results / f"{study.table}.csv"
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         for column, value in study.part.items():
@@ -170,13 +170,12 @@ COMMITTED = [
 )
 def test_the_committed_tables_are_what_the_list_makes(entry, fresh):
     """Settings, seeds and config_sha; rows of an earlier version are stale and no error."""
-    if executed.lacking(entry):
-        pytest.skip(f"no {executed.lacking(entry)}; set SSB_DATA")
+    lacking = executed.lacking(entry)
     try:
-        current, wrong = wrong_rows(entry)
-    except CorpusError as error:  # of the annotations alone nothing can be planned
-        if "no feature stream" in str(error):
-            pytest.skip(str(error))
+        current, wrong = wrong_rows(entry, committed.AbsentStudy if lacking else Study)
+    except CorpusError as error:  # of the annotations alone, or of nothing, little can be planned
+        if lacking or "no feature stream" in str(error):
+            pytest.skip(f"{error}; set SSB_DATA")
         raise
     assert not wrong
     state, why = committed.judged(entry)
@@ -212,8 +211,21 @@ def test_a_changed_row_of_a_committed_table_is_stale(fresh):
     assert committed.judged(entry) == ("not yet made", "")
 
 
-def test_figures_alone_say_only_that_they_are_there(fresh):
-    entry = contents.chosen(["quickstart"], "shapes")[0]
+def test_without_the_files_of_its_corpus_a_table_is_judged_by_its_rows(fresh, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSB_DATA", str(tmp_path))
+    for table in ("table1", "figure5"):  # of which the second names runs alone
+        assert committed.judged(contents.chosen([table], "msrvtt1k")[0]) == ("done", "as committed")
+    path = fresh / "results/msrvtt1k/table1.csv"
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows.assign(config_sha="0" * 12).to_csv(path, index=False)
+    assert committed.judged(contents.chosen(["table1"], "msrvtt1k")[0])[0] == "stale"
+    strength = contents.chosen(["strength"], "flickr8k")[0]  # whose epochs are as long as the corpus
+    assert committed.judged(strength) == ("needs SSB_DATA", f"there is no {tmp_path / 'flickr8k'}")
+
+
+@pytest.mark.parametrize(("table", "figures"), [("quickstart", "figures/shapes"), ("overview", "figures")])
+def test_figures_alone_say_only_that_they_are_there(table, figures, fresh):
+    entry = contents.chosen([table], "shapes")[0]
     assert committed.judged(entry) == ("done", "figures alone")
-    shutil.rmtree(fresh / "figures/shapes")
+    shutil.rmtree(fresh / figures)
     assert committed.judged(entry) == ("not yet made", "")
