@@ -205,8 +205,10 @@ def _strength(path: Path) -> str:
     weak, strong = (table.loc[table["val R@1"].agg(pick)] for pick in ("idxmin", "idxmax"))
     ends = {"weakest": weak, "strongest": strong}
     parts = [f"{difference(row)} over the {word} ({row['baseline']})" for word, row in ends.items()]
+    most = table.loc[table["delta"].idxmax()]
     words = f"{_counted(table, 'over', 'baselines')}, by {difference(means)} on average, {means['verdict']}"
-    return f"{words}; {' and '.join(parts)}"
+    without = f"{table['delta'].drop(most.name).mean():+.1f} without that of the largest gain ({most['baseline']})"
+    return f"{words}, and {without}; {' and '.join(parts)}"
 
 
 def _readings(path: Path) -> str:

@@ -114,8 +114,9 @@ def claimed(runs: Runs, gains: pd.DataFrame, seeds: int) -> list[dict]:
 
 
 def reading(gains: pd.DataFrame) -> str:
-    """The gains over the weakest and the strongest baseline, in words."""
-    lines = []
+    """The gains over the weakest and the strongest baseline, and what one baseline adds to their mean, in words."""
+    most, mean = gains["delta"].idxmax(), gains["delta"].mean()
+    lines = [f"The mean gain: {mean:+.2f} points, {gains['delta'].drop(most).mean():+.2f} without {most}, the largest."]
     for word, name in (("weakest", gains["val R@1"].idxmin()), ("strongest", gains["val R@1"].idxmax())):
         row = gains.loc[name]
         lines.append(

@@ -60,7 +60,9 @@ def test_of_all_baselines_the_mean_and_the_slope(study, runs, home):
     assert claims.loc[strength.AVERAGE, "delta"] == pytest.approx((6 + 3 + 1) / 3, abs=0.001)
     slope = np.polyfit([12, 22, 32], [6, 3, 1], 1)[0]
     assert claims.loc[strength.FALLS, "delta"] == pytest.approx(-10 * slope, abs=0.001)
-    assert "strongest baseline (strong; validation R@1 32.0): +1.00" in strength.reading(gains)
+    words = strength.reading(gains)
+    assert "strongest baseline (strong; validation R@1 32.0): +1.00" in words
+    assert words.startswith("The mean gain: +3.33 points, +2.00 without laptop, the largest.")
     axis = strength.figure(gains, claims.reset_index(), "title").axes[0]
     lines = {line.get_label(): line.get_ydata() for line in axis.lines}
     assert np.diff(lines["least squares"])[0] / 20 == pytest.approx(slope, abs=0.001)
