@@ -64,7 +64,7 @@ def tables_and_figures(home: Path) -> set[str]:
 def test_runs_with_the_smoke_preset(notebook, tmp_path):
     (tmp_path / "results/shapes-smoke").mkdir(parents=True)  # of another table, for the overview to draw
     (tmp_path / "results/shapes-smoke/other_claims.csv").write_text(CLAIMS)
-    (tmp_path / "results/shapes-smoke/other.csv").write_text("corpus,run,seconds,preset\nshapes,x,1,smoke\n")
+    (tmp_path / "results/shapes-smoke/other.csv").write_text("corpus,run,device,seconds,preset\nshapes,x,cpu,1,smoke\n")
     before = tables_and_figures(tmp_path)
     done = papermill(notebook, tmp_path, *smoke(notebook))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -230,9 +230,11 @@ def book(tmp_path):
         lines = CLAIMS.replace(" beats none,", " beats none (points of CIDEr),").splitlines()
         lines[1:] = [line.replace("not resolved", verdict) for line, verdict in zip(lines[1:], verdicts)]
         (tmp_path / "results" / corpus / "t_claims.csv").write_text("\n".join(lines))
-        rows = "".join(f"{corpus},{row},laptop\n" for row in ("a,240", "a,240", "b,120"))
-        (tmp_path / "results" / corpus / "t.csv").write_text(f"corpus,run,seconds,preset\n{rows}")
-        (tmp_path / "results" / corpus / "other.csv").write_text(f"corpus,run,seconds,preset\n{corpus},c,240,laptop\n")
+        rows = "".join(f"{corpus},{row},laptop\n" for row in ("a,cpu,240", "a,cpu,240", "b,cpu,120", "c,A GPU,9"))
+        (tmp_path / "results" / corpus / "t.csv").write_text(f"corpus,run,device,seconds,preset\n{rows}")
+        (tmp_path / "results" / corpus / "other.csv").write_text(
+            f"corpus,run,device,seconds,preset\n{corpus},d,cpu,240,laptop\n"
+        )
     return tmp_path
 
 

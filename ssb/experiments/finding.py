@@ -206,15 +206,16 @@ def _strength(path: Path) -> str:
     ends = {"weakest": weak, "strongest": strong}
     parts = [f"{difference(row)} over the {word} ({row['baseline']})" for word, row in ends.items()]
     most = table.loc[table["delta"].idxmax()]
-    words = f"{_counted(table, 'over', 'baselines')}, by {difference(means)} on average, {means['verdict']}"
     without = f"{table['delta'].drop(most.name).mean():+.1f} without that of the largest gain ({most['baseline']})"
-    return f"{words}, and {without}; {' and '.join(parts)}"
+    words = f"{_counted(table, 'over', 'baselines')}, by {difference(means)} on average, {means['verdict']}"
+    return "; ".join([f"{words}, {without}" if len(table) > 1 else words, " and ".join(parts)])
 
 
 def _readings(path: Path) -> str:
     mean = read(path.with_name("multiverse_choices.csv")).set_index("choice").loc[multiverse.MEAN]
-    words = VERDICTS.get(mean["verdict"], mean["verdict"])
-    return f"{_counted(read(path), 'under', 'readings')}, by {difference(mean)} on average, {words}"
+    table, words = read(path), VERDICTS.get(mean["verdict"], mean["verdict"])
+    parts = [f"{_counted(table, 'under', 'readings')}, by {difference(mean)} on average, {words}"]
+    return "; under ".join(parts + ([alike] if (alike := multiverse.alike(table)) else []))
 
 
 def _counted(gains: pd.DataFrame, where: str, what: str) -> str:

@@ -178,6 +178,18 @@ def _tested(weights: pd.DataFrame, gain: np.ndarray, clips: np.ndarray) -> dict[
     return {name: paired(total + len(gain) * weight[:, None] * rest, 0 * gain, clips) for name, total, weight in rows}
 
 
+def alike(gains: pd.DataFrame) -> str:
+    """In words, the gains under the readings of which captioning is of a magnitude with the contrastive loss, as the
+    paper wants; "" where there are none, or all are."""
+    own = gains.loc[gains["ratio"] < STRESS, "delta"]
+    if len(own) in (0, len(gains)):
+        return ""
+    ends = f"from {own.min():+.1f} to {own.max():+.1f}"
+    return (
+        f"{(own > 0).sum()} of the {len(own)} with terms of similar magnitude, by {own.mean():+.1f} on average, {ends}"
+    )
+
+
 def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
     """In words: how many readings gain, which choices matter, and how large the captioning term is where λ stands."""
     count, every, up, down = len(gains), len(design()), gains["delta"] > 0, gains["delta"] < 0
@@ -195,6 +207,7 @@ def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
         f"The mean gain is {row['delta']:+.2f} points [{row['delta_low']:.2f}, {row['delta_high']:.2f}] over queries, "
         f"[{row['readings_low']:.2f}, {row['readings_high']:.2f}] over readings: {row['verdict']}."
     )
+    lines += [f"It gains under {words}."] if (words := alike(gains)) else []
     effects = effects.drop(index=MEAN)
     ordered = effects.reindex(effects["delta"].abs().sort_values(ascending=False).index)
     for row in ordered.head(3).itertuples():

@@ -35,12 +35,12 @@ for _experiment in _EXPERIMENTS:
 
 def runs(results: Path, preset: str = "laptop") -> pd.DataFrame:
     """The runs of a preset, or of all that are comparable with it, in the tables under results/: columns folder, table
-    (the name of the file), corpus, run and seconds. A run of several tables has a row for each. Corpora in the order of
-    `CORPORA`, the reader's own last. FileNotFoundError where there are no tables."""
+    (the name of the file), corpus, run, device and seconds. A run of several tables has a row for each. Corpora in the
+    order of `CORPORA`, the reader's own last. FileNotFoundError where there are no tables."""
     frames = [
         pd.read_csv(path).assign(folder=path.parent.name, table=path.stem) for path in results.glob("[!.]*/[!.]*.csv")
     ]
-    columns = ["folder", "table", "corpus", "run", "seconds"]
+    columns = ["folder", "table", "corpus", "run", "device", "seconds"]
     presets = files.COMPARABLE if preset in files.COMPARABLE else (preset,)
     frames = [frame.loc[frame["preset"].isin(presets), columns] for frame in frames if {"preset", *columns} <= {*frame}]
     if not frames:
@@ -173,23 +173,27 @@ def overview(claims: pd.DataFrame, title: str):
 
 def cost(results: Path, preset: str = "laptop") -> str:
     """The training time of all runs of a preset under results/, each counted once, in words."""
-    rows = runs(results, preset)
+    every = runs(results, preset)
+    rows = every[every["device"] == "cpu"]
     seconds = rows.drop_duplicates("run")["seconds"]
     hours = seconds.sum() / 3600
-    return (
+    words = (
         f"Training of all tables, partly alongside other work: {len(seconds)} runs of {seconds.mean():.0f} seconds on "
         f"average ({len(rows) - len(seconds)} more rows share them), {hours:.1f} core hours, about {hours / 2:.1f} "
-        "hours on two cores."
+        "hours on two cores"
     )
+    others = every[every["device"] != "cpu"].drop_duplicates("run")["device"].value_counts()
+    return "".join([words, *(f"; and {count} runs on one {device}" for device, count in others.items()), "."])
 
 
 def links(results: Path) -> pd.DataFrame:
     """A row for each table, a column for each corpus: the minutes of its runs on two cores, if it shared none with
-    another table, as a link to its summary."""
+    another table, as a link to its summary; of runs on a GPU the link alone."""
     rows = runs(results)
-    minutes = rows.drop_duplicates(["folder", "table", "run"]).groupby(["folder", "table"])["seconds"].sum() / 120
+    rows = rows[rows["device"] == "cpu"].drop_duplicates(["folder", "table", "run"])
+    minutes = (rows.groupby(["folder", "table"])["seconds"].sum() / 120).map("{:.0f} min".format)
     cells = [
-        (table, corpus, f"[{minutes[path.parent.name, table]:.0f} min]({path.parent.name}/{path.name})")
+        (table, corpus, f"[{minutes.get((path.parent.name, table), 'on a GPU')}]({path.parent.name}/{path.name})")
         for corpus, table, path in files_of("summary", results)
     ]
     cells = pd.DataFrame(cells, columns=["table", "corpus", "text"])

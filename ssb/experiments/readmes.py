@@ -19,6 +19,16 @@ Made from the tables of this folder by `ssb report`; do not edit. Text→video o
 best on validation, means over seeds; [how to read a table](../notebooks/README.md#how-to-read-a-table). The paper's
 numbers are from another corpus with other encoders: compare signs, not sizes."""
 PICTURES = {"figure5": "Figure 5: retrieved clips", "quickstart": "Quickstart"}  # of no experiment
+BENCHMARKS = {  # results/<name>.csv → what it measures, and the columns that are shown
+    "cost": (
+        "Section 6.1: what training and search cost",
+        "what size precision value low high unit extrapolated paper device",
+    ),
+    "bench": ("Speed against a literal implementation, and an earlier commit", "what median min max ratio unit"),
+    "s2dtw_bench": ("Speed of S2DTW", "what median min max ratio unit"),
+    "howto100m_bench": ("Speed of reading HowTo100M", "what median min max ratio unit"),
+    "scale": ("How each part grows with the corpus", "what axis size seconds low high slope"),
+}
 COLUMNS = """The paper's difference in points of R@1, or as named, and ours with its interval over queries, the one over
 seeds, the verdict, and after a slash the smallest difference that the table finds with 80 % power."""
 
@@ -35,6 +45,10 @@ def results_page(root: Path, claims: pd.DataFrame) -> str:
         one = TABLES.get(table, Experiment(PICTURES.get(table, table)))
         each = part.groupby("corpus", sort=False)["path"]
         parts += [f"### {one.title}", *(folded(corpus, paths, f"{table}_{one.shown}") for corpus, paths in each)]
+    parts += [
+        "## Speed and cost",
+        *(benchmark(root, name) for name in BENCHMARKS if (results / f"{name}.csv").exists()),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,12 +72,26 @@ def folded(corpus: str, paths: pd.Series, shown: str) -> str:
     return "\n\n".join([f"<details><summary>{corpus}</summary>", *body, "</details>"])
 
 
+def benchmark(root: Path, name: str) -> str:
+    """A table of `ssb bench` or `ssb cost`, folded away, with its figure where it has one."""
+    title, columns = BENCHMARKS[name]
+    rows, picture = pd.read_csv(root / "results" / f"{name}.csv"), root / "figures" / f"{name}.png"
+    shown = [f"![{described(picture)}](../figures/{picture.name})"] if picture.exists() else []
+    parts = [f"<details><summary>{title}</summary>", plainly(rows[columns.split()]), *shown]
+    return "\n\n".join([*parts, f"With the machine and the commit: [{name}.csv]({name}.csv).", "</details>"])
+
+
 def in_full(path: Path) -> str:
     """A summary in Markdown; one of a form of its own as it is in the file."""
     summary = pd.read_csv(path)
     if {"R@1", "delta", "p", "R@1 low"} <= {*summary} and summary["setting"].is_unique:
         return overview.table(path)
-    return markdown(summary.map(lambda x: "" if pd.isna(x) else f"{x:g}" if isinstance(x, float) else str(x)))
+    return plainly(summary)
+
+
+def plainly(frame: pd.DataFrame) -> str:
+    """A table in Markdown, numbers as short as they can be."""
+    return markdown(frame.map(lambda x: "" if pd.isna(x) else f"{x:g}" if isinstance(x, float) else str(x)))
 
 
 def titles(root: Path) -> dict[Path, str]:
@@ -84,9 +112,9 @@ def contents(root: Path, finished: pd.DataFrame) -> str:
 
 
 def minutes(finished: pd.DataFrame, path: Path) -> str:
-    """Of a notebook's runs on two cores by corpus, each run counted once. finished: of `overview.runs`, with a column
-    notebook."""
-    own = finished[finished["notebook"] == path].drop_duplicates(["corpus", "run"])
+    """Of a notebook's runs on two cores by corpus, each run counted once, without those on a GPU. finished: of
+    `overview.runs`, with a column notebook."""
+    own = finished[(finished["notebook"] == path) & (finished["device"] == "cpu")].drop_duplicates(["corpus", "run"])
     return ", ".join(
         f"{corpus} {x:.0f}" for corpus, x in (own.groupby("corpus", sort=False)["seconds"].sum() / 120).items()
     )

@@ -117,6 +117,13 @@ def test_gains_and_effects_are_those_that_were_made(study, runs, home):
     assert [text.get_text() for text in figure.axes[2].get_yticklabels()][:2] == [*CHOICES["weighted_term"].values()]
 
 
+def test_readings_of_similar_magnitude_are_told_apart():
+    gains = pd.DataFrame({"ratio": [0.8, 1.2, 5.0, 70], "delta": [0.6, -0.2, 3.0, -9.0]})
+    words = "1 of the 2 with terms of similar magnitude, by +0.2 on average, from -0.2 to +0.6"
+    assert multiverse.alike(gains) == words
+    assert multiverse.alike(gains[:2]) == multiverse.alike(gains[2:]) == ""
+
+
 def test_an_effect_is_the_contrast_of_its_readings(study, runs):
     """`statistics.combined` over all 32 gains, in place of one sum over readings."""
     gains = multiverse.gains(study, runs)

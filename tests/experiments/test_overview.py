@@ -18,11 +18,16 @@ CLAIM = dict(claim="cross beats none", setting="cross", baseline="none", seeds=3
 
 
 def write(home: Path, folder: str, table: str, corpus: str, preset: str = "laptop", **change):
-    """A claim, and a table of two runs: its own of an hour, and one of half an hour that all tables share."""
+    """A claim, and a table of three runs: its own of an hour, one of half an hour that all tables share, and one on a
+    GPU."""
     (home / folder).mkdir(exist_ok=True)
     pd.DataFrame([CLAIM | change]).to_csv(home / folder / f"{table}_claims.csv", index=False)
-    rows = [(corpus, preset, f"{corpus} {table}", 3600), (corpus, preset, "shared", 1800)]
-    columns = ["corpus", "preset", "run", "seconds"]
+    rows = [
+        (corpus, preset, f"{corpus} {table}", "cpu", 3600),
+        (corpus, preset, "shared", "cpu", 1800),
+        (corpus, preset, f"fast {corpus} {table}", "A GPU", 60),
+    ]
+    columns = ["corpus", "preset", "run", "device", "seconds"]
     pd.DataFrame(rows, columns=columns).to_csv(home / folder / f"{table}.csv", index=False)
 
 
@@ -60,7 +65,7 @@ def test_the_table_at_the_papers_weight_is_called_a_stress_test(results):
     words = "table1_lambda10: λ = 10 on the mean over tokens is a stress test, not the paper's similar magnitudes"
     assert overview.stress_tests(results) == [f"{words}."]
     path = results / "shapes" / f"{overview.STRESSED}.csv"
-    pd.read_csv(path).assign(setting=["cross", "full"], ratio=[28.3, 99]).to_csv(path, index=False)
+    pd.read_csv(path).assign(setting=["cross", "full", "full"], ratio=[28.3, 99, 99]).to_csv(path, index=False)
     times = "; in training with cross, captioning was 28.3 (shapes) times the contrastive term."
     assert overview.stress_tests(results) == [f"{words}{times}"]
 
@@ -103,9 +108,10 @@ def test_missing_results_are_an_error(tmp_path):
 
 
 def test_a_shared_run_costs_once(results):
-    """Three runs of an hour, one of half an hour that all of the three tables share: 3.5 core hours."""
+    """Three runs of an hour, one of half an hour that all of the three tables share: 3.5 core hours; those on a GPU are
+    counted apart."""
     assert "4 runs" in overview.cost(results) and "(2 more rows share them)" in overview.cost(results)
-    assert "3.5 core hours, about 1.8 hours on two cores" in overview.cost(results)
+    assert overview.cost(results).endswith("3.5 core hours, about 1.8 hours on two cores; and 3 runs on one A GPU.")
     assert "2 runs" in overview.cost(results, "smoke")
 
 
@@ -115,6 +121,10 @@ def test_links_give_the_minutes_of_a_table_on_two_cores(results):
     assert overview.links(results).values.tolist() == [
         ["table1", "[45 min](shapes/table1_summary.csv)", "[45 min](msrvtt1k/table1_summary.csv)"]
     ]
+    path = results / "shapes/table1.csv"
+    rows = pd.read_csv(path)
+    rows[rows["device"] != "cpu"].to_csv(path, index=False)
+    assert overview.links(results)["shapes"].tolist() == ["[on a GPU](shapes/table1_summary.csv)"]
 
 
 def test_every_table_with_claims_is_of_one_experiment():
@@ -222,7 +232,7 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
         claim |= {"delta_low": delta - 0.4, "delta_high": delta + 0.4, "p": 0.5, "seeds_low": delta - 0.6}
         claim |= {"seeds_high": delta + 0.6, "verdict": "held" if delta > 1 else "inconclusive", "resolves": 0.9}
         pd.DataFrame([claim]).to_csv(results / corpus / f"{table}_claims.csv", index=False)
-        runs = {"preset": "laptop", "corpus": corpus, "run": table, "seconds": 60}
+        runs = {"preset": "laptop", "corpus": corpus, "run": table, "device": "cpu", "seconds": 60}
         pd.DataFrame([runs]).to_csv(results / corpus / f"{table}.csv", index=False)
     gains = finding.gains(overview.claims(results))
     assert gains["corpus"].tolist() == ["flickr8k_confirm", "flickr8k", "flickr8k", "shapes"]
@@ -270,6 +280,7 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     folder = results / "shapes"
     folder.mkdir(exist_ok=True)
     verdicts = {"verdict": ["higher", "not resolved", "lower", "not resolved"], "delta": [1.0, 0.2, -3.0, 0.4]}
+    verdicts |= {"ratio": [1.0, 60.0, 70.0, 9.0]}
     pd.DataFrame(verdicts).to_csv(folder / "multiverse_readings.csv", index=False)
     mean = {"choice": ["mean"], "delta": 0.25, "delta_low": -0.5, "delta_high": 1.0, "verdict": "higher"}
     pd.DataFrame(mean).to_csv(folder / "multiverse_choices.csv", index=False)
@@ -278,7 +289,10 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     pd.DataFrame(queries).to_csv(folder / "when_queries.csv", index=False)
     lines = finding.first_page(results, overview.claims(results)).splitlines()
     (readings,) = (line for line in lines if "multiverse_readings" in line)
-    assert readings.endswith("it gains under 3 of 4 readings, by +0.2 points [-0.5, +1.0] on average, held.")
+    assert readings.endswith(
+        "it gains under 3 of 4 readings, by +0.2 points [-0.5, +1.0] on average, held; under 1 of "
+        "the 1 with terms of similar magnitude, by +1.0 on average, from +1.0 to +1.0."
+    )
     (line,) = (line for line in lines if "when_queries" in line)
     assert "+0.5 % [+0.1, +0.9] for queries that fit 0 other clips and -2.0 % [-3.0, -1.0]" in line
     assert line.endswith("for queries that fit 10 or more other clips.") and len(finding.EFFECT) == 10
@@ -301,6 +315,19 @@ def test_every_table_is_shown_with_its_figures_and_files(checkout):
     part = page.split("### Gain against the strength of the baseline")[1].split("###")[0]
     assert "it gains over 1 of 1 baselines, by +0.2 points [+0.0, +0.3] on average, equivalent; +0.2 points" in page
     assert "| a | 20.5 | 0.2 |" in part and "[strength_gains.csv](shapes/strength_gains.csv)" in part
+
+
+def test_benchmarks_are_shown_with_their_figure(checkout):
+    for name, (_, columns) in readmes.BENCHMARKS.items():
+        path = checkout / "results" / f"{name}.csv"
+        if name != "bench":
+            pd.DataFrame({column: [f"{name} {column}"] for column in [*columns.split(), "commit"]}).to_csv(
+                path, index=False
+            )
+    figures.save(plt.figure(), checkout / "figures", "scale", "How it grows.")
+    part = readmes.results_page(checkout, overview.claims(checkout / "results")).split("## Speed and cost")[1]
+    assert "| cost what | cost size |" in part and "cost commit" not in part and "bench.csv](bench.csv)" not in part
+    assert "![How it grows.](../figures/scale.png)" in part and "[s2dtw_bench.csv](s2dtw_bench.csv)" in part
 
 
 def test_a_search_is_told_by_what_it_found(checkout):
