@@ -277,7 +277,7 @@ def report(args: Namespace):
     if (root / "README.md").is_file():  # not where $SSB_HOME keeps results alone
         for path in readmes.write(root, claims):
             print("wrote", files.short(path))
-    words = "" if claims is None else finding.page(claims)
+    words = "" if claims is None else finding.page(claims, results)
     index = site.write(root, readmes.titles(root), contents.NOTEBOOKS, words, claims)
     print("open", files.short(index), "in a browser")
 

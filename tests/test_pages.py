@@ -76,7 +76,9 @@ def checkout(tmp_path_factory) -> Path:
 def report(checkout) -> Path:
     """The folder of the report."""
     claims = overview.claims(checkout / "results")
-    return site.write(checkout, readmes.titles(checkout), NOTEBOOKS, finding.page(claims), claims).parent
+    return site.write(
+        checkout, readmes.titles(checkout), NOTEBOOKS, finding.page(claims, checkout / "results"), claims
+    ).parent
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +217,12 @@ def test_the_finding_is_that_of_table_1(checkout, index):
 def test_the_finding_is_said_once(checkout, index):
     """In the words of README.md, which the report is handed; corpora stand in one order."""
     claims = overview.claims(checkout / "results")
-    said = words(BeautifulSoup(finding.headline(claims).replace("**", "").replace("`", ""), "html.parser"))
+    said = words(
+        BeautifulSoup(finding.headline(claims, checkout / "results").replace("**", "").replace("`", ""), "html.parser")
+    )
     assert words(index.find(class_="finding").p) == said
     assert said.index("On shapes") < said.index("On msrvtt1k") and said.startswith("On shapes")
-    assert finding.page(claims[claims["claim"] != finding.CROSS]) == ""
+    assert finding.page(claims[claims["claim"] != finding.CROSS], checkout / "results") == ""
 
 
 def test_folders_that_count(home):

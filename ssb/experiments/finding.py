@@ -93,10 +93,10 @@ def judgement(row) -> str:
     return row.verdict
 
 
-def headline(claims: pd.DataFrame) -> str:
+def headline(claims: pd.DataFrame, results: Path) -> str:
     """The finding in Markdown: the gain of `cross` over each baseline in R@1, text→video, with its interval over
     queries and the verdict; of the corpus to trust most in bold, with the seeds and the geometric mean of the ranks;
-    then of how many the claim is held. claims: of `overview.claims`."""
+    then of how many the claim is held. claims: of `overview.claims` of the tables under `results`."""
     rows, lines = gains(claims), []
     for corpus, part in rows.groupby("corpus", sort=False):
         texts = [f"{difference(row)} over {row.over} ({row.verdict})" for _, row in part.iterrows()]
@@ -109,7 +109,7 @@ def headline(claims: pd.DataFrame) -> str:
         lines.append(f"**{text}**")
         if ranks := [*filter(None, (in_ranks(row) for _, row in part.iterrows()))]:
             lines.append(f"The geometric mean of the ranks (less is better) changes by {' and by '.join(ranks)}.")
-    return textwrap.fill(" ".join([*lines, conclusion(rows)]), 120) if lines else ""
+    return textwrap.fill(" ".join([*lines, conclusion(rows), shares(results)]), 120) if lines else ""
 
 
 def conclusion(rows: pd.DataFrame) -> str:
@@ -123,6 +123,20 @@ def conclusion(rows: pd.DataFrame) -> str:
     sizes = sorted(-100 * np.expm1(better[LOG[0]]))
     by = f", by {' to '.join(dict.fromkeys(f'{size:.1f}' for size in (sizes[0], sizes[-1])))} %," if sizes else ""
     return f"{words}; by all ranks together it helps in {len(better) or 'none'}{by} and harms in {worse or 'none'}."
+
+
+def shares(results: Path) -> str:
+    """Over how many baselines and under how many readings, of all corpora under results/, `cross` gains beyond the
+    noise of clips and seeds, by Holm in each table; "" where there are none."""
+    parts = []
+    for kind, words in (
+        ("strength_gains", "over {} of {} baselines"),
+        ("multiverse_readings", "under {} of {} readings of the paper"),
+    ):
+        tables = [read(path) for folder in published.folders(results) for path in folder.glob(f"{kind}.csv")]
+        verdicts = [verdict for table in tables for verdict in table["verdict"]]
+        parts += [words.format(verdicts.count("higher") or "none", len(verdicts))] if verdicts else []
+    return f"It gains beyond the noise {' and '.join(parts)}." if parts else ""
 
 
 def answers(claims: pd.DataFrame) -> pd.DataFrame:
@@ -139,9 +153,9 @@ def answers(claims: pd.DataFrame) -> pd.DataFrame:
     return overview.by_corpus(frame, ["question", "paper"])
 
 
-def page(claims: pd.DataFrame) -> str:
-    """The headline and the answers, in Markdown; "" where no corpus has a Table 1. claims: of `overview.claims`."""
-    return f"{words}\n\n{markdown(answers(claims))}" if (words := headline(claims)) else ""
+def page(claims: pd.DataFrame, results: Path) -> str:
+    """The headline and the answers, in Markdown; "" where no corpus has a Table 1. Arguments as of `headline`."""
+    return f"{words}\n\n{markdown(answers(claims))}" if (words := headline(claims, results)) else ""
 
 
 def numbers(results: Path, sentence: Sentence) -> dict[Path, str]:
@@ -168,7 +182,7 @@ def first_page(results: Path, claims: pd.DataFrame) -> str:
     """Is the support-set effect real? How many comparisons say so; a sentence for each kind of table; then one for each
     of the related methods. claims: of `overview.claims`."""
     rows = gains(claims)
-    parts = [f"**{conclusion(rows)}** {CAVEAT}"] if len(rows) else []
+    parts = [" ".join(filter(None, (f"**{conclusion(rows)}**", shares(results), CAVEAT)))] if len(rows) else []
     parts += [sentences(results, EFFECT)]
     parts += ["Of the two related methods:", related] if (related := sentences(results, RELATED)) else []
     return "\n\n".join(parts)

@@ -237,7 +237,7 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     gains = finding.gains(overview.claims(results))
     assert gains["corpus"].tolist() == ["flickr8k_confirm", "flickr8k", "flickr8k", "shapes"]
     assert gains["delta"].tolist() == [0.7, 0.3, 1.2, -0.1]
-    words = " ".join(finding.headline(overview.claims(results)).split())
+    words = " ".join(finding.headline(overview.claims(results), results).split())
     assert words.startswith(
         "**On flickr8k_confirm (5 seeds), cross-captioning changes text→video R@1 by +0.7 points [+0.3, +1.1]"
     )
@@ -246,7 +246,7 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert "ranks" not in words and words.count("**") == 2
     assert words.endswith("The claim that it helps is held in 1 of 4 comparisons with no captioning, by R@1.")
     logs = {"log delta": np.log(0.99), "log low": np.log(0.98), "log high": 0.0}
-    with_ranks = finding.headline(overview.claims(results).assign(**logs))
+    with_ranks = finding.headline(overview.claims(results).assign(**logs), results)
     changed = logs | {"log delta": np.log([0.99, 0.98, 0.97, 0.5]), "log high": [-0.01, 0.01, -0.02, -0.5]}
     assert finding.conclusion(gains.assign(**changed)).endswith(
         "by R@1; by all ranks together it helps in 3, by 1.0 to 50.0 %, and harms in none."
@@ -263,6 +263,12 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert lines[0].startswith(
         "1. Over the tuned baseline cross-captioning changes R@1: [flickr8k](flickr8k/table1_tuned_claims.csv)"
     )
+    gained = {"baseline": "a", "val R@1": 9.0, "delta": 1.0, "delta_low": 0.5, "delta_high": 1.5, "verdict": ["higher"]}
+    pd.DataFrame(gained).to_csv(results / "shapes/strength_gains.csv")
+    average = {"claim": [strength.AVERAGE], "delta": 1.0, "delta_low": 0.5, "delta_high": 1.5, "verdict": "held"}
+    pd.DataFrame(average).to_csv(results / "shapes/strength_claims.csv")
+    told = "by R@1.** It gains beyond the noise over 1 of 1 baselines. Encoders"
+    assert told in finding.first_page(results, overview.claims(results)).splitlines()[0]
     assert "[flickr8k_confirm](flickr8k_confirm/table12_claims.csv) +0.7" in lines[1] and "table12" not in lines[0]
     assert "(the design finds 0.9 points" in lines[1]
     assert finding.confirmation(claims := overview.claims(results)).endswith("p = 0.50 over the `laptop` preset.")
@@ -288,6 +294,9 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     queries |= {"delta_low": [0.1, 0.0, -3.0], "delta_high": [0.9, 2.0, -1.0]}
     pd.DataFrame(queries).to_csv(folder / "when_queries.csv", index=False)
     lines = finding.first_page(results, overview.claims(results)).splitlines()
+    pd.DataFrame({"verdict": ["equivalent", "inconclusive"]}).to_csv(results / "msrvtt1k/strength_gains.csv")
+    told = "It gains beyond the noise over none of 2 baselines and under 1 of 4 readings of the paper."
+    assert finding.shares(results) == told and finding.shares(folder) == ""
     (readings,) = (line for line in lines if "multiverse_readings" in line)
     assert readings.endswith(
         "it gains under 3 of 4 readings, by +0.2 points [-0.5, +1.0] on average, held; under 1 of "
