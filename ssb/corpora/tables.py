@@ -47,7 +47,9 @@ def parsed(source: Path, text: str) -> list[list[str]]:
                     f"{source}, line {line}: {len(row)} cells, the header has {width}; put quotes around a text with "
                     "commas, and write neither more nor fewer cells"
                 )
-            if any(rest.count(",") + 1 >= width > 1 for cell in row for rest in cell.splitlines()[1:]):
+            if any(
+                rest.count(",") + 1 >= width > 1 for cell in row for rest in cell.replace("\r", "\n").split("\n")[1:]
+            ):
                 broken = "a quoted text goes on over further lines"
                 raise CorpusError(f"{source}, line {line}: {broken}; put it on one line, or {quotes}")
             rows += [row] if row else []

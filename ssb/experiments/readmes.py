@@ -73,7 +73,7 @@ def folded(corpus: str, paths: pd.Series, shown: str) -> str:
 
 
 def benchmark(root: Path, name: str) -> str:
-    """A table of `ssb bench` or `ssb cost`, folded away, with its figure where it has one."""
+    """A table of `ssb cost` or of one of the benchmarks, folded away, with its figure where it has one."""
     title, columns = BENCHMARKS[name]
     rows, picture = pd.read_csv(root / "results" / f"{name}.csv"), root / "figures" / f"{name}.png"
     shown = [f"![{described(picture)}](../figures/{picture.name})"] if picture.exists() else []
