@@ -157,10 +157,10 @@ def settings(
     rows, summary: of `Study.rows` and `Study.summary`. metric: in the summary; column: in the rows; queries: what the
     intervals are over; chance: the metric by chance, named where it is given.
     """
-    names = [f"{name} (reference)" if name == baseline else str(name) for name in summary.index]
-    labels = [textwrap.fill(name, 22, break_on_hyphens=False) for name in names]
     equal = (summary[["delta_low", "delta_high"]] == 0).all(axis=1)
-    labels = [f"{label}\nequal on every query" if same else label for label, same in zip(labels, equal)]
+    marks = np.where(summary.index == baseline, " (reference)", np.where(equal, ": equal", ""))
+    names = [f"{name}{mark}" for name, mark in zip(summary.index, marks)]
+    labels = [textwrap.fill(name, 22, break_on_hyphens=False) for name in names]
     figure, axis = plt.subplots(figsize=(COLUMN, 0.31 * len(summary) + 1.5))
     seeds = rows.assign(score=rows[column].astype(float)).pivot_table("score", "seed", "setting")
     seeds = seeds.sub(seeds.get(baseline, summary.loc[baseline, metric]), axis="index")
@@ -176,6 +176,8 @@ def settings(
         difference(axis, y, row, queries=queries)
         if not np.isnan(shift := paper[setting] - paper[baseline]):
             star(axis, shift, y)
+    if equal.any():
+        axis.plot([], [], " ", label="equal: on every query")
     axis.text(1.03, -0.75, f"{metric} (%)", va="center", transform=axis.get_yaxis_transform())
     axis.set(yticks=range(len(summary)), yticklabels=labels, ylim=(len(summary) - 0.5, -0.5))
     axis.set_xlabel(textwrap.fill(f"Δ {metric} vs {baseline} (points)", 34))

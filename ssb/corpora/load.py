@@ -1,5 +1,6 @@
 """load_corpus: a corpus by its name or by the path of a folder; and the registry of the corpora that have a name."""
 
+import difflib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -52,8 +53,10 @@ def check_name(name: str | Path) -> None:
     """CorpusError, listing the corpora, where a name is neither that of a corpus nor the path of a folder."""
     names = [record.name for record in CORPORA.values() if not record.labels]
     if str(name) not in names and not existing(name):
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise CorpusError(
-            f"no corpus {str(name)!r:.300}: neither {listed(names, 99)} nor a folder (data are looked for in "
+            f"no corpus {str(name)!r:.300}{hint}: neither {listed(names, 99)} nor a folder (data are looked for in "
             f"{files.data()}; set SSB_DATA to change that)"
         )
 
