@@ -49,7 +49,7 @@ def test_the_committed_tables_may_be_made_again(committed):
     more = Study("table1", seeds=range(7))
     more.protect(more.planned(objectives.GRID | {"more": {"epochs": 1}}))
     for table, grid in (("table2f", ablations.table2f(study.base.batch)), ("table2a", ablations.table2a(study.corpus))):
-        other = Study(table, preset="tuned" if table == "table2a" else "laptop")
+        other = Study(table, preset="tuned")
         other.protect(other.planned(grid))
         other.grid(grid)
     five = Study("table11", preset="tuned", seeds=range(5))

@@ -116,7 +116,8 @@ def claims(path: Path, rows: list[dict] | None = None) -> pd.DataFrame:
     """The claims of a table, computed from the table and its ranks alone; of the published ones only their words and
     the paper's numbers are taken. path: of the table's CSV. rows: the claims with their differences, where they are
     more than differences between two settings; see `ssb.tables.verdicts.judged`."""
-    table, before = read(path), pd.read_csv(path.with_name(f"{path.stem}_claims.csv"))
+    names = dict.fromkeys(("setting", "baseline"), str)  # which may be numbers
+    table, before = read(path), pd.read_csv(path.with_name(f"{path.stem}_claims.csv"), dtype=names)
     wanted = [Claim(row.claim, row.setting, row.baseline) for row in before.itertuples()]
     frame = judged(claimed(table.runs, wanted, "", table.ranks) if rows is None else rows)
     return frame.assign(paper=before["paper"])

@@ -197,7 +197,7 @@ def assert_follows(path) -> int:
     if path.stem == "emcl":
         rows = emcl_layer.layer_gains(released.read(path).runs)
     if (published := path.with_name(f"{path.stem}_claims.csv")).exists():
-        before = pd.read_csv(published)
+        before = pd.read_csv(published, dtype={"setting": str, "baseline": str})
         same(released.claims(path, rows), before)
         compared += 1
     return compared
