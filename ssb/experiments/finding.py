@@ -219,8 +219,8 @@ def _strength(path: Path) -> str:
     weak, strong = (table.loc[table["val R@1"].agg(pick)] for pick in ("idxmin", "idxmax"))
     ends = {"weakest": weak, "strongest": strong}
     parts = [f"{difference(row)} over the {word} ({row['baseline']})" for word, row in ends.items()]
-    most = table.loc[table["delta"].idxmax()]
-    without = f"{table['delta'].drop(most.name).mean():+.1f} without that of the largest gain ({most['baseline']})"
+    most, others = strength.largest(table.set_index("baseline"))
+    without = f"{others:+.1f} without that of the largest gain ({most})"
     words = f"{_counted(table, 'over', 'baselines')}, by {difference(means)} on average, {means['verdict']}"
     return "; ".join([f"{words}, {without}" if len(table) > 1 else words, " and ".join(parts)])
 

@@ -69,7 +69,12 @@ def folded(corpus: str, paths: pd.Series, shown: str) -> str:
     links = [f"[{path.name}]({corpus}/{path.name})" for path in paths if path.suffix != ".png"]
     body = [in_full(path) for path in paths if path.name == f"{shown}.csv"] + pictures
     body += [f"Files: {', '.join(links)}."] if links else []
-    return "\n\n".join([f"<details><summary>{corpus}</summary>", *body, "</details>"])
+    return details(corpus, *body)
+
+
+def details(title: str, *body: str) -> str:
+    """Parts of a page, folded away under a title."""
+    return "\n\n".join([f"<details><summary>{title}</summary>", *body, "</details>"])
 
 
 def benchmark(root: Path, name: str) -> str:
@@ -77,8 +82,8 @@ def benchmark(root: Path, name: str) -> str:
     title, columns = BENCHMARKS[name]
     rows, picture = pd.read_csv(root / "results" / f"{name}.csv"), root / "figures" / f"{name}.png"
     shown = [f"![{described(picture)}](../figures/{picture.name})"] if picture.exists() else []
-    parts = [f"<details><summary>{title}</summary>", plainly(rows[columns.split()]), *shown]
-    return "\n\n".join([*parts, f"With the machine and the commit: [{name}.csv]({name}.csv).", "</details>"])
+    source = f"With the machine and the commit: [{name}.csv]({name}.csv)."
+    return details(title, plainly(rows[columns.split()]), *shown, source)
 
 
 def in_full(path: Path) -> str:

@@ -113,10 +113,16 @@ def claimed(runs: Runs, gains: pd.DataFrame, seeds: int) -> list[dict]:
     return rows
 
 
+def largest(gains: pd.DataFrame) -> tuple[str, float]:
+    """The baseline of the largest gain, and the mean gain over the others, NaN where there are none."""
+    name = gains["delta"].idxmax()
+    return name, gains["delta"].drop(name).mean()
+
+
 def reading(gains: pd.DataFrame) -> str:
     """The gains over the weakest and the strongest baseline, and what one baseline adds to their mean, in words."""
-    most, mean = gains["delta"].idxmax(), gains["delta"].mean()
-    lines = [f"The mean gain: {mean:+.2f} points, {gains['delta'].drop(most).mean():+.2f} without {most}, the largest."]
+    most, others = largest(gains)
+    lines = [f"The mean gain: {gains['delta'].mean():+.2f} points, {others:+.2f} without {most}, the largest."]
     for word, name in (("weakest", gains["val R@1"].idxmin()), ("strongest", gains["val R@1"].idxmax())):
         row = gains.loc[name]
         lines.append(

@@ -63,9 +63,9 @@ class AbsentStudy(Study):
         except CorpusError as error:
             folder = files.folder("results", files.label(self.base.corpus, self.preset))
             tables = [folder / f"{self.table}.csv", *sorted(folder.glob("[!.]*.csv"))]
-            rows = [pd.read_csv(path, nrows=1) for path in tables if path.exists()]
-            known = [row["corpus_sha"][0] for row in rows if len(row) and "corpus_sha" in row]
-            return Absent(self.base.corpus, (known or [""])[0], str(error))
+            rows = (pd.read_csv(path, nrows=1) for path in tables if path.exists())  # read until one says it
+            known = (row["corpus_sha"][0] for row in rows if len(row) and "corpus_sha" in row)
+            return Absent(self.base.corpus, next(known, ""), str(error))
 
 
 class Plan(NamedTuple):
