@@ -95,7 +95,8 @@ class Study:
         self.label = files.label(self.corpus.name, preset)
         self.corpus_label = corpus_label(self.base)
         changed = {**changes, **self.base.corpus_options, **({"evaluate": "val"} if looks else {})}
-        parts = [f"{name} = {value}" for name, value in changed.items() if name != "corpus_options"]
+        names = {"captioning": "λ", "temperature": "T"}
+        parts = [f"{names.get(name, name)} = {value}" for name, value in changed.items() if name != "corpus_options"]
         self.subtitle = ", ".join([self.corpus.name, f"{preset} preset", *parts])  # for titles
         self.results, self.changes = files.folder("results", self.label), dict(changes)
         self.part: Mapping = EMPTY  # column → value of this study's rows, where several share one table

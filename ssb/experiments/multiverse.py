@@ -37,8 +37,8 @@ CHOICES: dict[str, dict] = {
     "negatives": {"hardest": "hardest negatives", "scheduled": "scheduled negatives"},
 }
 FREE = [*CHOICES][:5]  # all of whose combinations are there
-# Without captioning these have no effect, so that readings that differ in them alone share their runs without it. A λ
-# before the contrastive loss stands there without captioning too: clipping makes a gradient ten times as large another.
+# Without captioning these have no effect. A λ before the contrastive loss stands there without captioning too: clipping
+# makes a gradient ten times as large another.
 OF_CAPTIONING = FREE[1:]
 MEAN = "mean"  # of all readings, a row beside those of the choices
 # what all readings share: the paper's head on video, smaller, with its learning rate; the paper's λ and contrastive loss

@@ -1,16 +1,15 @@
 """When does captioning gain: with how many training clips, in which batch, for which queries?"""
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from ssb.figures import COLOURS, MARKS, PAGE, gain_curve, heading, legend, styled
-from ssb.metrics.statistics import LEVEL, paired
+from ssb.metrics.retrieval import points
+from ssb.metrics.statistics import LEVEL, Difference, combined, over_both, paired, settled, slope
 from ssb.report import Experiment
 from ssb.study import Study
-from ssb.tables.verdicts import Runs, stacked
+from ssb.tables.verdicts import Runs, acts, stacked
 
 PARTS = (12, 6, 3, 1.5, 1)  # of the training clips: a twelfth to all of them
 BATCHES = (16, 32, 128, 256)  # and that of the preset
@@ -22,15 +21,20 @@ WHEN = Experiment(
     shown="gains",
 )
 TABLES = {"when": WHEN}
+MORE = {"training clips": "training clips", "batch": "clips in a batch"}  # a curve → what it counts
 SCALE = -100.0  # of the logarithm of a rank: gains are positive, in percent of a rank
 
 
 def variants(study: Study) -> dict[str, tuple[str, int, dict]]:
-    """Name → what varies, its value, and what it changes in the preset. The first is the preset itself."""
-    clips, batch = len(study.corpus.split("train")), study.base.batch
-    cells = {"all": ("", clips, {})}
-    sizes = sorted({max(batch, round(clips / part)) for part in PARTS} - {clips})
-    cells |= {f"{n} clips": ("training clips", n, {"train_clips": n}) for n in sizes if n < clips}
+    """Name → what varies, its value, and what it changes in the preset. The first is the preset itself. Fewer clips are
+    trained on for more epochs, so that all take equally many steps and validations; the best is kept. Other batches
+    take equally many epochs."""
+    clips, base = len(study.corpus.split("train")), study.base
+    batch, cells = base.batch, {"all": ("", clips, {})}
+    for n in sorted({max(batch, round(clips / part)) for part in PARTS}):
+        if n < clips:
+            longer = {name: round(getattr(base, name) * clips / n) for name in ("epochs", "validate_every")}
+            cells[f"{n} clips"] = "training clips", n, {"train_clips": n} | longer
     sizes = [n for n in BATCHES if n != batch and n <= clips]
     return cells | {f"batch {n}": ("batch", n, {"batch": n}) for n in sizes}
 
@@ -49,25 +53,38 @@ def log_ranks(runs: Runs) -> dict[str, np.ndarray]:
 
 
 def gains(study: Study, runs: Runs) -> pd.DataFrame:
-    """Each variant: the gain of `cross` over no captioning, in mean log rank. Written to
-    results/<corpus>/<table>_gains.csv. The preset itself stands in both curves."""
-    values, clips, rows = log_ranks(runs), runs["none, all"][0].ranks["clip"], []
+    """Each variant: the gain of `cross` over no captioning in mean log rank, and in R@1 with its interval over queries
+    and seeds. Written to results/<corpus>/<table>_gains.csv. The preset itself stands in both curves, and counts as one
+    test."""
+    values, clips, found, places = log_ranks(runs), runs["none, all"][0].ranks["clip"], {}, []
+    hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs).items()}
     for name, (kind, size, _) in variants(study).items():
-        pair = values.get(f"cross, {name}"), values.get(f"none, {name}")
-        if any(value is None for value in pair):
+        cross, none = f"cross, {name}", f"none, {name}"
+        if not {cross, none} <= values.keys():
             continue  # a run collapsed
-        for curve, x in ((kind, size),) if kind else (("training clips", size), ("batch", study.base.batch)):
-            row = {"variant": name, "kind": curve, "size": x, "none": pair[1].mean() / SCALE}
-            rows.append(row | compared(*pair, clips))
-    frame = pd.DataFrame(rows).sort_values(["kind", "size"], ignore_index=True).round(3)
+        curves = [(kind, size)] if kind else [("training clips", size), ("batch", study.base.batch)]
+        places += [{"variant": name, "kind": curve, "size": x} for curve, x in curves]
+        row = {"none": values[none].mean() / SCALE, "R@1": hits[none].mean()}
+        row |= zip(("R@1 delta", "R@1 low", "R@1 high"), over_both(hits[cross] - hits[none], clips))
+        found[name] = row | paired(values[cross], values[none], clips)._asdict() | {"acts": acts(runs[cross])}
+    gains = settled(pd.DataFrame.from_dict(found, orient="index"))
+    frame = pd.DataFrame(places).join(gains, on="variant").sort_values(["kind", "size"], ignore_index=True).round(3)
     study.write(frame, f"{study.table}_gains.csv")
     return frame
 
 
-def compared(one: np.ndarray, other: np.ndarray, clips: np.ndarray) -> dict:
-    """Columns of the difference of two settings."""
-    found = paired(one, other, clips)
-    return {name: getattr(found, name) for name in ("delta", "delta_low", "delta_high", "p", "seeds_low", "seeds_high")}
+def claimed(runs: Runs, gains: pd.DataFrame) -> list[dict]:
+    """By how much the gain in log rank grows with each doubling of the training clips and of the batch, by least
+    squares, as rows of claims. gains: of `gains`, at least variant, kind and size."""
+    values, clips, rows = log_ranks(runs), runs["none, all"][0].ranks["clip"], []
+    for kind, part in gains.groupby("kind", sort=False):
+        names = [(f"cross, {name}", f"none, {name}") for name in part["variant"]]
+        weights = slope(np.log2(part["size"]))
+        pairs = [(weight, values[cross], values[none], clips) for weight, (cross, none) in zip(weights, names)]
+        row = {"claim": f"cross gains more with more {MORE[kind]} (percent of a rank for every doubling)"}
+        row |= {"setting": "gain with more", "baseline": "with fewer", "seeds": len(values["none, all"]), "paper": np.nan}
+        rows.append(row | combined(pairs)._asdict() | {"acts": acts(*(runs[cross] for cross, _ in names))})
+    return rows
 
 
 def by_query(study: Study, runs: Runs, fits: np.ndarray) -> pd.DataFrame:
@@ -78,33 +95,34 @@ def by_query(study: Study, runs: Runs, fits: np.ndarray) -> pd.DataFrame:
     for label, (low, high) in OTHERS.items():
         chosen = (others >= low) & (others <= high)
         if len(np.unique(clips[chosen])) > 1:
-            pair = values["cross, all"][:, chosen], values["none, all"][:, chosen]
-            rows.append({"others": label, "queries": int(chosen.sum())} | compared(*pair, clips[chosen]))
-    frame = pd.DataFrame(rows).round(3)
+            found = paired(values["cross, all"][:, chosen], values["none, all"][:, chosen], clips[chosen])
+            row = {"others": label, "queries": int(chosen.sum())} | found._asdict()
+            rows.append(row | {"acts": acts(runs["cross, all"])})
+    frame = settled(pd.DataFrame(rows)).round(3)
     study.write(frame, f"{study.table}_queries.csv")
     return frame
 
 
-def trend(runs: Runs, fits: np.ndarray) -> dict:
+def trend(runs: Runs, fits: np.ndarray) -> Difference:
     """The gain in log rank of queries that are true of other clips too, less that of the rest: over queries and over
     seeds. NaN where one of the two has no queries."""
     values, clips = log_ranks(runs), runs["none, all"][0].ranks["clip"]
     many = fits.sum(axis=1) > 1
     weights = np.where(many, 1 / max(1, many.sum()), -1 / max(1, (~many).sum())) * len(many)
-    return compared(values["cross, all"] * weights, values["none, all"] * weights, clips)
+    return paired(values["cross, all"] * weights, values["none, all"] * weights, clips)
 
 
-def reading(gains: pd.DataFrame, queries: pd.DataFrame, trend: Mapping) -> str:
+def reading(gains: pd.DataFrame, queries: pd.DataFrame, trend: Difference) -> str:
     """The gains in words, a line for each curve and one for the queries."""
     lines = []
     for kind, part in gains.groupby("kind", sort=False):
-        ends = [f"{row.delta:+.1f} % [{row.delta_low:.1f}, {row.delta_high:.1f}] at {row.size:g}"
-                for row in (part.iloc[0], part.iloc[-1])]  # fmt: skip
+        ends = [f"{row.delta:+.1f} % [{row.delta_low:.1f}, {row.delta_high:.1f}] ({row.verdict}) at {row['size']:g}"
+                for _, row in part.iloc[[0, -1]].iterrows()]  # fmt: skip
         lines.append(f"Gain of cross in log rank against {kind}: {' and '.join(ends)}.")
     if len(queries) > 1:
-        low, high, more = trend["delta_low"], trend["delta_high"], trend["delta"]
+        low, high, more = trend.delta_low, trend.delta_high, trend.delta
         verb = "do not differ in their gain beyond the noise of queries and seeds"
-        if trend["p"] < 1 - LEVEL:
+        if trend.p < 1 - LEVEL:
             verb = "gain more" if more > 0 else "gain less"
         lines.append(f"Queries that are true of other clips too {verb}: {more:+.1f} % [{low:.1f}, {high:.1f}].")
     return "\n".join(lines)

@@ -7,10 +7,10 @@ caption. Intervals and differences are in the unit of the values.
 Two sources of noise are separated. Over queries: the percentile interval of the bootstrap (Efron & Tibshirani, An
 Introduction to the Bootstrap, 1993, chapter 13); whole groups are drawn, since captions of one clip, or clips cut from
 one film, are not independent (Field & Welsh, Bootstrapping clustered data, 2007). Over seeds: Student's t. A verdict
-reckons with both at once, by the two-way analysis of variance of `Noise`.
+reckons with both at once, by the two-way analysis of variance of `Noise`, which the comparisons of a table share in part.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ LEAST = 1e-12  # the smallest p that is told from 0
 
 
 CLOSE = 0.5  # points: two settings are equivalent where both intervals lie within ± this
+BORROWED = 4  # degrees of freedom, at most, of the noise of seeds that come from the other comparisons of a table
 ACTS = 0.1  # captioning with less of the gradient that reaches the heads hardly acts on them
 
 
@@ -38,6 +39,7 @@ class Noise(NamedTuple):
     rest: float
     clips: int
     seeds: int
+    borrowed: float = 0.0  # degrees of freedom of `seed` beyond seeds − 1, see `shared`
 
     @classmethod
     def of(cls, table: np.ndarray) -> "Noise":
@@ -51,14 +53,14 @@ class Noise(NamedTuple):
         """Half the width of the 1 − alpha interval of the mean over new clips and new seeds.
 
         half² = t²_seeds MS_seed / n + t²_clips max(0, MS_clip − MS_rest) / n, of n = seeds · clips cells, with
-        Student's t of seeds − 1 and clips − 1 degrees of freedom: MS_seed / n has the noise of seeds and the rest, and
+        Student's t of seeds − 1 + borrowed and clips − 1 degrees of freedom: MS_seed / n has the noise of seeds and the rest, and
         the difference adds that of clips. Each part with its own t keeps the level whatever the parts (Banerjee,
         Approximate confidence interval for linear functions of means of k populations when the population variances
         are not equal, Sankhya 22, 1960); one t for the sum, with Satterthwaite's degrees of freedom, does not with
         three or five seeds. It is never narrower than the interval over clips alone.
         """
         cells = self.clips * self.seeds
-        t_clips, t_seeds = (stats.t.isf(alpha / 2, n - 1) for n in (self.clips, self.seeds))
+        t_clips, t_seeds = (stats.t.isf(alpha / 2, n - 1) for n in (self.clips, self.seeds + self.borrowed))
         added = t_clips**2 * np.maximum(self.clip - self.rest, 0)
         return np.sqrt(np.maximum(t_clips**2 * self.clip, t_seeds**2 * self.seed + added) / cells)
 
@@ -74,6 +76,29 @@ class Noise(NamedTuple):
         """The smallest true mean that is found at p < alpha with a probability of POWER: a mean that is lower than the
         true one by its own noise must still exceed `half`."""
         return float(self.half(alpha) + self.half(2 * (1 - POWER)))
+
+
+def shared(noises: Sequence[Noise]) -> list[Noise]:
+    """The noise of the comparisons of one table, that of seeds in part as all of them together know it.
+
+    With three seeds a comparison alone knows its MS_seed with 2 degrees of freedom, too few for any verdict among many
+    tests. So each is the mean of its own, by its d degrees of freedom, and of MS_rest · mean(MS_seed / MS_rest) over
+    the n comparisons, by BORROWED more (a moderated t: Smyth, Linear models and empirical Bayes methods for assessing
+    differential expression in microarray experiments, 2004, with a prior of fixed weight); but by at most d (n − 1) / 2
+    more, since comparisons with one baseline share its noise. A quotient of 1 is that of seeds without an effect, and
+    it has no unit, so that differences and slopes may stand in one table. Those that have no rest are left as they are.
+    """
+    known = [noise for noise in noises if noise.rest > 0]
+    if len(known) < 2:
+        return list(noises)
+    quotient = np.mean([noise.seed / noise.rest for noise in known])
+    found = []
+    for noise in noises:
+        own = noise.seeds - 1
+        borrowed = min(BORROWED, own * (len(known) - 1) / 2)
+        together = (own * noise.seed + borrowed * quotient * noise.rest) / (own + borrowed)
+        found.append(noise._replace(seed=together, borrowed=borrowed) if noise.rest > 0 else noise)
+    return found
 
 
 class Difference(NamedTuple):
@@ -245,12 +270,16 @@ def holm(p: pd.Series) -> pd.Series:
 
 
 def settled(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame with the columns DELTA → with p adjusted for the number of its tests; `resolves`, the smallest true
-    difference that Holm's first step finds with a probability of POWER (at 0.05 / number of tests), in place of the
-    noise; and `verdict`. A column `acts`, see `verdict`, is used and left out; without it captioning acts."""
-    alpha = (1 - LEVEL) / max(1, frame["p"].count())
-    resolves = [noise.resolves(alpha) if isinstance(noise, Noise) else np.nan for noise in frame["noise"]]
-    frame = frame.assign(p=holm(frame["p"]), resolves=resolves)
+    """A frame with the columns DELTA → with p and the interval over queries and seeds by the noise as it is `shared`,
+    p adjusted for the number of its tests; `resolves`, the smallest true difference that Holm's first step finds with a
+    probability of POWER (at 0.05 / number of tests), in place of the noise; and `verdict`. A column `acts`, see
+    `verdict`, is used and left out; without it captioning acts."""
+    tests = np.flatnonzero([isinstance(noise, Noise) for noise in frame["noise"]])
+    alpha, found = (1 - LEVEL) / max(1, len(tests)), frame.assign(resolves=np.nan)[["p", "low", "high", "resolves"]]
+    for row, noise in zip(tests, shared([frame["noise"].iloc[row] for row in tests])):
+        delta, half = frame["delta"].iloc[row], noise.half()
+        found.iloc[row] = noise.p(delta), delta - half, delta + half, noise.resolves(alpha)
+    frame = frame.assign(**found.assign(p=holm(found["p"])))
     acts = frame.get("acts", pd.Series(True, frame.index))
     frame["verdict"] = [verdict(row, each) for row, each in zip(frame.itertuples(), acts)]
     return frame.drop(columns=["noise", "acts"], errors="ignore")

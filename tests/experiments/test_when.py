@@ -11,6 +11,8 @@ CLIPS = np.repeat(np.arange(20), 2)
 
 
 class Made:
+    share = 0.5
+
     def __init__(self, ranks):
         self.ranks = {"t2v": np.asarray(ranks, float), "clip": CLIPS}
 
@@ -32,7 +34,9 @@ def test_variants_are_parts_of_the_training_clips_and_batches(study):
     cells = when.variants(study)
     assert [name for name in cells if "clips" in name] == ["64 clips", "107 clips"]  # of 160, at least a batch
     assert [name for name in cells if "batch" in name] == ["batch 16", "batch 32", "batch 128"]
-    assert cells["107 clips"][2] == {"train_clips": 107} and len(when.grid(study)) == 2 * len(cells)
+    epochs, every = study.base.epochs, study.base.validate_every
+    assert cells["64 clips"][2] == {"train_clips": 64, "epochs": 2.5 * epochs, "validate_every": round(2.5 * every)}
+    assert len(when.grid(study)) == 2 * len(cells)
 
 
 def test_gains_are_means_of_logarithms(study):
@@ -45,6 +49,10 @@ def test_gains_are_means_of_logarithms(study):
     assert gains.loc[("batch", 16), "delta"] == pytest.approx(-100 * np.log(2), abs=1e-3)
     assert gains.loc[("batch", 64), "none"] == pytest.approx(np.log(8), abs=1e-3)
     assert ("batch", 32) not in gains.index and len(gains) == 3 + 3
+    assert gains.loc[("batch", 16), "verdict"] == "lower" and gains["R@1 delta"].eq(0).all()
+    batches, sizes = when.claimed(runs, gains.reset_index())
+    assert batches["delta"] == pytest.approx(100 * np.log(2) * np.polyfit([4, 6, 7], [-1, 1, 1], 1)[0])
+    assert sizes["delta"] == pytest.approx(0, abs=1e-9) and "clips in a batch" in batches["claim"]
 
 
 def test_queries_that_gain_more_are_found(study):
@@ -57,7 +65,7 @@ def test_queries_that_gain_more_are_found(study):
     assert queries["queries"].to_dict() == {"0": 20, "1-2": 20}
     assert queries["delta"].to_list() == pytest.approx([100 * np.log(1.1), 100 * np.log(2)], abs=1e-3)
     trend = when.trend(runs, fits(others))
-    assert trend["delta"] == pytest.approx(100 * np.log(2 / 1.1)) and trend["delta_low"] > 0
+    assert trend.delta == pytest.approx(100 * np.log(2 / 1.1)) and trend.delta_low > 0
     gains = when.gains(study, runs)
     assert "gain more" in when.reading(gains, queries.reset_index(), trend)
     assert len(when.figure(gains, queries.reset_index(), "title").axes) == 3
@@ -67,4 +75,4 @@ def test_queries_that_gain_alike_do_not_differ(study):
     base = np.random.default_rng(1).integers(5, 50, (2, 40)).astype(float)
     runs = {"none, all": [*map(Made, base)], "cross, all": [*map(Made, base / 2)]}
     trend = when.trend(runs, fits(np.where(np.arange(40) % 3, 0, 2)))
-    assert trend["delta"] == pytest.approx(0, abs=1e-9)
+    assert trend.delta == pytest.approx(0, abs=1e-9)

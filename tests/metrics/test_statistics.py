@@ -136,7 +136,7 @@ def test_the_noise_of_a_table_is_that_of_least_squares():
         return float(((table.ravel() - columns @ np.linalg.lstsq(columns, table.ravel())[0]) ** 2).sum())
 
     rest = left(seed, clip)
-    assert Noise.of(table) == pytest.approx(((left(seed) - rest) / 3, (left(clip) - rest) / 2, rest / 6, 4, 3))
+    assert Noise.of(table) == pytest.approx(((left(seed) - rest) / 3, (left(clip) - rest) / 2, rest / 6, 4, 3, 0))
 
 
 def test_the_interval_over_both_meets_those_over_each():
@@ -197,31 +197,76 @@ def test_what_a_design_resolves_it_finds_in_four_of_five():
         assert found == pytest.approx(0.8, abs=0.08)
 
 
-def row(delta, p, queries, seeds):
-    return Difference(delta, *queries, p, *seeds, -9.0, 9.0, Noise(4.0, 2.0, 1.0, 100, 5))
+@pytest.mark.parametrize("unlike", [0, 0.5])
+@pytest.mark.parametrize("ratio", [0.5, 1, 2])
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("settings", [3, 17])
+def test_at_most_one_table_in_twenty_has_a_false_verdict(settings, seeds, ratio, unlike):
+    """Settings that do not differ from their baseline. ratio: of the noise of seeds to that of the rest, both of the
+    mean. unlike: the standard deviation of the logarithm of a setting's noise of seeds."""
+    rng, clips, draws = np.random.default_rng([settings, seeds, int(10 * ratio)]), 30, 600
+    wrong = 0
+    for _ in range(draws):
+        width = ratio * clips**-0.5 * np.exp(unlike * rng.standard_normal((settings + 1, 1, 1)))
+        values = width * rng.standard_normal((settings + 1, seeds, 1)) + rng.standard_normal((1, seeds, clips))
+        values = values + rng.standard_normal((settings + 1, seeds, clips))
+        tables = values[1:] - values[0]
+        noises = statistics.shared([Noise.of(table) for table in tables])
+        half = [noise.half(0.05 / settings) for noise in noises]  # Holm's first step
+        wrong += (abs(tables.mean(axis=(1, 2))) > half).any()
+    assert wrong / draws <= 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
+
+
+def test_the_noise_of_seeds_is_shared():
+    """By hand: three comparisons of three seeds, whose quotients 2, 4 and 6 have the mean 4. The n = 3 lend each other
+    d (n - 1) / 2 = 2 degrees of freedom, as many as each has."""
+    own = [Noise(9.0, 2.0 * rest, rest, 100, 3) for rest in (1.0, 5.0)]
+    own = [own[0], own[1]._replace(seed=20.0), Noise(9.0, 12.0, 2.0, 100, 3)]
+    shared = statistics.shared(own)
+    assert [noise.seed for noise in shared] == pytest.approx([(2 + 4) / 2, (20 + 20) / 2, (12 + 8) / 2])
+    assert {noise.borrowed for noise in shared} == {2}
+    cells = 300**0.5
+    half = (stats.t.ppf(0.975, 4) ** 2 * 3 + stats.t.ppf(0.975, 99) ** 2 * 8) ** 0.5 / cells
+    assert shared[0].half() == pytest.approx(half) and half < own[0].half()
+    assert statistics.shared(own[:1]) == own[:1]
+    many = statistics.shared(own * 9)
+    assert {noise.borrowed for noise in many} == {4} and many[1].seed == pytest.approx((2 * 20 + 4 * 20) / 6)
+    still = own[0]._replace(seed=0.0, rest=0.0)  # the same hits with every seed
+    assert statistics.shared([still, *own])[0] == still and statistics.shared([still, *own])[1:] == shared
+
+
+def row(delta, queries, seeds, sd=1.0):
+    """A difference of 5 seeds and 100 clips. sd: of its noise."""
+    noise = Noise(2 * sd**2, sd**2, sd**2, 100, 5)
+    return Difference(delta, *queries, noise.p(delta), *seeds, delta - noise.half(), delta + noise.half(), noise)
 
 
 def test_verdicts_of_a_table_are_of_adjusted_p():
     rows = {
         "base": (np.nan,) * 9,
-        "clear": row(2.0, 0.001, (1.0, 3.0), (0.5, 3.5)),
-        "less clear": row(2.0, 0.03, (0.1, 3.0), (0.5, 3.5)),
-        "seeds differ": row(2.0, 0.3, (1.0, 3.0), (-0.5, 4.5)),
-        "worse": row(-2.0, 0.001, (-3.0, -1.0), (-3.5, -0.5)),
+        "clear": row(2.0, (1.0, 3.0), (0.5, 3.5), 9),
+        "less clear": row(2.0, (0.1, 3.0), (0.5, 3.5), 13),
+        "seeds differ": row(2.0, (1.0, 3.0), (-0.5, 4.5), 30),
+        "worse": row(-2.0, (-3.0, -1.0), (-3.5, -0.5), 9),
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=statistics.DELTA)
-    frame = settled(table.drop(index="worse"))
-    assert frame["p"].tolist()[1:] == pytest.approx([0.003, 0.06, 0.3])
+    frame, own = settled(table.drop(index="worse")), table["noise"].tolist()[1:4]
+    noises = statistics.shared(own)  # of quotients of 1: the noise is its own, with more degrees of freedom
+    assert [noise.seed for noise in noises] == pytest.approx([noise.seed for noise in own])
+    p = [noise.p(2.0) for noise in noises]
+    assert p[0] < 0.05 / 3 and 0.025 < p[1] < 0.05 < p[2]
+    assert frame["p"].tolist()[1:] == pytest.approx([3 * p[0], 2 * p[1], p[2]])
     assert frame["verdict"].tolist() == ["", "higher", "inconclusive", "inconclusive"]
-    assert frame["resolves"].tolist()[1:] == pytest.approx([rows["clear"].noise.resolves(0.05 / 3)] * 3)
-    frame = settled(table.assign(p=[np.nan, *[0.02] * 4]))
-    assert frame["p"].dropna().tolist() == pytest.approx([0.08] * 4)
+    assert frame["resolves"].tolist()[1:] == pytest.approx([noise.resolves(0.05 / 3) for noise in noises])
+    assert frame["high"].tolist()[1:] == pytest.approx([2 + noise.half() for noise in noises])
+    frame = settled(table.iloc[[0, *[2] * 4]].reset_index(drop=True))
+    assert (frame["p"].dropna() == 4 * statistics.shared([own[1]] * 4)[0].p(2.0)).all()
     assert frame["verdict"].tolist() == ["", *["inconclusive"] * 4] and "noise" not in frame
     assert verdict(rows["worse"]) == "lower"
 
 
 def test_equivalent_is_what_both_intervals_say_where_captioning_acts():
-    near, seeds_wide = row(0.1, 0.4, (-0.3, 0.5), (-0.2, 0.4)), row(0.1, 0.4, (-0.3, 0.5), (-0.2, 0.51))
+    near, seeds_wide = row(0.1, (-0.3, 0.5), (-0.2, 0.4)), row(0.1, (-0.3, 0.5), (-0.2, 0.51))
     assert [verdict(near, acts) for acts in (True, False, None, np.nan)] == [
         "equivalent", "hardly acts", "inconclusive", "inconclusive",
     ]  # fmt: skip
