@@ -124,21 +124,23 @@ def conclusion(rows: pd.DataFrame) -> str:
     better, worse = rows[rows[LOG[2]] < 0], (rows[LOG[1]] > 0).sum()
     sizes = sorted(-100 * np.expm1(better[LOG[0]]))
     by = f", by {' to '.join(dict.fromkeys(f'{size:.1f}' for size in (sizes[0], sizes[-1])))} %," if sizes else ""
-    return f"{words}; by all ranks together it helps in {len(better) or 'none'}{by} and harms in {worse or 'none'}."
+    return f"{words}; by all ranks together, each tested alone, it helps in {len(better) or 'none'}{by} and harms in {worse or 'none'}."
 
 
 def shares(results: Path) -> str:
-    """Over how many baselines and under how many readings, of all corpora under results/, `cross` gains beyond the
-    noise of clips and seeds, by Holm in each table; "" where there are none."""
+    """Over how many baselines and under how many readings, of all corpora under results/, `cross` gains, and in how
+    many of them beyond the noise of clips and seeds, by Holm in each table; "" where there are none."""
     parts = []
     for kind, words in (
         ("strength_gains", "over {} of {} baselines"),
         ("multiverse_readings", "under {} of {} readings of the paper"),
     ):
         tables = [read(path) for folder in published.folders(results) for path in folder.glob(f"{kind}.csv")]
-        verdicts = [verdict for table in tables for verdict in table["verdict"]]
-        parts += [words.format(verdicts.count("higher") or "none", len(verdicts))] if verdicts else []
-    return f"It gains beyond the noise {' and '.join(parts)}." if parts else ""
+        if tables:
+            rows = pd.concat(tables)
+            gained, found = (rows["delta"] > 0).sum(), (rows["verdict"] == "higher").sum()
+            parts.append(f"{words.format(gained or 'none', len(rows))} ({found or 'none'} beyond the noise)")
+    return f"It gains {' and '.join(parts)}." if parts else ""
 
 
 def answers(claims: pd.DataFrame) -> pd.DataFrame:
@@ -204,15 +206,30 @@ def confirmation(claims: pd.DataFrame) -> str:
     )
 
 
-def _of_claim(claim: str = CROSS) -> Callable[[Path], str]:
-    """How a table answers a claim."""
+def _of_claim(claim: str = CROSS, acting: str = "") -> Callable[[Path], str]:
+    """How a table answers a claim. acting: share or ratio, what is said of the captioning in it; "": nothing."""
 
     def number(path: Path) -> str:
         claims = read(path)
-        rows = claims[claims["claim"] == claim].iterrows()
-        return " and ".join(f"{difference(row)}, {judgement(row)}{ranked(row)}" for _, row in rows)
+        rows = claims[claims["claim"] == claim]
+        words = [f"{difference(row)}, {judgement(row)}{ranked(row)}" for _, row in rows.iterrows()]
+        return "; ".join([" and ".join(words), *_captioning(path, rows, acting)])
 
     return number
+
+
+def _captioning(claims: Path, rows: pd.DataFrame, column: str) -> list[str]:
+    """In words, captioning's share of the gradient or its ratio to the contrastive term, the mean over the runs that a
+    table of claims is of; [] where it is not recorded."""
+    runs = claims.with_name(claims.name.replace("_claims", ""))
+    if not column or rows.empty or column not in (table := read(runs)):
+        return []
+    value = pd.to_numeric(table.loc[table["setting"].isin(rows["setting"]), column], errors="coerce").mean()
+    words = {
+        "share": f"had {100 * value:.1f} % of the gradient",
+        "ratio": f"was {value:.3g} times the contrastive term",
+    }
+    return [] if np.isnan(value) else [f"captioning {words[column]}"]
 
 
 def _strength(path: Path) -> str:
@@ -241,7 +258,9 @@ def _counted(gains: pd.DataFrame, where: str, what: str) -> str:
 def _carries(path: Path) -> str:
     rows = read(path).set_index("setting")
     names = {"cross": "in full", carries.SHUFFLED: "with the captions of other clips"}
-    return " and ".join(f"{difference(rows.loc[name])} {words}" for name, words in names.items() if name in rows.index)
+    names |= {carries.ORACLE: "with weights by true meaning, the ceiling"}
+    found = {name: words for name, words in names.items() if name in rows.index}
+    return ", ".join(f"{difference(row := rows.loc[name])} {words} ({row['verdict']})" for name, words in found.items())
 
 
 def _leak(path: Path) -> str:
@@ -250,10 +269,14 @@ def _leak(path: Path) -> str:
     leaks = read(path)
     told = leaks[leaks["probe"] == "caption"].set_index("setting")
     weight = max(leak.LAMBDAS, key=lambda weight: told["told"].get(leak.setting("caption", weight), 0))
-    own, other = (leak.setting(source, weight) for source in leak.SOURCES)
+    own, other = (leak.setting(source, weight) for source in ("caption", "other caption"))
     cases = {own: f"after {own}", other: "after weights of another caption", "none": "without captioning"}
     parts = [f"{_share(told.loc[name])} {words}" for name, words in cases.items() if name in told.index]
     words = f"{', '.join(parts)}, {told['chance'].iloc[0]:.0f} % by guessing"
+    claims = path.with_name(path.name.replace("_leaks", "_claims"))
+    for _, row in read(claims).iterrows() if claims.exists() else ():
+        if (row["setting"], row["baseline"]) == (other, own):
+            words += f"; the second less the first in R@1 {difference(row)}, {row['verdict']}"
     tuned = path.with_name("leak_tuned_leaks.csv")
     return f"{words}, and over the tuned baseline {_leak(tuned)}" if path != tuned and tuned.exists() else words
 
@@ -274,14 +297,20 @@ def _false_negatives(path: Path) -> str:
 
 EFFECT = (
     *(
-        Sentence(f"Over {name} cross-captioning changes R@1", [f"{table}_claims" for table in tables], _of_claim())
+        Sentence(
+            f"Over {name} cross-captioning changes R@1",
+            [f"{table}_claims" for table in tables],
+            _of_claim(acting="share"),
+        )
         for name, tables in BASELINES.items()
     ),
     Sentence("Of weak and strong baselines", ["strength_gains"], _strength),
     Sentence("Of the readings of what the paper leaves open", ["multiverse_readings"], _readings),
     Sentence("What carries the gain", ["carries_tuned_summary", "carries_summary"], _carries),
     Sentence(
-        "At λ = 10 on the mean over tokens, a stress test, it changes R@1", ["table1_lambda10_claims"], _of_claim()
+        "At λ = 10 on the mean over tokens, a stress test, it changes R@1",
+        ["table1_lambda10_claims"],
+        _of_claim(acting="ratio"),
     ),
     Sentence(
         "It changes how often a clip of the same meaning is found first", ["same_meaning_claims"], _of_claim(MEANING)

@@ -41,7 +41,7 @@ FREE = [*CHOICES][:5]  # all of whose combinations are there
 # makes a gradient ten times as large another.
 OF_CAPTIONING = FREE[1:]
 MEAN = "mean"  # of all readings, a row beside those of the choices
-# what all readings share: the paper's head on video, smaller, with its learning rate; the paper's λ and contrastive loss
+# what all readings share: the paper's head on video, smaller and with its own learning rate, its λ and contrastive loss
 SHARED = {"video_pooling": "transformer", "pool_layers": 2, "pool_ffn": 256, "text_pooling": "mean"}
 SHARED |= {"contrast": "triplet", "captioning": 10.0, "lr": TRANSFORMER_LR}
 WIDEST = 256  # d

@@ -82,7 +82,12 @@ def claimed(runs: Runs, gains: pd.DataFrame) -> list[dict]:
         weights = slope(np.log2(part["size"]))
         pairs = [(weight, values[cross], values[none], clips) for weight, (cross, none) in zip(weights, names)]
         row = {"claim": f"cross gains more with more {MORE[kind]} (percent of a rank for every doubling)"}
-        row |= {"setting": "gain with more", "baseline": "with fewer", "seeds": len(values["none, all"]), "paper": np.nan}
+        row |= {
+            "setting": "gain with more",
+            "baseline": "with fewer",
+            "seeds": len(values["none, all"]),
+            "paper": np.nan,
+        }
         rows.append(row | combined(pairs)._asdict() | {"acts": acts(*(runs[cross] for cross, _ in names))})
     return rows
 

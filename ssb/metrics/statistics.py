@@ -7,7 +7,8 @@ caption. Intervals and differences are in the unit of the values.
 Two sources of noise are separated. Over queries: the percentile interval of the bootstrap (Efron & Tibshirani, An
 Introduction to the Bootstrap, 1993, chapter 13); whole groups are drawn, since captions of one clip, or clips cut from
 one film, are not independent (Field & Welsh, Bootstrapping clustered data, 2007). Over seeds: Student's t. A verdict
-reckons with both at once, by the two-way analysis of variance of `Noise`, which the comparisons of a table share in part.
+reckons with both at once, by the two-way analysis of variance of `Noise`, part of which the comparisons of a table
+share.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,11 +54,11 @@ class Noise(NamedTuple):
         """Half the width of the 1 − alpha interval of the mean over new clips and new seeds.
 
         half² = t²_seeds MS_seed / n + t²_clips max(0, MS_clip − MS_rest) / n, of n = seeds · clips cells, with
-        Student's t of seeds − 1 + borrowed and clips − 1 degrees of freedom: MS_seed / n has the noise of seeds and the rest, and
-        the difference adds that of clips. Each part with its own t keeps the level whatever the parts (Banerjee,
-        Approximate confidence interval for linear functions of means of k populations when the population variances
-        are not equal, Sankhya 22, 1960); one t for the sum, with Satterthwaite's degrees of freedom, does not with
-        three or five seeds. It is never narrower than the interval over clips alone.
+        Student's t of seeds − 1 + borrowed and clips − 1 degrees of freedom: MS_seed / n has the noise of seeds and the
+        rest, and the difference adds that of clips. Each part with its own t keeps the level whatever the parts
+        (Banerjee, Approximate confidence interval for linear functions of means of k populations when the population
+        variances are not equal, Sankhya 22, 1960); one t for the sum, with Satterthwaite's degrees of freedom, does
+        not with three or five seeds. It is never narrower than the interval over clips alone.
         """
         cells = self.clips * self.seeds
         t_clips, t_seeds = (stats.t.isf(alpha / 2, n - 1) for n in (self.clips, self.seeds + self.borrowed))
