@@ -343,19 +343,19 @@ def test_the_keyboard_skips_filters_and_sorts(opened, index):
     tab_to(page, "select[name=corpus]")
     page.keyboard.type("msrvtt1k")
     tab_to(page, "select[name=verdict]")
-    verdict = next(row[2] for row in every if row[1] == "msrvtt1k")
+    verdict = next(row[3] for row in every if row[2] == "msrvtt1k")
     page.keyboard.type(verdict)
-    wanted = [row for row in every if row[1:3] == ["msrvtt1k", verdict]]
+    wanted = [row for row in every if row[2:4] == ["msrvtt1k", verdict]]
     seen = page.locator("#claims-table tbody tr:visible")
     assert 0 < len(wanted) == seen.count() < len(every)
     assert page.locator("output").inner_text() == f"{len(wanted)} of {len(every)} claims"
-    tab_to(page, "#claims-table th:nth-child(4) button")
+    tab_to(page, "#claims-table th:nth-child(5) button")
     for order in ("ascending", "descending"):
         page.keyboard.press("Enter")
         assert page.locator("#claims-table [aria-sort]").count() == 1
-        assert page.locator("#claims-table th:nth-child(4)").get_attribute("aria-sort") == order
-        texts = page.locator("#claims-table tbody tr:visible td:nth-child(4)").all_inner_texts()
-        values = sorted((float(row[3]) for row in wanted), reverse=order == "descending")
+        assert page.locator("#claims-table th:nth-child(5)").get_attribute("aria-sort") == order
+        texts = page.locator("#claims-table tbody tr:visible td:nth-child(5)").all_inner_texts()
+        values = sorted((float(row[4]) for row in wanted), reverse=order == "descending")
         assert [float(text) for text in texts] == values
 
 

@@ -124,7 +124,8 @@ def conclusion(rows: pd.DataFrame) -> str:
     better, worse = rows[rows[LOG[2]] < 0], (rows[LOG[1]] > 0).sum()
     sizes = sorted(-100 * np.expm1(better[LOG[0]]))
     by = f", by {' to '.join(dict.fromkeys(f'{size:.1f}' for size in (sizes[0], sizes[-1])))} %," if sizes else ""
-    return f"{words}; by all ranks together, each tested alone, it helps in {len(better) or 'none'}{by} and harms in {worse or 'none'}."
+    words = f"{words}; by all ranks together, each tested alone, it helps in {len(better) or 'none'}{by}"
+    return f"{words} and harms in {worse or 'none'}."
 
 
 def shares(results: Path) -> str:

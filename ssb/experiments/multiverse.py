@@ -228,7 +228,7 @@ def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
 
 @styled
 def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure:
-    """The specification curve: the gain of each reading, sorted, in colour where the interval over queries (thick)
+    """The specification curve: the gain of each reading, sorted, filled where the interval over queries (thick)
     excludes 0; thin, the interval over seeds, cut at the frame. Below, what each reading chooses; beside that, by how
     much the second of two values changes the gain, over queries (thick) and over readings (thin)."""
     gains = gains.sort_values("delta", ignore_index=True)
@@ -239,28 +239,26 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
     (curve, empty), (grid, sizes) = axes
     empty.axis("off")
     apart = (gains["delta_low"] > 0) | (gains["delta_high"] < 0)
-    for part, colour, label in ((apart, COLOURS[0], "excludes 0"), (~apart, COLOURS[1], "holds 0")):
-        rows = gains[part]
-        for kind, width in (("delta", 2.4), ("seeds", 0.6)):
-            ends = np.clip([rows["delta"] - rows[f"{kind}_low"], rows[f"{kind}_high"] - rows["delta"]], 0, None)
-            curve.errorbar(rows.index, rows["delta"], ends, fmt="none", color=colour, elinewidth=width)
-        mark = "o" if label == "excludes 0" else "s"
-        curve.plot(rows.index, rows["delta"], mark, ms=3.5, color=colour, label=f"95 % over queries\n(thick) {label}")
+    for kind, width in (("delta", 2.4), ("seeds", 0.6)):
+        ends = np.clip([gains["delta"] - gains[f"{kind}_low"], gains[f"{kind}_high"] - gains["delta"]], 0, None)
+        curve.errorbar(gains.index, gains["delta"], ends, fmt="none", color=COLOURS[0], elinewidth=width)
+    for part, fill, label in ((apart, COLOURS[0], "filled: it excludes 0"), (~apart, "white", "hollow: it holds 0")):
+        curve.plot(gains.index[part], gains["delta"][part], "o", ms=3.5, color=COLOURS[0], mfc=fill, label=label)
     reach = 0.08 * (gains["delta_high"].max() - gains["delta_low"].min())
     curve.set_ylim(gains["delta_low"].min() - reach, gains["delta_high"].max() + reach)
     curve.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     curve.set_ylabel("Δ R@1 of cross vs none (points)")
     empty.legend(*curve.get_legend_handles_labels(), loc="upper left", handletextpad=0.2)
-    empty.text(0.03, 0.45, "thin: over seeds, and\nbelow over readings", transform=empty.transAxes)
+    words = "thick: 95 %, queries\nthin: 95 %, seeds (cut at\nthe frame); below, readings"
+    empty.text(0.03, 0.35, words, transform=empty.transAxes)
     for k, (name, values) in enumerate(CHOICES.items()):
         if k % 2:
             for axis in (grid, sizes):
                 axis.axhspan(2 * k - 0.5, 2 * k + 1.5, color="0.94", lw=0, zorder=0)
         for y, value in enumerate(values, 2 * k):
             chosen = gains.index[gains[name] == value]
-            grid.scatter(
-                chosen, [y] * len(chosen), s=9, marker="s", c=[COLOURS[0] if a else COLOURS[1] for a in apart[chosen]]
-            )
+            fills = [COLOURS[0] if each else "white" for each in apart[chosen]]
+            grid.scatter(chosen, [y] * len(chosen), s=9, c=fills, edgecolors=COLOURS[0], linewidths=0.8)
         if name in effects.index:
             for kind, width in (("delta", 2.4), ("readings", 0.6)):
                 sizes.plot(effects.loc[name, [f"{kind}_low", f"{kind}_high"]], [2 * k + 0.5] * 2, color="0.3", lw=width)
@@ -269,7 +267,7 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
     grid.set(yticks=range(height), yticklabels=words, ylim=(height - 0.5, -0.5), xlabel="readings, by their gain")
     grid.set_xticks([])
     sizes.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
-    sizes.set_xlabel("second value: change\nof the gain (points)")
+    sizes.set_xlabel("change of the gain by the\nlower choice of two (points)")
     for axis in (grid, sizes):
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)

@@ -157,7 +157,7 @@ def figure(gains: pd.DataFrame, claims: pd.DataFrame, title: str) -> plt.Figure:
     axis.axhline(paper, color="0.5", lw=1, ls=":", zorder=0, label="the paper's gain")
     low, high = min(gains["delta_low"].min(), 0), max(gains["delta_high"].max(), paper)
     axis.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
-    for width, over in ((2, "queries"), (0.5, "queries and seeds")):
+    for width, over in ((2, "queries"), (0.5, "queries and seeds,\ncut at the frame")):
         axis.plot([], [], color="0.3", lw=width, label=f"95 %, {over}")
     axis.plot([], [], "o", color="0.3", mfc="white", ms=4, label="hollow: not resolved")
     axis.set(

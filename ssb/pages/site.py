@@ -106,12 +106,12 @@ def sections(
 
 def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     """Claims as text, with all their intervals. claims: of every corpus, as of `write`."""
-    text = {name: claims[name] for name in ("claim", "corpus", "verdict")}
+    text = {name: claims[name] for name in ("claim", "table", "corpus", "verdict")}
     text |= {"ours": cells(claims["delta"], signed), "paper": cells(claims["paper"], signed)}
     numbers = claims.reindex(columns=["p", "resolves", *sum(INTERVALS.values(), ())])
     text |= {kind: intervals(numbers[low], numbers[high]) for kind, (low, high) in INTERVALS.items()}
     text |= {"resolves": cells(numbers["resolves"]), "p": cells(numbers["p"], "{:.3f}".format)}
-    return pd.DataFrame(text | {"table": claims["table"]})
+    return pd.DataFrame(text)
 
 
 def runs(tables: list[Table]) -> pd.DataFrame | None:

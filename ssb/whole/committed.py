@@ -4,6 +4,7 @@ under results/ are judged by their settings, seeds and config_sha."""
 import contextlib
 import functools
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
@@ -182,8 +183,7 @@ def judged(entry: Entry) -> tuple[str, str]:
     folder = executed.lacking(entry)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            found = plans(entry, AbsentStudy if folder else Study)
-            clauses = [clause for plan in found for clause in differences(plan)]
+            clauses = [clause for plan in plans(entry, AbsentStudy) for clause in differences(plan)]
     except ConfigError as error:
         return "stale", " ".join(str(error).split())
     except CorpusError as error:
@@ -210,5 +210,6 @@ def overview_of(entries: Iterable[Entry]) -> Iterator[str]:
             word, why = judged(entry)
         counts[word] += 1
         left += 60 * executed.expected(entry) * (word != "done")
+        why = textwrap.shorten(why, executed.SHOWN, placeholder=" …") if word == "stale" else why
         yield f"{word:14}  {entry.name:{width}}  {minutes(60 * executed.expected(entry)):>7}  {why}".rstrip()
     yield f"{', '.join(f'{count} {word}' for word, count in counts.items())}: {minutes(left)} left"

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ssb import files
-from ssb.config import VERSION
+from ssb.config import VERSION, Config, ConfigError
 from ssb.corpora import features
 from ssb.corpora.load import CORPORA
 from ssb.progress import minutes
@@ -84,6 +84,23 @@ def results(entry: Entry) -> list[Path]:
     return sorted(paths)
 
 
+def figures(entry: Entry) -> list[Path]:
+    """The figures that the entry has drawn."""
+    paths = []
+    for corpus, table in entry.tables:
+        folder = files.folder("figures", files.label(corpus, entry.preset))
+        paths += [path for path in folder.glob("[!.]*.png") if contents.owner(folder.name, path.stem) == table]
+    return sorted(paths)
+
+
+def settings(entry: Entry) -> str:
+    """The digest of what the entry's preset sets on its corpus, "" where it has none."""
+    preset = values(entry).get("preset", "paper")
+    with contextlib.suppress(ConfigError):
+        return Config.preset(preset, **CORPORA[entry.corpus].settings.get(preset, {})).sha
+    return ""
+
+
 def depends(entry: Entry) -> dict[str, str]:
     """What an executed notebook depends on: what in words → its digest. That of the data is of the names and sizes of
     the official files and of the features, "" where there are none or none are needed."""
@@ -93,10 +110,12 @@ def depends(entry: Entry) -> dict[str, str]:
     sizes = [f"{path.relative_to(path.parents[2])} {path.stat().st_size}" for path in paths if path.is_file()]
     return {
         "the notebook": files.sha256(source(entry))[:12],
+        "its preset": settings(entry),
         "its parameters": files.digest(json.dumps(values(entry) | {"jobs": 0}, sort_keys=True)),
         "the library": str(VERSION),
         "the data": files.digest(*sorted(sizes)) if sizes else "",
         "its results": files.digest(*(f"{path.name} {files.sha256(path)}" for path in results(entry))),
+        "its figures": files.digest(*(f"{path.name} {files.sha256(path)}" for path in figures(entry))),
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from ssb import files
 from ssb.__main__ import main
+from ssb.config import PRESETS
 from ssb.whole import contents, executed
 from ssb.whole.contents import Entry
 
@@ -114,6 +115,14 @@ def test_what_a_notebook_depends_on_makes_it_stale(home, plain, monkeypatch):
     stale("changed: its results")
     (home / "results/shapes/first_summary.csv").write_text("a\n3\n")
     stale("changed: its results")
+    (home / "figures/shapes").mkdir(parents=True)
+    (home / "figures/shapes/first_fig2b.png").write_text("drawn")
+    stale("changed: its figures")
+    (home / "figures/shapes/first_fig2b.png").unlink()
+    stale("changed: its figures")
+    with monkeypatch.context() as changed:
+        changed.setitem(PRESETS["paper"], "lr", 1e-3)
+        assert [executed.state(each) for each in plain] == [("stale", "changed: its preset")] * 2
     (home / "results/executed/shapes/first.ipynb").unlink()
     stale("the executed notebook is not there")
     (home / "results/executed/shapes/first.json").write_text("{")
