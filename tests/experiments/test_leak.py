@@ -84,8 +84,8 @@ def test_a_table_of_leaks(config, home):
     runs = study.run(few)
     study.rows(runs)
     leaks = leak.leaks(study, runs)
-    assert leaks["setting"].nunique() == 3 and set(leaks["probe"]) == {"caption", "describer"}
+    assert leaks["setting"].nunique() == 4 and set(leaks["probe"]) == {"caption", "describer"}
     assert (leaks[leaks["probe"] == "caption"]["chance"] == 20).all() and leaks["told"].between(0, 100).all()
     summary = study.summary(runs, "none")
-    assert leak.reading(leaks, summary).count("chance 20.0 %") == 3
+    assert leak.reading(leaks, summary).count("chance 20.0 %") == 4
     assert len(leak.figure(leaks, summary, "title").axes) == 3
