@@ -193,7 +193,6 @@ def test_a_loss_that_fails_is_refused_before_training(home, tmp_path, monkeypatc
 
 
 def test_a_name_that_is_no_corpus_lists_those_there_are(registered):
-    with pytest.raises(
-        ssb.CorpusError, match="no corpus 'shpes' .did you mean 'shapes'.*: neither 'shapes', .*'tiny' nor"
-    ):
+    hint = r"no corpus 'shpes' \(did you mean 'shapes'\?\)"
+    with pytest.raises(ssb.CorpusError, match=f"{hint}: neither 'shapes', 'events', .*'tiny' nor a folder"):
         ssb.load_corpus("shpes")

@@ -74,23 +74,15 @@ def lacking(entry: Entry) -> str:
     return next((str(folder) for folder in folders if not folder.is_dir()), "")
 
 
-def results(entry: Entry) -> list[Path]:
-    """The tables under results/ that the entry has written, or reads."""
+def _owned(entry: Entry, kind: str, suffix: str, also: str = "") -> str:
+    """The digest of the files of this suffix that the entry has written under results/ or figures/. also: a pattern of
+    further ones there, which it reads."""
     paths = []
     for corpus, table in entry.tables:
-        folder = files.folder("results", files.label(corpus, entry.preset))
-        own = [path for path in folder.glob("[!.]*.csv") if contents.owner(folder.name, path.stem) == table]
-        paths += own + ([*folder.glob(entry.reads)] if entry.reads else [])
-    return sorted(paths)
-
-
-def figures(entry: Entry) -> list[Path]:
-    """The figures that the entry has drawn."""
-    paths = []
-    for corpus, table in entry.tables:
-        folder = files.folder("figures", files.label(corpus, entry.preset))
-        paths += [path for path in folder.glob("[!.]*.png") if contents.owner(folder.name, path.stem) == table]
-    return sorted(paths)
+        folder = files.folder(kind, files.label(corpus, entry.preset))
+        own = [path for path in folder.glob(f"[!.]*{suffix}") if contents.owner(folder.name, path.stem) == table]
+        paths += own + ([*folder.glob(also)] if also else [])
+    return files.digest(*(f"{path.name} {files.sha256(path)}" for path in sorted(paths)))
 
 
 def settings(entry: Entry) -> str:
@@ -114,8 +106,8 @@ def depends(entry: Entry) -> dict[str, str]:
         "its parameters": files.digest(json.dumps(values(entry) | {"jobs": 0}, sort_keys=True)),
         "the library": str(VERSION),
         "the data": files.digest(*sorted(sizes)) if sizes else "",
-        "its results": files.digest(*(f"{path.name} {files.sha256(path)}" for path in results(entry))),
-        "its figures": files.digest(*(f"{path.name} {files.sha256(path)}" for path in figures(entry))),
+        "its results": _owned(entry, "results", ".csv", entry.reads),
+        "its figures": _owned(entry, "figures", ".png"),
     }
 
 

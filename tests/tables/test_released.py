@@ -303,6 +303,7 @@ def gains_follow(path, kind, settings, values) -> int:
     rows = pd.read_csv(path.with_name(f"{path.stem}_{kind}.csv"))
     rows = rows.drop_duplicates("variant", ignore_index=True) if "variant" in rows else rows  # which two curves share
     found = [paired(*(values(runs[name]) for name in settings(row)), clips) for row in rows.to_dict("records")]
+    assert len(rows)
     columns = [*(name for name in DELTA if name != "noise"), "resolves"]
     pd.testing.assert_frame_equal(rows[columns], settled(pd.DataFrame(found))[columns], rtol=0, atol=0.0006)
     return 1
