@@ -144,6 +144,26 @@ def shares(results: Path) -> str:
     return f"It gains {' and '.join(parts)}." if parts else ""
 
 
+def bars(results: Path) -> str:
+    """On which corpora the tuned baseline reaches every recall that a trained one must, of `probe.bars`, and in bold on
+    which it does not, with the recalls; "" where no table says it."""
+    reached, missed = [], []
+    for folder in sorted(published.folders(results), key=lambda folder: place(folder.name)):
+        path = folder / "heads_bars.csv"
+        if not path.exists() or "tuned" not in (table := read(path)):
+            continue
+        link = f"[{folder.name}]({folder.name}/{path.name})"
+        below = table[table["tuned"] < table["wanted"]]
+        texts = [f"{row.metric} {row.tuned:.1f} of {row.wanted:.1f}, {row.bar}" for row in below.itertuples()]
+        if texts:
+            missed.append(f"{link} ({'; '.join(texts)})")
+        else:
+            reached.append(link)
+    parts = [f"reaches all of them on {', '.join(reached)}"] if reached else []
+    parts += [f"**does not reach them on {', '.join(missed)}**"] if missed else []
+    return f"Of the recalls that a trained baseline must have, the tuned one {' and '.join(parts)}." if parts else ""
+
+
 def answers(claims: pd.DataFrame) -> pd.DataFrame:
     """A row for each of QUESTIONS that a table answers: the paper's difference, and for each corpus ours with its
     interval over queries and the verdict. claims: of `overview.claims`."""
@@ -187,7 +207,8 @@ def first_page(results: Path, claims: pd.DataFrame) -> str:
     """Is the support-set effect real? How many comparisons say so; a sentence for each kind of table; then one for each
     of the related methods. claims: of `overview.claims`."""
     rows = gains(claims)
-    parts = [" ".join(filter(None, (f"**{conclusion(rows)}**", shares(results), CAVEAT)))] if len(rows) else []
+    words = f"**{conclusion(rows)}**", shares(results), bars(results), CAVEAT
+    parts = [" ".join(filter(None, words))] if len(rows) else []
     parts += [sentences(results, EFFECT)]
     parts += ["Of the two related methods:", related] if (related := sentences(results, RELATED)) else []
     return "\n\n".join(parts)
@@ -257,7 +278,10 @@ def _counted(gains: pd.DataFrame, where: str, what: str) -> str:
 
 
 def _carries(path: Path) -> str:
-    rows = read(path).set_index("setting")
+    """Of each part its row of the summary; of the ceiling that of the claim, which is a test of its own."""
+    rows, claims = read(path).set_index("setting"), read(path.with_name(path.name.replace("_summary", "_claims")))
+    of_ceiling = claims[(claims["setting"] == carries.ORACLE) & (claims["baseline"] == carries.WITHOUT)]
+    rows = pd.concat([rows.drop(index=carries.ORACLE, errors="ignore"), of_ceiling.set_index("setting")])
     names = {"cross": "in full", carries.SHUFFLED: "with the captions of other clips"}
     names |= {carries.ORACLE: "with weights by true meaning, the ceiling"}
     found = {name: words for name, words in names.items() if name in rows.index}

@@ -82,7 +82,7 @@ STUDY: tuple[Entry, ...] = (
         table="table1_lambda10",
         changes={"captioning": 10.0},
     ),
-    *each("02_is_it_trained", "heads", {"msrvtt1k": 15, "flickr8k": 75}),
+    *each("02_is_it_trained", "heads", {"shapes": 10, "msrvtt1k": 15, "flickr8k": 75}),
     *each("03_table2a_video_encoder", "table2a", {"vidvrd": 5}, tuned={"shapes": 2, "msrvtt1k": 1, "flickr8k": 12}),
     *each("04_table2b_aggregation", "table2b", tuned={"shapes": 10, "msrvtt1k": 13, "flickr8k": 55}),
     *each("05_table2c_text_encoder", "table2c", tuned={"shapes": 20, "msrvtt1k": 25, "flickr8k": 60}),

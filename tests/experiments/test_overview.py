@@ -10,7 +10,7 @@ import pytest
 
 from ssb import figures, report
 from ssb.__main__ import main
-from ssb.experiments import ablations, finding, overview, readmes, strength, together
+from ssb.experiments import ablations, carries, finding, overview, readmes, strength, together
 
 ROOT = Path(__file__).parents[2]
 CLAIM = dict(claim="cross beats none", setting="cross", baseline="none", seeds=3, paper=1.3, delta=-0.26, p=0.2,
@@ -279,6 +279,32 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert [label.get_text() for label in axis.get_yticklabels()][2] == "flickr8k:\nthe tuned baseline"
     filled = [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"]
     assert [colour != "white" for colour in filled] == [False, False, True, False]
+
+
+def test_a_baseline_below_its_bar_is_told_on_the_first_page_in_bold(results):
+    bars = pd.DataFrame({"bar": "ridge", "metric": ["t2v R@1", "t2v R@5"], "wanted": [11.4, 32.5]})
+    bars.assign(tuned=[11.4, 33.0]).to_csv(results / "shapes/heads_bars.csv")
+    bars.assign(convolutions=0.0).to_csv(results / "msrvtt1k/heads_bars.csv")
+    link = "[shapes](shapes/heads_bars.csv)"
+    words = "Of the recalls that a trained baseline must have, the tuned one"
+    assert finding.bars(results) == f"{words} reaches all of them on {link}."
+    bars.assign(tuned=[10.9, 32.5]).to_csv(results / "msrvtt1k/heads_bars.csv")
+    below = "**does not reach them on [msrvtt1k](msrvtt1k/heads_bars.csv) (t2v R@1 10.9 of 11.4, ridge)**"
+    assert finding.bars(results) == f"{words} reaches all of them on {link} and {below}."
+    (results / "shapes/heads_bars.csv").unlink()
+    assert finding.bars(results) == f"{words} {below}."
+
+
+def test_the_ceiling_of_captioning_is_told_with_the_verdict_of_its_claim(results):
+    row = {"delta": 0.5, "delta_low": 0.1, "delta_high": 0.9, "verdict": "inconclusive"}
+    parts = pd.DataFrame([row | {"setting": name} for name in ("cross", carries.ORACLE)])
+    parts.to_csv(results / "shapes/carries_summary.csv")
+    claims = [{"setting": carries.ORACLE, "baseline": "none"}, {"setting": carries.ORACLE, "baseline": "cross"}]
+    pd.DataFrame([row | one | {"verdict": word} for one, word in zip(claims, ("held", "contradicted"))]).to_csv(
+        results / "shapes/carries_claims.csv"
+    )
+    (line,) = (line for line in finding.sentences(results, finding.EFFECT).splitlines() if "carries" in line)
+    assert line.endswith("the ceiling (held).") and "in full (inconclusive), +0.5" in line
 
 
 def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
