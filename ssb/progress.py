@@ -1,6 +1,7 @@
 """What a long step is doing: durations in words, and one line of progress that is updated in place."""
 
 import contextlib
+import math
 import shutil
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 CLEAR = "\r\x1b[2K"  # to the beginning of a terminal's line, and clear it
 TICK = 1.0  # seconds between two updates
+FIRST, LATER = 30.0, 1.5  # in a batch: seconds before the first line, and how many times as long before the next
 
 
 def minutes(seconds: float) -> str:
@@ -18,7 +20,8 @@ def minutes(seconds: float) -> str:
 
 class Bar:
     """The progress of a step as one line. In a terminal and in JupyterLab it is updated in place every second, and a
-    saved notebook keeps its last state; elsewhere each finished part prints one line.
+    saved notebook keeps its last state. Papermill does not log updates: there a line is printed now and then too, ever
+    more rarely. Elsewhere each finished part prints one line.
 
     total: parts of the step. now: what is being done at the moment, in words. every: in plain output, seconds between
     two lines, the first included; in place, seconds before the line appears.
@@ -31,6 +34,7 @@ class Bar:
         self.handle = None  # of the output in a notebook
         self.notebook, self.terminal = _in_notebook(), self.out.isatty()
         self.live = self.notebook or self.terminal  # updated in place
+        self.next = FIRST if self.notebook and not _in_lab() else math.inf
         self.ended, self.busy = threading.Event(), threading.Lock()
 
     def __enter__(self) -> "Bar":
@@ -58,6 +62,9 @@ class Bar:
     def step(self, line: str) -> None:
         """One more part is done. line: what became of it, for plain output."""
         self.done += 1
+        if self.seconds >= self.next:
+            self.next = LATER * self.seconds
+            self.print(f"{self.head()}  {line}")
         if not self.live and time.perf_counter() - self.printed >= self.every:
             self.printed = time.perf_counter()
             self.print(f"{self.head()}  {line}")
@@ -91,6 +98,11 @@ def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return hasattr(shell, "kernel")
+
+
+def _in_lab() -> bool:
+    """Was the cell that this process executes sent by JupyterLab, which shows updates, and says which cell it is?"""
+    return "cellId" in sys.modules["IPython"].get_ipython().kernel.get_parent().get("metadata", {})
 
 
 def track(items: Iterable, what: str) -> Iterator:
