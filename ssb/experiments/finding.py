@@ -161,7 +161,7 @@ def bars(results: Path) -> str:
             reached.append(link)
     parts = [f"reaches all of them on {', '.join(reached)}"] if reached else []
     parts += [f"**does not reach them on {', '.join(missed)}**"] if missed else []
-    return f"Of the recalls that a trained baseline must have, the tuned one {' and '.join(parts)}." if parts else ""
+    return f"{BARS} {' and '.join(parts)}." if parts else ""
 
 
 def answers(claims: pd.DataFrame) -> pd.DataFrame:
@@ -346,6 +346,10 @@ EFFECT = (
         _false_negatives,
     ),
     Sentence("A probe tells which caption of a clip made the weights", ["leak_leaks", "leak_tuned_leaks"], _leak),
+)
+BARS = (
+    "The least for a trained baseline are the recalls of a ridge regression to text states and, where published, of "
+    "VSE: the tuned one"
 )
 CAVEAT = (
     "Encoders are frozen, the decoder is small, and the corpus of the paper's size is of photographs: "
