@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ssb import files
+from ssb import files, machine
 from ssb.files import sha256
 from ssb.progress import minutes
 from ssb.video.backbones import Backbone
@@ -33,6 +33,7 @@ from ssb.video.ledger import add_source, check_settings, complete, read_sums, re
 ENDINGS = "3gp avi flv gif m4v mkv mov mp4 mpeg mpg ogv ts webm wmv".split()  # the files of a folder that are clips
 STILLS = "bmp jpeg jpg png tif tiff webp".split()  # and those of one without such files: clips of one second
 
+THREADS = 2  # of the backbone on a CPU: with another number the last digits differ, and so would the corpus
 LONGEST_NAME = 220  # bytes of the name of a clip or a stream: 255 less what a draft of its file adds
 
 
@@ -116,7 +117,7 @@ def extract(
     try:
         for items, inputs in loader:
             if inputs is not None:
-                with torch.inference_mode():
+                with torch.inference_mode(), machine.threads(THREADS):
                     vectors = iter(encode(inputs.to(device)).to("cpu", torch.float16).numpy())
             for i, error in items:
                 clip = todo[i]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ssb import ModelError, load_corpus
+from ssb import ModelError, load_corpus, machine
 from ssb.__main__ import main
 from ssb.video import backbones, decode, extract, r2plus1d
 
@@ -554,6 +555,21 @@ def test_every_clip_gets_its_own_steps(tmp_path, clips, workers, batch):
         assert values.dtype == np.float16 and values.shape == (i + 1, 2)
         np.testing.assert_allclose(values[:, 0], 20 + 30 * i + 4 * np.arange(i + 1), atol=2)
         np.testing.assert_allclose(values[:, 1], 10 * values[:, 0], rtol=1e-2)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_backbone_computes_with_two_threads_on_every_machine(tmp_path, clips, threads):
+    """The last digits of its sums depend on their number, and the corpus's fingerprint on the last digits."""
+    found = []
+
+    class Counting(Shade):
+        def forward(self, x):
+            found.append(torch.get_num_threads())
+            return super().forward(x)
+
+    with machine.threads(threads):
+        assert extract.extract([clips], tmp_path, "look", replace(BACKBONE, encode=Counting()), 4, 0, "cpu") == {}
+        assert found and set(found) == {2} and torch.get_num_threads() == threads
 
 
 def test_the_output_is_a_corpus(tmp_path, clips):
