@@ -40,20 +40,25 @@ class Entry(NamedTuple):
         return f"{files.label(self.corpus, self.preset)}/{self.notebook}{table}"
 
 
+HALF = {"epochs": 20}  # of flickr8k, whose ablations would take twenty hours with all of them
+
+
 def each(
     notebook: str,
     tables: str,
     minutes: Mapping[str, float] = MappingProxyType({}),
     reads: str = "",
     tuned: Mapping[str, float] = MappingProxyType({}),
+    half: Mapping[str, float] = MappingProxyType({}),
     **parameters,
 ) -> list[Entry]:
     """A notebook on several corpora. tables: names with spaces between, with another corpus as "events/name"; {corpus}
     is that of the entry. minutes: corpus → how many it takes. tuned: the same, of corpora on which it has the preset
-    `tuned`."""
+    `tuned`. half: the same, with half of its epochs too."""
     entries = []
     how = [(each, parameters) for each in minutes.items()]
     how += [(each, parameters | {"preset": "tuned"}) for each in tuned.items()]
+    how += [(each, parameters | {"preset": "tuned", "changes": HALF}) for each in half.items()]
     for (corpus, each_minutes), values in how:
         names = [name.format(corpus=corpus).rpartition("/") for name in tables.split()]
         written = tuple((other or corpus, name) for other, _, name in names)
@@ -63,8 +68,6 @@ def each(
 
 SEEDS = [0, 1, 2, 3, 4]
 LARGE = {"corpus_options": {"clips": 12000}, "epochs": 40}  # shapes of 8,000 clips for training
-# of flickr8k, whose full runs would make its ablations take twenty hours
-HALF = {"epochs": 20}
 ODD, EVEN = "msrvtt1k_odd", "msrvtt1k_even"
 # clips for pre-training, of the one stream that is as wide as that of msrvtt1k
 SHAPES = {"corpus_options": {"clips": 2400, "false_negatives": 0.1, "seed": 1}, "streams": ["appearance"]}
@@ -85,18 +88,14 @@ STUDY: tuple[Entry, ...] = (
         changes={"captioning": 10.0},
     ),
     *each("02_is_it_trained", "heads", {"shapes": 11, "msrvtt1k": 15, "flickr8k": 60}),
-    *each("03_table2a_video_encoder", "table2a", {"vidvrd": 5}, tuned={"shapes": 2, "msrvtt1k": 1}),
-    *each("03_table2a_video_encoder", "table2a", tuned={"flickr8k": 10}, changes=HALF),
-    *each("04_table2b_aggregation", "table2b", tuned={"shapes": 10, "msrvtt1k": 13}),
-    *each("04_table2b_aggregation", "table2b", tuned={"flickr8k": 50}, changes=HALF),
-    *each("05_table2c_text_encoder", "table2c", tuned={"shapes": 20, "msrvtt1k": 25}),
-    *each("05_table2c_text_encoder", "table2c", tuned={"flickr8k": 10}, changes=HALF),
-    *each("06_table2d_text_decoder", "table2d", tuned={"shapes": 4, "msrvtt1k": 6}),
-    *each("06_table2d_text_decoder", "table2d", tuned={"flickr8k": 10}, changes=HALF),
-    *each("07_table2e_contrastive_loss", "table2e", tuned={"shapes": 9, "msrvtt1k": 12}),
-    *each("07_table2e_contrastive_loss", "table2e", tuned={"flickr8k": 27}, changes=HALF),
-    *each("08_table2f_support_set", "table2f", tuned={"shapes": 10, "msrvtt1k": 12}),
-    *each("08_table2f_support_set", "table2f", tuned={"flickr8k": 27}, changes=HALF),
+    *each(
+        "03_table2a_video_encoder", "table2a", {"vidvrd": 5}, tuned={"shapes": 2, "msrvtt1k": 1}, half={"flickr8k": 10}
+    ),
+    *each("04_table2b_aggregation", "table2b", tuned={"shapes": 10, "msrvtt1k": 13}, half={"flickr8k": 50}),
+    *each("05_table2c_text_encoder", "table2c", tuned={"shapes": 20, "msrvtt1k": 25}, half={"flickr8k": 10}),
+    *each("06_table2d_text_decoder", "table2d", tuned={"shapes": 4, "msrvtt1k": 6}, half={"flickr8k": 10}),
+    *each("07_table2e_contrastive_loss", "table2e", tuned={"shapes": 9, "msrvtt1k": 12}, half={"flickr8k": 27}),
+    *each("08_table2f_support_set", "table2f", tuned={"shapes": 10, "msrvtt1k": 12}, half={"flickr8k": 27}),
     *each("09_lambda_temperature", "constants", {"shapes": 15, "msrvtt1k": 17}),
     *each("09_lambda_temperature", "constants", {"flickr8k": 65}, changes=HALF),
     *each("10_false_negatives", "false_negatives", tuned={"shapes": 14}),
@@ -151,12 +150,12 @@ STUDY: tuple[Entry, ...] = (
     *each("15_figure5_retrieved", "figure5", tuned={"shapes": 1, "msrvtt1k": 1}),
     *each("16_tables7to9_captioning", "captioning", tuned={"shapes": 6, "msrvtt1k": 5, "flickr8k": 40}),
     *each("17_table11_actions", "table11", tuned={"shapes": 2, "msrvtt1k": 2}),
-    *each("18_emcl_layer", "emcl_trials emcl", tuned={"shapes": 14, "msrvtt1k": 17}),
-    *each("18_emcl_layer", "emcl_trials emcl", tuned={"flickr8k": 23}, changes=HALF),
+    *each("18_emcl_layer", "emcl_trials emcl", tuned={"shapes": 14, "msrvtt1k": 17}, half={"flickr8k": 23}),
     *each("19_emcl_inference", "emcl_inference", tuned={"shapes": 9, "msrvtt1k": 6}),
     *each("20_vt_twins_s2dtw", "s2dtw", {"events": 20}),
-    *each("21_together", "together events/together_videos", tuned={"shapes": 11, "msrvtt1k": 12}),
-    *each("21_together", "together events/together_videos", tuned={"flickr8k": 22}, changes=HALF),
+    *each(
+        "21_together", "together events/together_videos", tuned={"shapes": 11, "msrvtt1k": 12}, half={"flickr8k": 22}
+    ),
     *each("23_baselines", "looks", {"shapes": 60, "msrvtt1k": 60, "flickr8k": 85}),
     *each("24_strength", "strength", {"shapes": 90, "flickr8k": 90}),
     *each("25_what_carries", "carries", {"shapes": 10}),
@@ -172,10 +171,8 @@ STUDY: tuple[Entry, ...] = (
         decoder_corpus="msrvtt1k",
     ),
     *each("26_leak", "leak", {"shapes": 5, "msrvtt1k": 5}),
-    *each("26_leak", "leak_tuned", tuned={"shapes": 8, "msrvtt1k": 9}, table="leak_tuned"),
-    *each("26_leak", "leak_tuned", tuned={"flickr8k": 40}, table="leak_tuned", changes=HALF),
-    *each("27_when", "when", tuned={"shapes": 75}, changes=LARGE),
-    *each("27_when", "when", tuned={"flickr8k": 90}, changes=HALF),
+    *each("26_leak", "leak_tuned", tuned={"shapes": 8, "msrvtt1k": 9}, half={"flickr8k": 40}, table="leak_tuned"),
+    *each("27_when", "when", tuned={"shapes": 75}, half={"flickr8k": 90}, changes=LARGE),
     *each("28_multiverse", "multiverse", {"shapes": 90, "flickr8k": 65}),
     *each("22_overview", "overview finding", {"shapes": 1, "msrvtt1k": 1, "vidvrd": 1, "flickr8k": 1}, reads="*.csv"),
 )
