@@ -153,8 +153,9 @@ STUDY: tuple[Entry, ...] = (
     *each("18_emcl_layer", "emcl_trials emcl", tuned={"shapes": 14, "msrvtt1k": 17}, half={"flickr8k": 23}),
     *each("19_emcl_inference", "emcl_inference", tuned={"shapes": 9, "msrvtt1k": 6}),
     *each("20_vt_twins_s2dtw", "s2dtw", {"events": 20}),
-    *each(
-        "21_together", "together events/together_videos", tuned={"shapes": 11, "msrvtt1k": 12}, half={"flickr8k": 22}
+    *each("21_together", "together events/together_videos", tuned={"shapes": 11, "msrvtt1k": 12}),
+    *each(  # the long videos as from the others
+        "21_together", "together events/together_videos", half={"flickr8k": 22}, video_changes={"epochs": 40}
     ),
     *each("23_baselines", "looks", {"shapes": 60, "msrvtt1k": 60, "flickr8k": 85}),
     *each("24_strength", "strength", {"shapes": 90, "flickr8k": 90}),
