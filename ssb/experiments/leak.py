@@ -195,12 +195,12 @@ def figure(leaks: pd.DataFrame, summary: pd.DataFrame, title: str) -> plt.Figure
         part = leaks[leaks["probe"] == probe]
         axis.axhline(part.set_index("setting")["told"][LEAK.baseline], color="0.4", lw=0.8, label="no captioning")
         axis.axhline(part["chance"].mean(), color="0.4", lw=0.8, ls=":", label="chance")
-        axis.set(ylabel=f"{probe} told by the probe (%)")
+        axis.set(ylabel=f"{probe} told (%)")
     axes[-1].axhline(0, color="0.4", lw=0.8)
     axes[-1].set(ylabel="Δ R@1 vs none (points)")
     for axis in axes:
         axis.set(xscale="log", xlabel="weight of captioning λ", xticks=LAMBDAS, xticklabels=[f"{w:g}" for w in LAMBDAS])
         axis.minorticks_off()
-    heading(canvas, f"{title}; bars: 95 % over test clips")
+    heading(canvas, f"{title}, what a probe tells; bars: 95 % over test clips")
     legend(canvas, columns=2)
     return canvas
