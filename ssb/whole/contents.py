@@ -165,9 +165,8 @@ STUDY: tuple[Entry, ...] = (
     *each(
         "25_what_carries",
         "carries_tuned",
-        tuned={"flickr8k": 88},
+        half={"flickr8k": 88},
         table="carries_tuned",
-        changes=HALF,
         seeds=SEEDS,
         decoder_corpus="msrvtt1k",
     ),
