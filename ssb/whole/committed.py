@@ -6,7 +6,7 @@ import functools
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from ssb import files, published
 from ssb.config import ConfigError
+from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError
 from ssb.experiments import (
     carries,
@@ -56,11 +57,21 @@ class Absent:
 
 
 class AbsentStudy(Study):
-    """A study whose runs can be planned, as far as they do not depend on the corpus, where its files are not here."""
+    """A study whose runs can be planned, as far as they do not depend on the corpus, where its files are not here.
+
+    corpora: those read before, by name and options; what this one reads is added.
+    """
+
+    def __init__(self, *args, corpora: dict[str, Corpus] | None = None, **parameters):
+        self._corpora = {} if corpora is None else corpora
+        super().__init__(*args, **parameters)
 
     def read_corpus(self):
+        key = f"{self.base.corpus} {sorted(self.base.corpus_options.items())}"
         try:
-            return super().read_corpus()
+            if key not in self._corpora:
+                self._corpora[key] = super().read_corpus()
+            return self._corpora[key]
         except CorpusError as error:
             folder = files.folder("results", files.label(self.base.corpus, self.preset))
             tables = [folder / f"{self.table}.csv", *sorted(folder.glob("[!.]*.csv"))]
@@ -78,9 +89,9 @@ class Plan(NamedTuple):
     collapse: bool = False
 
 
-def plans(entry: Entry, kind: type[Study] = Study) -> Iterator[Plan]:
+def plans(entry: Entry, kind: Callable[..., Study] = Study) -> Iterator[Plan]:
     """The runs of each table of an entry, without those that depend on results which are not there; nothing is trained.
-    kind: of the studies. CorpusError where data are missing that they need, ConfigError where a preset has no settings
+    kind: makes the studies. CorpusError where data are missing that they need, ConfigError where a preset has no settings
     for the corpus."""
     given = executed.values(entry)
     names = [name for _, name in entry.tables]
@@ -174,16 +185,16 @@ def is_current(row: Mapping, one: Planned, study: Study) -> bool:
     return row["run"] == run_name(one.config, study.corpus)
 
 
-def judged(entry: Entry) -> tuple[str, str]:
-    """done, stale or "not yet made", and why, of an entry that was not executed here."""
+def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str, str]:
+    """done, stale or "not yet made", and why, of an entry that was not executed here. corpora: see `AbsentStudy`."""
     tables = [f"{files.label(corpus, entry.preset)}/{table}" for corpus, table in entry.tables]  # the first is its own
     if not (files.root() / "results" / f"{tables[0]}.csv").exists():
         drawn = "table" not in executed.values(entry) and has_figures(entry)
         return ("done", "figures alone") if drawn else ("not yet made", "")
-    folder = executed.lacking(entry)
+    folder, kind = executed.lacking(entry), functools.partial(AbsentStudy, corpora=corpora)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            clauses = [clause for plan in plans(entry, AbsentStudy) for clause in differences(plan)]
+            clauses = [clause for plan in plans(entry, kind) for clause in differences(plan)]
     except ConfigError as error:
         return "stale", " ".join(str(error).split())
     except CorpusError as error:
@@ -200,14 +211,14 @@ def has_figures(entry: Entry) -> bool:
 
 def overview_of(entries: Iterable[Entry]) -> Iterator[str]:
     """A table of the entries in lines: how far each is, its minutes, and why; then what is left."""
-    entries, counts, left = list(entries), Counter(), 0.0
+    entries, counts, left, corpora = list(entries), Counter(), 0.0, {}
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         word, why = executed.state(entry)
         if holder := files.held(executed.output(entry)):
             word, why = "running", holder
         elif word == "not yet made" and entry.preset != "smoke":
-            word, why = judged(entry)
+            word, why = judged(entry, corpora)
         counts[word] += 1
         left += 60 * executed.expected(entry) * (word != "done")
         why = textwrap.shorten(why, executed.SHOWN, placeholder=" …") if word == "stale" else why
