@@ -38,7 +38,7 @@ def outputs() -> list[nbformat.NotebookNode]:
     ]
 
 
-def ran(name: str, results: Path, label: str, results_of_cells: list, failed: bool = False):
+def ran(name: str, results: Path, label: str, results_of_cells: list, failed: bool = False, **parameters):
     """Store a notebook of the study as papermill leaves it, with these outputs in every code cell."""
     book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
     for count, cell in enumerate(cell for cell in book.cells if cell.cell_type == "code"):
@@ -48,6 +48,7 @@ def ran(name: str, results: Path, label: str, results_of_cells: list, failed: bo
         note.metadata.tags = ["papermill-error-cell-tag"]
         book.cells.insert(0, note)
     book.metadata.papermill = {"input_path": f"notebooks/{name}.ipynb", "duration": 90.0, "exception": failed or None}
+    book.metadata.papermill["parameters"] = parameters
     (results / "executed" / label).mkdir(parents=True)
     nbformat.write(book, results / "executed" / label / f"{name}.ipynb")
 
@@ -67,7 +68,7 @@ def checkout(tmp_path_factory) -> Path:
     ran("01_table1_objectives", root / "results", "shapes", outputs())
     lines = ["\x1b[31mConfigError\x1b[0m: <no>"]
     error = nbformat.v4.new_output("error", ename="ConfigError", evalue="<no>", traceback=lines)
-    ran("00_quickstart", root / "results", "msrvtt1k", [error], failed=True)
+    ran("00_quickstart", root / "results", "msrvtt1k", [error], failed=True, preset="smoke")
     return root
 
 
@@ -154,10 +155,12 @@ def test_a_notebook_is_shown_without_its_code_and_with_its_mathematics(report, s
     assert soup.find("math").get_text() == "Si" and "$" not in soup.main.p.get_text() and "S_i" not in words(soup)
     assert soup.find("img", alt="Seconds & sizes.")["src"].startswith("data:image/png;base64,")
     assert "1.5 minutes" in words(soup) and "Stopped by an error" not in words(soup)
+    assert "Smoke preset" not in words(soup)
 
 
-def test_a_notebook_that_failed_says_so(report, soups, index):
+def test_a_notebook_that_failed_or_was_a_smoke_run_says_so(report, soups, index):
     soup = soups[report / QUICKSTART]
+    assert "Smoke preset: seconds of training" in words(soup)
     assert "Stopped by an error" in words(soup) and "ConfigError: <no>" in words(soup)
     assert "An Exception" not in words(soup) and "msrvtt1k (stopped by an error)" in words(index)
 

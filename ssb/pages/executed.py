@@ -23,13 +23,15 @@ Address = Callable[[str], str]  # the target of a link → its address in the re
 
 class Executed(NamedTuple):
     """A notebook that was run. page: its address in the report. label: the folder of its results, see `files.label`.
-    name: of the notebook it was made from. minutes: NaN where it was not papermill that ran it."""
+    name: of the notebook it was made from. smoke: was it with the preset smoke? minutes: NaN where it was not papermill
+    that ran it."""
 
     page: str
     label: str
     name: str
     title: str
     failed: bool
+    smoke: bool
     minutes: float
     book: nbformat.NotebookNode
 
@@ -50,7 +52,8 @@ def executed(results: Path) -> list[Executed]:
         title = first.splitlines()[0].removeprefix("# ")
         name, minutes = Path(ran.get("input_path") or path).stem, (ran.get("duration") or float("nan")) / 60
         page, failed = f"notebooks/{label}/{path.stem}.html", bool(ran.get("exception"))
-        books.append(Executed(page, label, name, title, failed, minutes, book))
+        smoke = ran.get("parameters", {}).get("preset") == "smoke"
+        books.append(Executed(page, label, name, title, failed, smoke, minutes, book))
     return books
 
 
