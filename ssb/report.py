@@ -39,14 +39,19 @@ def signed(x: float) -> str:
     return f"{round(x, 1) + 0.0:+.1f}"
 
 
+def interval(low: float, high: float) -> str:
+    """Of a difference, "[-0.3, +0.5]"."""
+    return f"[{signed(low)}, {signed(high)}]"
+
+
 def cells(values: Iterable[float], form: Callable[[float], str] = "{:.1f}".format) -> list[str]:
     """Numbers as text, blank where one is NaN."""
     return ["" if np.isnan(value) else form(value) for value in values]
 
 
-def intervals(low: Iterable[float], high: Iterable[float]) -> list[str]:
+def intervals(low: Iterable[float], high: Iterable[float], form: Callable[[float], str] = "{:.1f}".format) -> list[str]:
     """[low, high] as text, blank where low is NaN."""
-    return ["" if np.isnan(a) else f"[{a:.1f}, {b:.1f}]" for a, b in zip(low, high)]
+    return ["" if np.isnan(a) else f"[{form(a)}, {form(b)}]" for a, b in zip(low, high)]
 
 
 def reading(summary: pd.DataFrame, baseline: str) -> str:
@@ -76,8 +81,7 @@ def in_ranks(row: Mapping[str, float]) -> str:
     values = [100 * np.expm1(row.get(name, np.nan)) for name in LOG]
     if np.isnan(values).any():
         return ""
-    delta, low, high = map(signed, values)
-    return f"{delta} % [{low}, {high}]"
+    return f"{signed(values[0])} % {interval(*values[1:])}"
 
 
 def ranked(row: Mapping[str, float]) -> str:
@@ -99,10 +103,10 @@ def printed(summary: pd.DataFrame) -> pd.DataFrame:
         columns["log rank"] = cells(summary["log rank"], "{:.2f}".format)
     columns["R@1 95 %"] = intervals(summary["R@1 low"], summary["R@1 high"])
     columns["delta"] = cells(summary["delta"], signed)
-    columns["over queries"] = intervals(summary["delta_low"], summary["delta_high"])
-    columns["over seeds"] = intervals(summary["seeds_low"], summary["seeds_high"])
+    columns["over queries"] = intervals(summary["delta_low"], summary["delta_high"], signed)
+    columns["over seeds"] = intervals(summary["seeds_low"], summary["seeds_high"], signed)
     if "low" in summary:  # not in tables of before there was an interval over both
-        columns["over both"] = intervals(summary["low"], summary["high"])
+        columns["over both"] = intervals(summary["low"], summary["high"], signed)
     columns["p"] = cells(summary["p"], "{:.3f}".format)
     if "resolves" in summary:
         columns["resolves"] = cells(summary["resolves"])
@@ -150,8 +154,8 @@ def verdicts(claims: pd.DataFrame) -> str:
     lines = []
     for row in claims.itertuples():
         paper = "" if np.isnan(row.paper) else f", paper {signed(row.paper)}"
-        queries = f"[{signed(row.delta_low)}, {signed(row.delta_high)}] over queries"
-        seeds = f"[{signed(row.seeds_low)}, {signed(row.seeds_high)}] over {row.seeds} seeds"
+        queries = f"{interval(row.delta_low, row.delta_high)} over queries"
+        seeds = f"{interval(row.seeds_low, row.seeds_high)} over {row.seeds} seeds"
         resolves = "" if np.isnan(getattr(row, "resolves", np.nan)) else f", resolves {row.resolves:.1f}"
         lines.append(f"{row.claim}: {row.verdict} ({signed(row.delta)} points, {queries}, {seeds}{resolves}{paper})")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from ssb import figures, files, published
 from ssb.experiments import carries, leak, multiverse, overview, strength
 from ssb.figures import COLUMN, styled
 from ssb.metrics.statistics import holm
-from ssb.report import in_ranks, markdown, ranked, read, signed
+from ssb.report import in_ranks, interval, markdown, ranked, read, signed
 from ssb.tables.verdicts import LOG, VERDICTS
 
 # claims of the tables
@@ -28,6 +28,8 @@ BASELINES = {
     "the `laptop` preset": ("table1", "table12"),
     "the paper's heads": ("table12_paper_small",),
 }
+METHOD = "reconstructing captions from other clips (cross-captioning)"
+MEASURE = "R@1, the percentage of captions whose own clip is ranked first,"
 CONFIRMED = "flickr8k_confirm"  # the corpus of results/protocol.md
 FIRST = (CONFIRMED, "flickr8k", "shapes", "msrvtt1k")  # corpora, the one to trust most first
 
@@ -80,9 +82,11 @@ def place(corpus: str) -> tuple[int, str]:
     return FIRST.index(corpus) if corpus in FIRST else len(FIRST), corpus
 
 
-def difference(row) -> str:
-    """A row of claims in words: "+0.1 points [-0.3, 0.5]"."""
-    return f"{signed(row.delta)} points [{signed(row.delta_low)}, {signed(row.delta_high)}]"
+def difference(row, unit: str = " points") -> str:
+    """A row of claims or of a summary in words, with its interval over queries and seeds, of tables of before there was
+    one that over queries: "+0.1 points [-0.3, +0.5]"."""
+    whole = not np.isnan(getattr(row, "low", np.nan))
+    return f"{signed(row.delta)}{unit} {interval(*(row.low, row.high) if whole else (row.delta_low, row.delta_high))}"
 
 
 def judgement(row) -> str:
@@ -95,20 +99,19 @@ def judgement(row) -> str:
 
 def headline(claims: pd.DataFrame, results: Path) -> str:
     """The finding in Markdown. In bold, of the corpus to trust most: the gain of `cross` over each baseline in R@1,
-    text→video, with its interval over queries, the verdict, the seeds and the paper's; then the geometric mean of the
-    ranks there, and in how many comparisons on all corpora the claim is held. claims: of `overview.claims` of the
-    tables under `results`."""
+    text→video, with its interval, the seeds and the paper's; then the geometric mean of the ranks there, and in how
+    many comparisons on all corpora the claim is held. claims: of `overview.claims` of the tables under `results`."""
     rows = gains(claims)
     if rows.empty:
         return ""
     corpus = rows["corpus"].iloc[0]
     first = rows[rows["corpus"] == corpus]
-    texts = [f"{difference(row)} over {row.over} ({row.verdict})" for _, row in first.iterrows()]
+    texts = [f"{difference(row)} over {row.over}" for _, row in first.iterrows()]
     paper = "".join(f"; the paper prints {signed(x)}" for x in first["paper"].dropna()[:1])
     where = f"On {corpus} ({first['seeds'].min():.0f} seeds)"
-    parts = [f"**{where}, cross-captioning changes text→video R@1 by {' and by '.join(texts)}{paper}.**"]
+    parts = [f"**{where}, {METHOD} changes {MEASURE} by {' and by '.join(texts)}{paper}.**"]
     if ranks := [*filter(None, (in_ranks(row) for _, row in first.iterrows()))]:
-        parts += [f"The geometric mean of the ranks (less is better) changes by {' and by '.join(ranks)}."]
+        parts += [f"The geometric mean of the ranks of the right clips changes by {' and by '.join(ranks)}; less is better."]
     return textwrap.fill(" ".join([*parts, conclusion(rows), shares(results)]), 120)
 
 
@@ -130,7 +133,8 @@ def conclusion(rows: pd.DataFrame) -> str:
 
 def shares(results: Path) -> str:
     """Over how many baselines and under how many readings, of all corpora under results/, `cross` gains, and in how
-    many of them beyond the noise of clips and seeds, by Holm in each table; "" where there are none."""
+    many of them the difference is beyond the noise of clips and seeds, by Holm in each table; "" where there are
+    none."""
     parts = []
     for kind, words in (
         ("strength_gains", "over {} of {} baselines"),
@@ -139,8 +143,11 @@ def shares(results: Path) -> str:
         tables = [read(path) for folder in published.folders(results) for path in folder.glob(f"{kind}.csv")]
         if tables:
             rows = pd.concat(tables)
-            gained, found = (rows["delta"] > 0).sum(), (rows["verdict"] == "higher").sum()
-            parts.append(f"{words.format(gained or 'none', len(rows))} ({found or 'none'} beyond the noise)")
+            higher, lower = ((rows["verdict"] == word).sum() for word in ("higher", "lower"))
+            counted = words.format((rows["delta"] > 0).sum() or "none", len(rows))
+            where = words.split()[0]
+            found = f"{where} {higher or 'none'}, and it loses so {where} {lower or 'none'}"
+            parts.append(f"{counted} (beyond the noise {found})")
     return f"It gains {' and '.join(parts)}." if parts else ""
 
 
@@ -166,16 +173,14 @@ def bars(results: Path) -> str:
 
 def answers(claims: pd.DataFrame) -> pd.DataFrame:
     """A row for each of QUESTIONS that a table answers: the paper's difference, and for each corpus ours with its
-    interval over queries and the verdict. claims: of `overview.claims`."""
+    interval and the verdict. claims: of `overview.claims`."""
     cells = []
     for question in QUESTIONS:
         for row in tested(claims, question.tables, question.claim).itertuples():
-            interval = f"[{signed(row.delta_low)}, {signed(row.delta_high)}]"
-            text = f"{signed(row.delta)} {interval} {row.verdict}"
             paper = "" if np.isnan(row.paper) else signed(row.paper)
-            cells.append((question.text, paper, row.corpus, row.table, text))
+            cells.append((question.text, paper, row.corpus, row.table, f"{difference(row, '')} {row.verdict}"))
     frame = pd.DataFrame(cells, columns=["question", "paper", "corpus", "table", "text"])
-    return overview.by_corpus(frame, ["question", "paper"])
+    return overview.by_corpus(frame, ["question", "paper"], FIRST)
 
 
 def page(claims: pd.DataFrame, results: Path) -> str:
@@ -262,19 +267,19 @@ def _strength(path: Path) -> str:
     parts = [f"{difference(row)} over the {word} ({row['baseline']})" for word, row in ends.items()]
     most, others = strength.largest(table.set_index("baseline"))
     without = f"{others:+.1f} without that of the largest gain ({most})"
-    words = f"{_counted(table, 'over', 'baselines')}, by {difference(means)} on average, {means['verdict']}"
+    words = f"{_counted(table, 'over', 'baselines')} {difference(means)}, {means['verdict']}"
     return "; ".join([f"{words}, {without}" if len(table) > 1 else words, " and ".join(parts)])
 
 
 def _readings(path: Path) -> str:
     mean = read(path.with_name("multiverse_choices.csv")).set_index("choice").loc[multiverse.MEAN]
     table, words = read(path), VERDICTS.get(mean["verdict"], mean["verdict"])
-    parts = [f"{_counted(table, 'under', 'readings')}, by {difference(mean)} on average, {words}"]
+    parts = [f"{_counted(table, 'under', 'readings')} {difference(mean)}, {words}"]
     return "; under ".join(parts + ([alike] if (alike := multiverse.alike(table)) else []))
 
 
 def _counted(gains: pd.DataFrame, where: str, what: str) -> str:
-    return f"it gains {where} {(gains['delta'] > 0).sum()} of {len(gains)} {what}"
+    return f"it gains {where} {(gains['delta'] > 0).sum()} of {len(gains)} {what}; the mean over all of them is"
 
 
 def _carries(path: Path) -> str:
@@ -296,7 +301,7 @@ def _leak(path: Path) -> str:
     weight = max(leak.LAMBDAS, key=lambda weight: told["told"].get(leak.setting("caption", weight), 0))
     own, other = (leak.setting(source, weight) for source in ("caption", "other caption"))
     cases = {own: f"after {own}", other: "after weights of another caption", "none": "without captioning"}
-    parts = [f"{_share(told.loc[name])} {words}" for name, words in cases.items() if name in told.index]
+    parts = [f"in {_share(told.loc[name])} {words}" for name, words in cases.items() if name in told.index]
     words = f"{', '.join(parts)}, {told['chance'].iloc[0]:.0f} % by guessing"
     claims = path.with_name(path.name.replace("_leaks", "_claims"))
     for _, row in read(claims).iterrows() if claims.exists() else ():
@@ -313,7 +318,7 @@ def _share(row: pd.Series) -> str:
 def _false_negatives(path: Path) -> str:
     """Of a claim, in points; of queries, in percent of a rank."""
     if "others" not in (table := read(path)):
-        return f"for every tenfold {_of_claim(FALSE_NEGATIVES)(path)}"
+        return f"by {_of_claim(FALSE_NEGATIVES)(path)}, for every tenfold"
     ends = [row for _, row in table.iloc[[0, -1]].iterrows()]
     parts = [f"{row.delta:+.1f} % [{row.delta_low:+.1f}, {row.delta_high:+.1f}]" for row in ends]
     cases = [f"{part} for queries that fit {row.others} other clips" for part, row in zip(parts, ends)]
@@ -341,15 +346,19 @@ EFFECT = (
         "It changes how often a clip of the same meaning is found first", ["same_meaning_claims"], _of_claim(MEANING)
     ),
     Sentence(
-        "Where there are more false negatives it gains more or less",
+        "As the false negatives increase, its gain changes",
         ["when_queries", "false_negatives_claims"],
         _false_negatives,
     ),
-    Sentence("A probe tells which caption of a clip made the weights", ["leak_leaks", "leak_tuned_leaks"], _leak),
+    Sentence(
+        "A probe that reads the weighted mix of clips tells which caption of a clip made the weights",
+        ["leak_leaks", "leak_tuned_leaks"],
+        _leak,
+    ),
 )
 BARS = (
-    "The least for a trained baseline are the recalls of a ridge regression to text states and, where published, of "
-    "VSE: the tuned one"
+    "A trained baseline should reach the recalls of a ridge regression onto text states and, where they are published, "
+    "those of VSE: the tuned one"
 )
 CAVEAT = (
     "Encoders are frozen, the decoder is small, and the corpus of the paper's size is of photographs: "

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import re
 import textwrap
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from ssb import files, published
 from ssb.config import Config
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, MARKS, PAGE, RESOLVED, difference, star, styled
-from ssb.report import METRICS, Experiment, best, markdown, printed, read, reading, signed, stress_test
+from ssb.report import METRICS, Experiment, best, interval, markdown, printed, read, reading, signed, stress_test
+from ssb.tables.verdicts import UNDECIDED
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 SLOTS = 3  # verdicts beside a claim in one line of the list
@@ -70,7 +72,8 @@ def claims(results: Path, label: str = "") -> pd.DataFrame:
     frames = [read(path).assign(corpus=corpus, table=table) for corpus, table, path in paths]
     if not frames:
         raise FileNotFoundError(f"no claims in {results / label}; run the notebooks of the tables first")
-    return by_table(pd.concat([frame for frame in frames if len(frame)] or frames))
+    frame = pd.concat([frame for frame in frames if len(frame)] or frames)
+    return by_table(frame.assign(verdict=frame["verdict"].replace(dict.fromkeys(UNDECIDED, "inconclusive"))))
 
 
 def by_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -87,14 +90,16 @@ def _number(number: str) -> float:
     return int(digits) + (ord(letter) - ord("a") + 1) / 100 if letter else int(digits)
 
 
-def by_corpus(cells: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+def by_corpus(cells: pd.DataFrame, keys: list[str], first: Sequence[str] = ()) -> pd.DataFrame:
     """Text in long form, columns table, corpus, text and `keys` → a row for each combination of `keys` and a column for
-    each corpus. Corpora with less than half as many tables as the one with most share the column OTHERS."""
+    each corpus. first: the corpora with a column of their own, in this order; where none is named, those with at least
+    half as many tables as the one with most. The others share the column OTHERS."""
     tables = cells.groupby("corpus", sort=False)["table"].nunique()
-    small = cells["corpus"].map(tables < tables.max() / 2)
+    own = first or tables.index[tables >= tables.max() / 2]
+    small = ~cells["corpus"].isin(own)
     cells = cells.assign(text=cells["text"].mask(small, cells["corpus"] + ": " + cells["text"]))
     cells["corpus"] = cells["corpus"].mask(small, OTHERS)
-    columns = [name for name in (*tables.index, OTHERS) if name in set(cells["corpus"])]
+    columns = [name for name in (*own, OTHERS) if name in set(cells["corpus"])]
     wide = cells.pivot_table("text", keys, "corpus", aggfunc="; ".join, fill_value="", sort=False)
     return wide[columns].rename_axis(columns=None).reset_index()
 
@@ -106,7 +111,7 @@ def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
     texts = []
     for row in frame.itertuples():
         pairs = (row.delta_low, row.delta_high), (row.seeds_low, row.seeds_high)
-        intervals = " ".join(f"[{signed(low)}, {signed(high)}]" for low, high in pairs)
+        intervals = " ".join(interval(low, high) for low, high in pairs)
         resolves = getattr(row, "resolves", np.nan)  # no column of tables of before there were four verdicts
         texts.append(
             f"{signed(row.delta)} {intervals} {row.verdict}" + ("" if np.isnan(resolves) else f" / {resolves:.1f}")
@@ -136,7 +141,7 @@ def overview(claims: pd.DataFrame, title: str):
         end = y + len(heading)
         for (setting, baseline, _), part in rows.groupby(["setting", "baseline", "claim"], sort=False):
             names = textwrap.wrap(f"{setting} vs {baseline}", 31, break_on_hyphens=False)
-            height = max(len(names), -(-len(part) // SLOTS))
+            height = max(len(names), -(-len(part) // SLOTS), len(part) / 2)  # so that marks do not overlap
             axis.text(CLAIM, y, "\n".join(names), va="top", transform=inches)
             for k, (_, row) in enumerate(part.iterrows()):
                 mark, colour = marks[row["corpus"]]
@@ -151,7 +156,7 @@ def overview(claims: pd.DataFrame, title: str):
             y += height
         y = max(y, end) + 0.4
         axis.plot([0, PAGE], [y - 0.2] * 2, color="0.8", lw=0.5, clip_on=False, transform=inches)
-    above, below, line = 0.3, 1.1, 0.13  # inches; the height of a line
+    above, below, line = 0.5, 1.1, 0.13  # inches; the height of a line
     height = above + line * y + below
     figure.set_size_inches(PAGE, height)
     figure.set_layout_engine("none")
@@ -160,6 +165,7 @@ def overview(claims: pd.DataFrame, title: str):
     reach = 3 * max(1.5, *np.abs(axis.dataLim.intervalx))
     axis.set(xlim=(-reach, reach), xticks=[x for x in (-10, 0, 10) if abs(x) < reach])
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.tick_params(top=True, labeltop=True)  # of a list too long for one screen
     axis.axvspan(0, reach, color="0.94", lw=0, zorder=-1)
     axis.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     axis.spines["left"].set_visible(False)

@@ -109,7 +109,7 @@ def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     text = {name: claims[name] for name in ("claim", "table", "corpus", "verdict")}
     text |= {"ours": cells(claims["delta"], signed), "paper": cells(claims["paper"], signed)}
     numbers = claims.reindex(columns=["p", "resolves", *sum(INTERVALS.values(), ())])
-    text |= {kind: intervals(numbers[low], numbers[high]) for kind, (low, high) in INTERVALS.items()}
+    text |= {kind: intervals(numbers[low], numbers[high], signed) for kind, (low, high) in INTERVALS.items()}
     text |= {"resolves": cells(numbers["resolves"]), "p": cells(numbers["p"], "{:.3f}".format)}
     return pd.DataFrame(text)
 
@@ -175,9 +175,11 @@ def write(
     templates = Environment(loader=TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     index = templates.get_template("index.html").render(
         finding=prose(finding, address),
+        headline=next((each for part in parts for each in part.figures if each.name == "finding"), None),
         claims=None if claims is None else claims_table(claims),
         reading=prose(guide, address),
         sections=parts,
+        executed=books,
         runs=runs(tables),
         environment=environment(),
     )

@@ -41,6 +41,9 @@ GRIDS |= dict.fromkeys(leak.TABLES, leak.grid)
 GRIDS |= {"multiverse": lambda study: multiverse.grid(study, (published.PARAMETERS | study.parameters)["steps"])}
 
 
+COMMITTED = ("as committed", "figures alone")  # why an entry is done that was not executed here
+
+
 class Absent:
     """In place of a corpus whose files are not here. Known are its name and, from the tables, its fingerprint; whatever
     else is asked of it is a CorpusError."""
@@ -186,11 +189,11 @@ def is_current(row: Mapping, one: Planned, study: Study) -> bool:
 
 
 def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str, str]:
-    """done, stale or "not yet made", and why, of an entry that was not executed here. corpora: see `AbsentStudy`."""
+    """done, stale, "needs data" or "not yet made", and why, of an entry that was not executed here. corpora: see `AbsentStudy`."""
     tables = [f"{files.label(corpus, entry.preset)}/{table}" for corpus, table in entry.tables]  # the first is its own
     if not (files.root() / "results" / f"{tables[0]}.csv").exists():
         drawn = "table" not in executed.values(entry) and has_figures(entry)
-        return ("done", "figures alone") if drawn else ("not yet made", "")
+        return ("done", COMMITTED[1]) if drawn else ("not yet made", "")
     folder, kind = executed.lacking(entry), functools.partial(AbsentStudy, corpora=corpora)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -198,8 +201,8 @@ def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str,
     except ConfigError as error:
         return "stale", " ".join(str(error).split())
     except CorpusError as error:
-        return "needs SSB_DATA", f"there is no {folder}" if folder else " ".join(str(error).split())
-    return ("stale", "; ".join(dict.fromkeys(clauses))) if clauses else ("done", "as committed")
+        return "needs data", f"there is no {folder}" if folder else " ".join(str(error).split())
+    return ("stale", "; ".join(dict.fromkeys(clauses))) if clauses else ("done", COMMITTED[0])
 
 
 def has_figures(entry: Entry) -> bool:
@@ -210,8 +213,10 @@ def has_figures(entry: Entry) -> bool:
 
 
 def overview_of(entries: Iterable[Entry]) -> Iterator[str]:
-    """A table of the entries in lines: how far each is, its minutes, and why; then what is left."""
-    entries, counts, left, corpora = list(entries), Counter(), 0.0, {}
+    """A table of the entries in lines: how far each is, its minutes, and why; then what is left. Entries that are
+    committed as they would be made are done, though `executed.run` would make them again, here."""
+    entries, counts, corpora = list(entries), Counter(), {}
+    left = again = 0.0
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         word, why = executed.state(entry)
@@ -221,6 +226,8 @@ def overview_of(entries: Iterable[Entry]) -> Iterator[str]:
             word, why = judged(entry, corpora)
         counts[word] += 1
         left += 60 * executed.expected(entry) * (word != "done")
+        again += 60 * executed.expected(entry) * (why in COMMITTED)
         why = textwrap.shorten(why, executed.SHOWN, placeholder=" …") if word == "stale" else why
         yield f"{word:14}  {entry.name:{width}}  {minutes(60 * executed.expected(entry)):>7}  {why}".rstrip()
-    yield f"{', '.join(f'{count} {word}' for word, count in counts.items())}: {minutes(left)} left"
+    total = f"{', '.join(f'{count} {word}' for word, count in counts.items())}: {minutes(left)} left"
+    yield total + (f", and {minutes(again)} for what is done but was not executed here" if again else "")

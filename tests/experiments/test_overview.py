@@ -49,7 +49,7 @@ def test_claims_are_side_by_side(results):
             "table1",
             "cross beats none",
             "+1.3",
-            "-0.3 [-0.5, +0.0] [-0.9, +0.4] not resolved",
+            "-0.3 [-0.5, +0.0] [-0.9, +0.4] inconclusive",
             "+2.0 [-0.5, +0.0] [-0.9, +0.4] held",
         ],
         ["table2a", "more is more", "", "-0.3 [-0.5, +0.0] [-0.9, +0.4] held", ""],
@@ -90,7 +90,7 @@ def test_corpora_with_few_tables_share_a_column(results):
     table = overview.claims_table(overview.claims(results)).set_index("table")
     assert list(table.columns) == ["claim", "paper", "shapes", "msrvtt1k", "other corpora"]
     cell = "-0.3 [-0.5, +0.0] [-0.9, +0.4]"
-    assert table.loc["table2a", "other corpora"] == f"events: {cell} not resolved; vidvrd: {cell} held"
+    assert table.loc["table2a", "other corpora"] == f"events: {cell} inconclusive; vidvrd: {cell} held"
     assert (table.drop("table2a")["other corpora"] == "").all()
 
 

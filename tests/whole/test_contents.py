@@ -220,7 +220,7 @@ def test_without_the_files_of_its_corpus_a_table_is_judged_by_its_rows(fresh, mo
     rows.assign(config_sha="0" * 12).to_csv(path, index=False)
     assert committed.judged(contents.chosen(["table1"], "msrvtt1k")[0])[0] == "stale"
     strength = contents.chosen(["strength"], "flickr8k")[0]  # whose epochs are as long as the corpus
-    assert committed.judged(strength) == ("needs SSB_DATA", f"there is no {tmp_path / 'flickr8k'}")
+    assert committed.judged(strength) == ("needs data", f"there is no {tmp_path / 'flickr8k'}")
 
 
 @pytest.mark.parametrize(("table", "figures"), [("quickstart", "figures/shapes"), ("overview", "figures")])
