@@ -132,9 +132,9 @@ def conclusion(rows: pd.DataFrame) -> str:
 
 
 def shares(results: Path) -> str:
-    """Over how many baselines and under how many readings, of all corpora under results/, `cross` gains, and in how
-    many of them the difference is beyond the noise of clips and seeds, by Holm in each table; "" where there are
-    none."""
+    """Over how many baselines and under how many readings, of all corpora under results/, `cross` gains, among these
+    under those of similar magnitudes, and in how many of them the difference is beyond the noise of clips and seeds, by
+    Holm in each table; "" where there are none."""
     parts = []
     for kind, words in (
         ("strength_gains", "over {} of {} baselines"),
@@ -145,6 +145,9 @@ def shares(results: Path) -> str:
             rows = pd.concat(tables)
             higher, lower = ((rows["verdict"] == word).sum() for word in ("higher", "lower"))
             counted = words.format((rows["delta"] > 0).sum() or "none", len(rows))
+            if kind == "multiverse_readings":
+                similar = pd.concat([multiverse.cells(table)[:1] for table in tables])[["gain", "readings"]].sum()
+                counted += f", {similar.gain} of the {similar.readings} with terms of similar magnitude"
             where = words.split()[0]
             found = f"{where} {higher or 'none'}, and it loses so {where} {lower or 'none'}"
             parts.append(f"{counted} (beyond the noise {found})")
@@ -274,8 +277,10 @@ def _strength(path: Path) -> str:
 def _readings(path: Path) -> str:
     mean = read(path.with_name("multiverse_choices.csv")).set_index("choice").loc[multiverse.MEAN]
     table, words = read(path), VERDICTS.get(mean["verdict"], mean["verdict"])
-    parts = [f"{_counted(table, 'under', 'readings')} {difference(mean)}, {words}"]
-    return "; under ".join(parts + ([alike] if (alike := multiverse.alike(table)) else []))
+    steps = read(path.with_name("multiverse.csv"))["steps"]
+    trained = f"after {steps.max()} steps, where none has an R@1 of {table['R@1'].min():.0f} to {table['R@1'].max():.0f},"
+    parts = [f"{trained} {_counted(table, 'under', 'readings')} {difference(mean)}, {words}"]
+    return "; ".join(parts + ([alike] if (alike := multiverse.alike(table)) else []))
 
 
 def _counted(gains: pd.DataFrame, where: str, what: str) -> str:

@@ -10,16 +10,17 @@ from itertools import product
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy.linalg import null_space
 
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.load import CORPORA
 from ssb.experiments.ablations import TRANSFORMER_LR
 from ssb.experiments.baselines import recorded
 from ssb.experiments.when import log_ranks
-from ssb.figures import COLOURS, PAGE, heading, styled
+from ssb.figures import COLOURS, PAGE, RESOLVED, heading, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import DELTA, Difference, paired, settled
-from ssb.report import STRESS, Experiment
+from ssb.report import Experiment, interval, signed
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, acts, stacked
 
@@ -151,7 +152,8 @@ def effects(study: Study, runs: Runs, gains: pd.DataFrame) -> pd.DataFrame:
     """The mean gain of `cross` in R@1 over the readings, and by how much the second value of each choice changes it, on
     average over the other choices: its intervals over queries and over readings, p of both by Holm. The noise of
     readings is what the choices, one at a time, leave unexplained of their gains: that of the runs, and the joint
-    effects of choices. The same in mean log rank. Written to results/<corpus>/<table>_choices.csv."""
+    effects of choices. The same in mean log rank. of none: by how much a choice changes R@1 without captioning; a
+    reading cannot lose more than that R@1. Written to results/<corpus>/<table>_choices.csv."""
     weights = contrasts(gains)
     clips, rows = next(iter(runs.values()))[0].ranks["clip"], {name: {} for name in weights.index}
     hits = {name: points(ranks, "R@1") for name, ranks in stacked(runs).items()}
@@ -161,33 +163,57 @@ def effects(study: Study, runs: Runs, gains: pd.DataFrame) -> pd.DataFrame:
         for name, found in _tested(weights, cross - none, clips).items():
             rows[name] |= dict(zip(("from", "to"), CHOICES.get(name, {"from": "", "to": ""}).values()))
             rows[name] |= {f"{kind}{key}": value for key, value in found._asdict().items() if kind + key != "log noise"}
-    frame = settled(pd.DataFrame.from_dict(rows, orient="index")).rename_axis("choice").round(3)
-    frame = frame.rename(columns=lambda name: name.replace("seeds_", "readings_"))  # whose place the readings take
+    frame = settled(pd.DataFrame.from_dict(rows, orient="index")).rename_axis("choice")
+    frame["of none"] = weights @ [hits[setting(reading, "none")].mean() for reading in gains.index]
+    frame = frame.round(3).rename(columns=lambda name: name.replace("seeds_", "readings_"))  # which take their place
     study.write(frame.reset_index(), f"{study.table}_choices.csv")
     return frame
 
 
 def _tested(weights: pd.DataFrame, gain: np.ndarray, clips: np.ndarray) -> dict[str, Difference]:
     """The sums of the gains of each query (readings, Q) by the weights of `contrasts`, tested over queries and over
-    readings: the sum, plus in each row the part of its reading's residual that the weights leave, widened for the
-    degrees of freedom that the choices take."""
-    each, free = weights.to_numpy(), len(gain) - len(weights)
-    sums = each @ gain
-    rest = gain - np.linalg.pinv(each) @ sums
-    rest *= np.sqrt((len(gain) - 1) / free) if free > 0 else np.nan
-    rows = zip(weights.index, sums, each)
-    return {name: paired(total + len(gain) * weight[:, None] * rest, 0 * gain, clips) for name, total, weight in rows}
+    readings by the residuals of least squares. These have as many degrees of freedom as there are readings less
+    weights, so that one more row than that, of this mean and this error, stands for the readings."""
+    each = weights.to_numpy()
+    sums, fitted = each @ gain, np.linalg.pinv(each)
+    free = null_space(fitted.T).shape[1]
+    rest = null_space(np.ones((1, free + 1))) @ (null_space(fitted.T).T @ gain) if free else np.nan * gain[:1]
+    sizes = np.sqrt((free + 1) * (each**2).sum(axis=1))
+    rows = zip(weights.index, sums, sizes)
+    return {name: paired(total + size * rest, 0 * rest, clips) for name, total, size in rows}
+
+
+def cells(gains: pd.DataFrame) -> pd.DataFrame:
+    """The gains by what decides the size of the captioning term, where λ stands and whether it is a mean or a sum over
+    tokens: how many readings there are, how many gain, the mean, least and greatest gain, and from where to where its
+    ratio to the contrastive term goes. First are those whose median ratio is nearest to 1, the paper's similar
+    magnitudes. The ratio of a single reading would not do: captioning that ruins a run leaves it a large contrastive
+    term."""
+    frame = gains.groupby(["weighted_term", "over_tokens"], sort=False).agg(
+        readings=("delta", "size"),
+        gain=("delta", lambda delta: (delta > 0).sum()),
+        mean=("delta", "mean"),
+        least=("delta", "min"),
+        most=("delta", "max"),
+        low=("ratio", "min"),
+        high=("ratio", "max"),
+        median=("ratio", "median"),
+    )
+    return frame.loc[frame["median"].map(lambda ratio: abs(np.log(ratio))).sort_values(kind="stable").index]
 
 
 def alike(gains: pd.DataFrame) -> str:
-    """In words, the gains under the readings of which captioning is of a magnitude with the contrastive loss, as the
-    paper wants; "" where there are none, or all are."""
-    own = gains.loc[gains["ratio"] < STRESS, "delta"]
-    if len(own) in (0, len(gains)):
+    """In words, the gains in the first of `cells`, and how large captioning was in the others; "" where there are no
+    others."""
+    first, others = cells(gains).iloc[0], cells(gains).iloc[1:]
+    if others.empty:
         return ""
-    ends = f"from {own.min():+.1f} to {own.max():+.1f}"
+    (term, tokens), times = first.name, f"{first['low']:.3g} to {first['high']:.3g} times"
     return (
-        f"{(own > 0).sum()} of the {len(own)} with terms of similar magnitude, by {own.mean():+.1f} on average, {ends}"
+        f"of the {first['readings']:.0f} with {CHOICES['weighted_term'][term]} and a {CHOICES['over_tokens'][tokens]}, the "
+        f"nearest to the paper's similar magnitudes (captioning was {times} the contrastive term), {first['gain']:.0f} "
+        f"gain, by {signed(first['mean'])} on average, from {signed(first['least'])} to {signed(first['most'])}; in the "
+        f"others it was {others['low'].min():.3g} to {others['high'].max():.3g} times, a stress test"
     )
 
 
@@ -205,52 +231,62 @@ def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
     lines.append(f"The median gain is {middle:+.2f} points of R@1, from {least:+.2f} to {most:+.2f}.")
     row = effects.loc[MEAN]
     lines.append(
-        f"The mean gain is {row['delta']:+.2f} points [{row['delta_low']:.2f}, {row['delta_high']:.2f}] over queries, "
-        f"[{row['readings_low']:.2f}, {row['readings_high']:.2f}] over readings: {row['verdict']}."
+        f"The mean gain is {row['delta']:+.2f} points {interval(row['delta_low'], row['delta_high'])} over queries, "
+        f"{interval(row['readings_low'], row['readings_high'])} over readings: {row['verdict']}."
     )
-    lines += [f"It gains under {words}."] if (words := alike(gains)) else []
+    lines += [f"{words[0].upper()}{words[1:]}."] if (words := alike(gains)) else []
     effects = effects.drop(index=MEAN)
     ordered = effects.reindex(effects["delta"].abs().sort_values(ascending=False).index)
-    for row in ordered.head(3).itertuples():
+    for row in ordered.rename(columns={"from": "first", "of none": "alone"}).head(3).itertuples():
         lines.append(
-            f"From {row[1]} to {row.to}: {row.delta:+.2f} points of gain [{row.delta_low:.2f}, {row.delta_high:.2f}] "
-            f"over queries, [{row.readings_low:.2f}, {row.readings_high:.2f}] over readings."
+            f"From {row.first} to {row.to}: {row.delta:+.2f} points of gain {interval(row.delta_low, row.delta_high)} "
+            f"over queries, {interval(row.readings_low, row.readings_high)} over readings; {row.alone:+.2f} points of R@1 "
+            "without captioning."
         )
     resolved = effects.index[effects["verdict"].isin(["higher", "lower"])]
     lines.append(f"Choices beyond the noise of queries and readings, by Holm: {', '.join(resolved) or 'none'}.")
-    for (term, tokens), ratios in gains.groupby(["weighted_term", "over_tokens"], sort=False)["ratio"]:
+    for (term, tokens), row in cells(gains).iterrows():
         words = f"{CHOICES['weighted_term'][term]}, {CHOICES['over_tokens'][tokens]}"
-        stress = ", a stress test and not the paper's similar magnitudes" if ratios.min() > STRESS else ""
-        times = f"{ratios.min():.3g} to {ratios.max():.3g} times"
-        lines.append(f"{words}: the captioning term is {times} the contrastive one{stress}.")
+        times = f"{row['low']:.3g} to {row['high']:.3g} times"
+        lines.append(
+            f"{words}: {row['gain']:.0f} of {row['readings']:.0f} gain, by {signed(row['mean'])} points on average; the "
+            f"captioning term is {times} the contrastive one."
+        )
     return "\n".join(lines)
 
 
 @styled
 def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure:
-    """The specification curve: the gain of each reading, sorted, filled where the interval over queries (thick)
-    excludes 0; thin, the interval over seeds, cut at the frame. Below, what each reading chooses; beside that, by how
-    much the second of two values changes the gain, over queries (thick) and over readings (thin)."""
+    """The specification curve: the gain of each reading, sorted, filled where it is beyond the noise, a square where
+    captioning is no term of similar magnitude (`cells`); thick, the interval over queries, thin, the one over queries
+    and seeds, cut at the frame. Below, what each reading chooses; beside that, by how much the second of two values
+    changes the gain, over queries (thick) and over queries and readings (thin)."""
+    similar = cells(gains).index[0]
     gains = gains.sort_values("delta", ignore_index=True)
+    alike = pd.MultiIndex.from_frame(gains[["weighted_term", "over_tokens"]]) == similar
     height = 2 * len(CHOICES)
     canvas, axes = plt.subplots(
         2, 2, figsize=(PAGE, 5.6), sharex="col", sharey="row", width_ratios=(3.2, 1), height_ratios=(1, 1.5)
     )
     (curve, empty), (grid, sizes) = axes
     empty.axis("off")
-    apart = (gains["delta_low"] > 0) | (gains["delta_high"] < 0)
-    for kind, width in (("delta", 2.4), ("seeds", 0.6)):
-        ends = np.clip([gains["delta"] - gains[f"{kind}_low"], gains[f"{kind}_high"] - gains["delta"]], 0, None)
+    apart = gains["verdict"].isin(RESOLVED)
+    for low, high, width in (("delta_low", "delta_high", 2.4), ("low", "high", 0.6)):
+        ends = np.clip([gains["delta"] - gains[low], gains[high] - gains["delta"]], 0, None)
         curve.errorbar(gains.index, gains["delta"], ends, fmt="none", color=COLOURS[0], elinewidth=width)
-    for part, fill, label in ((apart, COLOURS[0], "filled: it excludes 0"), (~apart, "white", "hollow: it holds 0")):
-        curve.plot(gains.index[part], gains["delta"][part], "o", ms=3.5, color=COLOURS[0], mfc=fill, label=label)
+    for kind, mark, label in ((alike, "o", "similar magnitudes"), (~alike, "s", "captioning larger:\na stress test")):
+        for part, fill in ((apart & kind, COLOURS[0]), (~apart & kind, "white")):
+            curve.plot(gains.index[part], gains["delta"][part], mark, ms=3.5, color=COLOURS[0], mfc=fill)
+        curve.plot([], [], mark, ms=3.5, color=COLOURS[0], mfc="white", label=label)
+    for fill, label in ((COLOURS[0], "filled: resolved"), ("white", "hollow: not resolved")):
+        curve.plot([], [], "D", ms=3.5, color=COLOURS[0], mfc=fill, label=label)
     reach = 0.08 * (gains["delta_high"].max() - gains["delta_low"].min())
     curve.set_ylim(gains["delta_low"].min() - reach, gains["delta_high"].max() + reach)
     curve.axhline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     curve.set_ylabel("Δ R@1 of cross vs none (points)")
     empty.legend(*curve.get_legend_handles_labels(), loc="upper left", handletextpad=0.2)
-    words = "thick: 95 %, queries\nthin: 95 %, seeds (cut at\nthe frame); below, readings"
-    empty.text(0.03, 0.35, words, transform=empty.transAxes)
+    words = "thick: 95 %, queries\nthin: and seeds (cut at the\nframe); below, readings"
+    empty.text(0.03, 0.0, words, transform=empty.transAxes)
     for k, (name, values) in enumerate(CHOICES.items()):
         if k % 2:
             for axis in (grid, sizes):
@@ -260,8 +296,8 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
             fills = [COLOURS[0] if each else "white" for each in apart[chosen]]
             grid.scatter(chosen, [y] * len(chosen), s=9, c=fills, edgecolors=COLOURS[0], linewidths=0.8)
         if name in effects.index:
-            for kind, width in (("delta", 2.4), ("readings", 0.6)):
-                sizes.plot(effects.loc[name, [f"{kind}_low", f"{kind}_high"]], [2 * k + 0.5] * 2, color="0.3", lw=width)
+            for ends, width in ((["delta_low", "delta_high"], 2.4), (["low", "high"], 0.6)):
+                sizes.plot(effects.loc[name, ends], [2 * k + 0.5] * 2, color="0.3", lw=width)
             sizes.plot(effects.loc[name, "delta"], 2 * k + 0.5, "D", ms=3.5, color="0.3")
     words = [word for values in CHOICES.values() for word in values.values()]
     grid.set(yticks=range(height), yticklabels=words, ylim=(height - 0.5, -0.5), xlabel="readings, by their gain")
