@@ -184,8 +184,8 @@ class Experiment:
     title: of the table and its figures. number: of the table in the paper, "2a"; "" where it has none. grid: study →
     setting → what it changes in the preset; None where that depends on other results. baseline: the setting that the
     others are compared with. claims: of the paper, about its settings. alt: the figure in one sentence. draw: the
-    figure of a `Comparison`; None: `figures.settings`. shown: of its files <table>_<shown>.csv, the one that pages show
-    in full.
+    figure of a `Comparison`; None: `figures.settings`. shown: names with spaces between, of those of its files
+    <table>_<shown>.csv that pages show in full.
     """
 
     title: str

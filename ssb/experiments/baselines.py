@@ -227,6 +227,7 @@ def drawn(looks: pd.DataFrame, title: str) -> plt.Figure:
         axis.axvline(first + 0.5, color="0.7", lw=0.8, ls="--")
         for x, words, side in ((first + 0.3, "no captioning", "right"), (first + 0.7, "captioning", "left")):
             axis.text(x, 0.02, words, ha=side, va="bottom", transform=axis.get_xaxis_transform())
+    axis.plot([], [], color="0.3", lw=1, label="bar: deviation over seeds")
     axis.set(xlabel="look, in the order of the search", ylabel="R@1 + R@5 + R@10 (points)", title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -61,8 +61,9 @@ def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = (),
             axis.text(x, y, "collapsed", bbox={"fc": "white", "lw": 0, "pad": 0.5}, **style)
         for config, line, half in framed.values():
             if (config.captioning, config.temperature, False) == (LAMBDAS[y], *columns[x]):
-                box = {"fill": False, "lw": 1.3, "ls": line, "ec": style["color"]}
-                axis.add_patch(plt.Rectangle((x - half, y - half), 2 * half, 2 * half, **box))
+                for width, kind, edge in ((2.8, "-", "white"), (1.3, line, "black")):  # to be seen on every colour
+                    box = {"fill": False, "lw": width, "ls": kind, "ec": edge}
+                    axis.add_patch(plt.Rectangle((x - half, y - half), 2 * half, 2 * half, **box))
     labels = [f"{t:g}\ndecoder\nfirst" if warm else f"{t:g}" for t, warm in columns]
     axis.set(xticks=range(len(columns)), xticklabels=labels)
     axis.set(yticks=range(len(names)), yticklabels=[f"{c:g}" for c in LAMBDAS])

@@ -1,7 +1,7 @@
 """The generated text of the READMEs, and the links between the notebooks."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -44,7 +44,7 @@ def results_page(root: Path, claims: pd.DataFrame) -> str:
     for table, part in made(root).groupby("table", sort=False):
         one = TABLES.get(table, Experiment(PICTURES.get(table, table)))
         each = part.groupby("corpus", sort=False)["path"]
-        parts += [f"### {one.title}", *(folded(corpus, paths, f"{table}_{one.shown}") for corpus, paths in each)]
+        parts += [f"### {one.title}", *(folded(corpus, paths, [f"{table}_{name}.csv" for name in one.shown.split()]) for corpus, paths in each)]
     parts += [
         "## Speed and cost",
         *(benchmark(root, name) for name in BENCHMARKS if (results / f"{name}.csv").exists()),
@@ -63,11 +63,11 @@ def made(root: Path) -> pd.DataFrame:
     return overview.by_table(pd.DataFrame([each for each in found if each[1]], columns=["corpus", "table", "path"]))
 
 
-def folded(corpus: str, paths: pd.Series, shown: str) -> str:
-    """The files of a table folded away under the name of its corpus: one shown in full, the figures, and links."""
+def folded(corpus: str, paths: pd.Series, shown: Sequence[str]) -> str:
+    """The files of a table folded away under the name of its corpus: those shown in full, the figures, and links."""
     pictures = [f"![{described(path)}](../figures/{corpus}/{path.name})" for path in paths if path.suffix == ".png"]
     links = [f"[{path.name}]({corpus}/{path.name})" for path in paths if path.suffix != ".png"]
-    body = [in_full(path) for path in paths if path.name == f"{shown}.csv"] + pictures
+    body = [in_full(path) for name in shown for path in paths if path.name == name] + pictures
     body += [f"Files: {', '.join(links)}."] if links else []
     return details(corpus, *body)
 
@@ -157,8 +157,8 @@ def links_to_results(root: Path) -> dict[Path, str]:
     files["notebook"] = files["table"].map(writers(root))
     for (path, corpus), part in files.groupby(["notebook", "corpus"], sort=False):
         for table, own in part.groupby("table", sort=False)["path"]:
-            shown = TABLES[table].shown if table in TABLES else ""
-            first = [each for name in (f"{table}_{shown}.csv", f"{table}.csv") for each in own if each.name == name]
+            names = [f"{table}_{name}.csv" for name in (TABLES[table].shown.split() if table in TABLES else ())]
+            first = [each for name in (*names, f"{table}.csv") for each in own if each.name == name]
             if first:
                 address = f"../{first[0].relative_to(root).as_posix()}"
                 found.setdefault(path, {}).setdefault(corpus, f"[{corpus}]({address})")
