@@ -33,7 +33,7 @@ from ssb.video.ledger import add_source, check_settings, complete, read_sums, re
 ENDINGS = "3gp avi flv gif m4v mkv mov mp4 mpeg mpg ogv ts webm wmv".split()  # the files of a folder that are clips
 STILLS = "bmp jpeg jpg png tif tiff webp".split()  # and those of one without such files: clips of one second
 
-THREADS = 2  # of the backbone on a CPU: with another number the last digits differ, and so would the corpus
+THREADS = 2  # of the backbone on a CPU: with another number the last digits differ
 LONGEST_NAME = 220  # bytes of the name of a clip or a stream: 255 less what a draft of its file adds
 
 

@@ -3,11 +3,11 @@
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from ssb import files
+from ssb.corpora.origin import read_sources, read_sums
 from ssb.corpora.reading import CorpusError, check_array, listed, read_array
 from ssb.files import sha256
 from ssb.video.decode import VideoError
@@ -68,19 +68,6 @@ def remove_outdated(out: Path, stream: str, done: dict[str, Path]) -> list[str]:
     return outdated
 
 
-def read_sources(out: Path, stream: str) -> dict[str, tuple[int, int, str]]:
-    """Clip → size, time of change (ns) and SHA-256 of the file that its features were made of."""
-    path = out / f"{stream}.sources.tsv"
-    lines = _lines(path)
-    rows = (re.fullmatch(r"(.+)\t(\d+)\t(-?\d+)\t([0-9a-f]{64})", line) for line in lines)
-    return {row[1]: (int(row[2]), int(row[3]), row[4]) for row in rows if row}  # the last line of a clip counts
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a record, none where it is missing. Bytes that are not UTF-8 make a line that fits no clip."""
-    return path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-
-
 def add_source(out: Path, stream: str, clip: str, source: Path, sha: str):
     """Append a line to <stream>.sources.tsv and wait until it is on the disk, so that the record is complete even if
     the process is killed or the power fails. StorageError where the disk refuses it."""
@@ -97,14 +84,6 @@ def add_source(out: Path, stream: str, clip: str, source: Path, sha: str):
         raise files.StorageError(
             f"cannot write {path}: {error.strerror}; free some space or allow writing; the same command continues"
         ) from error
-
-
-def read_sums(out: Path, stream: str) -> dict[str, str]:
-    """Clip → SHA-256 of its file, as written by `write_sums`."""
-    path = out / f"{stream}.sha256"
-    lines = _lines(path)
-    pairs = (line.split(f"  {stream}/", 1) for line in lines)
-    return {pair[1].removesuffix(".npy"): pair[0] for pair in pairs if len(pair) == 2}
 
 
 def write_sums(out: Path, stream: str, sums: dict[str, str], removed: Iterable[str] = ()):
