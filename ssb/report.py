@@ -39,7 +39,7 @@ def signed(x: float) -> str:
     return f"{round(x, 1) + 0.0:+.1f}"
 
 
-def interval(low: float, high: float) -> str:
+def bracketed(low: float, high: float) -> str:
     """Of a difference, "[-0.3, +0.5]"."""
     return f"[{signed(low)}, {signed(high)}]"
 
@@ -81,7 +81,7 @@ def in_ranks(row: Mapping[str, float]) -> str:
     values = [100 * np.expm1(row.get(name, np.nan)) for name in LOG]
     if np.isnan(values).any():
         return ""
-    return f"{signed(values[0])} % {interval(*values[1:])}"
+    return f"{signed(values[0])} % {bracketed(*values[1:])}"
 
 
 def ranked(row: Mapping[str, float]) -> str:
@@ -154,8 +154,8 @@ def verdicts(claims: pd.DataFrame) -> str:
     lines = []
     for row in claims.itertuples():
         paper = "" if np.isnan(row.paper) else f", paper {signed(row.paper)}"
-        queries = f"{interval(row.delta_low, row.delta_high)} over queries"
-        seeds = f"{interval(row.seeds_low, row.seeds_high)} over {row.seeds} seeds"
+        queries = f"{bracketed(row.delta_low, row.delta_high)} over queries"
+        seeds = f"{bracketed(row.seeds_low, row.seeds_high)} over {row.seeds} seeds"
         resolves = "" if np.isnan(getattr(row, "resolves", np.nan)) else f", resolves {row.resolves:.1f}"
         lines.append(f"{row.claim}: {row.verdict} ({signed(row.delta)} points, {queries}, {seeds}{resolves}{paper})")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ from ssb.metrics.statistics import interval, over_seeds, paired, verdict
 from ssb.model import SupportSetModel
 from ssb.paper import published
 from ssb.progress import track
-from ssb.report import Experiment, cells, interval, intervals, signed
+from ssb.report import Experiment, bracketed, cells, intervals, signed
 from ssb.study import Study
 from ssb.tables import released
 from ssb.training.data import Data
@@ -280,7 +280,7 @@ def reading(results: Results, claims: pd.DataFrame) -> str:
         gain = paired(own, support)
         lines.append(
             f"{setting}: CIDEr {own.mean():.1f} from the clip itself, {support.mean():.1f} from its support set; "
-            f"difference {signed(gain.delta)} {interval(gain.delta_low, gain.delta_high)} over clips: "
+            f"difference {signed(gain.delta)} {bracketed(gain.delta_low, gain.delta_high)} over clips: "
             f"{verdict(gain)}."
         )
     verdicts = claims.set_index(["setting", "baseline"])["verdict"]
@@ -298,6 +298,6 @@ def reading(results: Results, claims: pd.DataFrame) -> str:
             side = "higher" if low > 0 else "lower" if high < 0 else "inconclusive"
             lines.append(
                 f"{name} of its captions from the clip itself, difference to one sentence for all clips: "
-                f"{signed(gain.mean())} {interval(low, high)} over seeds: {side}."
+                f"{signed(gain.mean())} {bracketed(low, high)} over seeds: {side}."
             )
     return "\n".join(lines)

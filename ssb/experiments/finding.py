@@ -15,7 +15,7 @@ from ssb.experiments import carries, leak, multiverse, overview, strength
 from ssb.figures import COLUMN, styled
 from ssb.metrics.sequences import BY_FULL
 from ssb.metrics.statistics import holm
-from ssb.report import in_ranks, interval, markdown, ranked, read, signed
+from ssb.report import bracketed, in_ranks, markdown, ranked, read, signed
 from ssb.tables.verdicts import LOG, VERDICTS
 
 # claims of the tables
@@ -56,7 +56,9 @@ class Sentence(NamedTuple):
 
 QUESTIONS = (
     *(Question(f"Does cross-captioning beat no captioning over {name}?", tables) for name, tables in BASELINES.items()),
-    Question("Does it help on average over weak and strong baselines, at λ = 0.1?", ("strength",), strength.FIXED.format(0.1)),
+    Question(
+        "Does it help on average over weak and strong baselines, at λ = 0.1?", ("strength",), strength.FIXED.format(0.1)
+    ),
     Question("Does it help at λ = 10 on the mean over tokens (a stress test)?", ("table1_lambda10",)),
     Question("Does it bring clips of one meaning together?", ("same_meaning",), MEANING),
     Question("Does it gain more where there are more false negatives?", ("false_negatives",), FALSE_NEGATIVES),
@@ -89,7 +91,7 @@ def difference(row, unit: str = " points") -> str:
     """A row of claims or of a summary in words, with its interval over queries and seeds, of tables of before there was
     one that over queries: "+0.1 points [-0.3, +0.5]"."""
     whole = not np.isnan(getattr(row, "low", np.nan))
-    return f"{signed(row.delta)}{unit} {interval(*(row.low, row.high) if whole else (row.delta_low, row.delta_high))}"
+    return f"{signed(row.delta)}{unit} {bracketed(*(row.low, row.high) if whole else (row.delta_low, row.delta_high))}"
 
 
 def judgement(row) -> str:
@@ -114,7 +116,9 @@ def headline(claims: pd.DataFrame, results: Path) -> str:
     where = f"On {corpus} ({first['seeds'].min():.0f} seeds)"
     parts = [f"**{where}, {METHOD} changes {MEASURE} by {' and by '.join(texts)}{paper}.**"]
     if ranks := [*filter(None, (in_ranks(row) for _, row in first.iterrows()))]:
-        parts += [f"The geometric mean of the ranks of the right clips changes by {' and by '.join(ranks)}; less is better."]
+        parts += [
+            f"The geometric mean of the ranks of the right clips changes by {' and by '.join(ranks)}; less is better."
+        ]
     return textwrap.fill(" ".join([*parts, conclusion(rows), shares(results)]), 120)
 
 
@@ -284,7 +288,9 @@ def _readings(path: Path) -> str:
     mean = read(path.with_name("multiverse_choices.csv")).set_index("choice").loc[multiverse.MEAN]
     table, words = read(path), VERDICTS.get(mean["verdict"], mean["verdict"])
     steps = read(path.with_name("multiverse.csv"))["steps"]
-    trained = f"after {steps.max()} steps, where none has an R@1 of {table['R@1'].min():.0f} to {table['R@1'].max():.0f},"
+    trained = (
+        f"after {steps.max()} steps, where none has an R@1 of {table['R@1'].min():.0f} to {table['R@1'].max():.0f},"
+    )
     parts = [f"{trained} {_counted(table, 'under', 'readings')} {difference(mean)}, {words}"]
     return "; ".join(parts + ([alike] if (alike := multiverse.alike(table)) else []))
 
@@ -299,7 +305,9 @@ def _carries(path: Path) -> str:
     of_ceiling = claims[(claims["setting"] == carries.ORACLE) & (claims["baseline"] == carries.WITHOUT)]
     rows = pd.concat([rows.drop(index=carries.ORACLE, errors="ignore"), of_ceiling.set_index("setting")])
     names = {"cross": "in full", carries.SHUFFLED: "with the captions of other clips"}
-    names |= {carries.ORACLE: f"with an oracle's weights by true meaning (one of {len(claims)} claims, not of the rows)"}
+    names |= {
+        carries.ORACLE: f"with an oracle's weights by true meaning (one of {len(claims)} claims, not of the rows)"
+    }
     found = {name: words for name, words in names.items() if name in rows.index}
     return ", ".join(f"{difference(row := rows.loc[name])} {words}: {row['verdict']}" for name, words in found.items())
 
@@ -367,7 +375,9 @@ EFFECT = (
         _false_negatives,
     ),
     Sentence(
-        "A linear classifier of actions on the head that it trained changes in top-1", ["table11_claims"], _of_claim(ACTIONS)
+        "A linear classifier of actions on the head that it trained changes in top-1",
+        ["table11_claims"],
+        _of_claim(ACTIONS),
     ),
     Sentence(
         "A probe that reads the weighted mix of clips tells which caption of a clip made the weights",

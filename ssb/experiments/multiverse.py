@@ -20,7 +20,7 @@ from ssb.experiments.when import log_ranks
 from ssb.figures import COLOURS, PAGE, RESOLVED, heading, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import DELTA, Difference, paired, settled
-from ssb.report import Experiment, interval, signed
+from ssb.report import Experiment, bracketed, signed
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, acts, stacked
 
@@ -208,11 +208,12 @@ def alike(gains: pd.DataFrame) -> str:
     first, others = cells(gains).iloc[0], cells(gains).iloc[1:]
     if others.empty:
         return ""
-    (term, tokens), times = first.name, f"{first['low']:.3g} to {first['high']:.3g} times"
+    times, (term, tokens) = f"{first['low']:.3g} to {first['high']:.3g} times", first.name
+    chosen = f"{CHOICES['weighted_term'][term]} and a {CHOICES['over_tokens'][tokens]}"
+    by = f"{signed(first['mean'])} on average, from {signed(first['least'])} to {signed(first['most'])}"
     return (
-        f"of the {first['readings']:.0f} with {CHOICES['weighted_term'][term]} and a {CHOICES['over_tokens'][tokens]}, the "
-        f"nearest to the paper's similar magnitudes (captioning was {times} the contrastive term), {first['gain']:.0f} "
-        f"gain, by {signed(first['mean'])} on average, from {signed(first['least'])} to {signed(first['most'])}; in the "
+        f"of the {first['readings']:.0f} with {chosen}, the nearest to the paper's similar magnitudes (captioning was "
+        f"{times} the contrastive term), {first['gain']:.0f} gain, by {by}; in the "
         f"others it was {others['low'].min():.3g} to {others['high'].max():.3g} times, a stress test"
     )
 
@@ -231,17 +232,17 @@ def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
     lines.append(f"The median gain is {middle:+.2f} points of R@1, from {least:+.2f} to {most:+.2f}.")
     row = effects.loc[MEAN]
     lines.append(
-        f"The mean gain is {row['delta']:+.2f} points {interval(row['delta_low'], row['delta_high'])} over queries, "
-        f"{interval(row['readings_low'], row['readings_high'])} over readings: {row['verdict']}."
+        f"The mean gain is {row['delta']:+.2f} points {bracketed(row['delta_low'], row['delta_high'])} over queries, "
+        f"{bracketed(row['readings_low'], row['readings_high'])} over readings: {row['verdict']}."
     )
     lines += [f"{words[0].upper()}{words[1:]}."] if (words := alike(gains)) else []
     effects = effects.drop(index=MEAN)
     ordered = effects.reindex(effects["delta"].abs().sort_values(ascending=False).index)
     for row in ordered.rename(columns={"from": "first", "of none": "alone"}).head(3).itertuples():
         lines.append(
-            f"From {row.first} to {row.to}: {row.delta:+.2f} points of gain {interval(row.delta_low, row.delta_high)} "
-            f"over queries, {interval(row.readings_low, row.readings_high)} over readings; {row.alone:+.2f} points of R@1 "
-            "without captioning."
+            f"From {row.first} to {row.to}: {row.delta:+.2f} points of gain {bracketed(row.delta_low, row.delta_high)} "
+            f"over queries, {bracketed(row.readings_low, row.readings_high)} over readings; without captioning "
+            f"{row.alone:+.2f} points of R@1."
         )
     resolved = effects.index[effects["verdict"].isin(["higher", "lower"])]
     lines.append(f"Choices beyond the noise of queries and readings, by Holm: {', '.join(resolved) or 'none'}.")
@@ -249,8 +250,8 @@ def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
         words = f"{CHOICES['weighted_term'][term]}, {CHOICES['over_tokens'][tokens]}"
         times = f"{row['low']:.3g} to {row['high']:.3g} times"
         lines.append(
-            f"{words}: {row['gain']:.0f} of {row['readings']:.0f} gain, by {signed(row['mean'])} points on average; the "
-            f"captioning term is {times} the contrastive one."
+            f"{words}: {row['gain']:.0f} of {row['readings']:.0f} gain, by {signed(row['mean'])} points on average; "
+            f"the captioning term is {times} the contrastive one."
         )
     return "\n".join(lines)
 

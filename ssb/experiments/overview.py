@@ -17,7 +17,7 @@ from ssb import files, published
 from ssb.config import Config
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, MARKS, PAGE, RESOLVED, difference, star, styled
-from ssb.report import METRICS, Experiment, best, interval, markdown, printed, read, reading, signed, stress_test
+from ssb.report import METRICS, Experiment, best, bracketed, markdown, printed, read, reading, signed, stress_test
 from ssb.tables.verdicts import UNDECIDED
 
 OTHERS = "other corpora"  # the column of corpora with few tables
@@ -111,7 +111,7 @@ def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
     texts = []
     for row in frame.itertuples():
         pairs = (row.delta_low, row.delta_high), (row.seeds_low, row.seeds_high)
-        intervals = " ".join(interval(low, high) for low, high in pairs)
+        intervals = " ".join(bracketed(low, high) for low, high in pairs)
         resolves = getattr(row, "resolves", np.nan)  # no column of tables of before there were four verdicts
         texts.append(
             f"{signed(row.delta)} {intervals} {row.verdict}" + ("" if np.isnan(resolves) else f" / {resolves:.1f}")

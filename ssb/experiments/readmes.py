@@ -44,7 +44,10 @@ def results_page(root: Path, claims: pd.DataFrame) -> str:
     for table, part in made(root).groupby("table", sort=False):
         one = TABLES.get(table, Experiment(PICTURES.get(table, table)))
         each = part.groupby("corpus", sort=False)["path"]
-        parts += [f"### {one.title}", *(folded(corpus, paths, [f"{table}_{name}.csv" for name in one.shown.split()]) for corpus, paths in each)]
+        parts += [
+            f"### {one.title}",
+            *(folded(corpus, paths, [f"{table}_{name}.csv" for name in one.shown.split()]) for corpus, paths in each),
+        ]
     parts += [
         "## Speed and cost",
         *(benchmark(root, name) for name in BENCHMARKS if (results / f"{name}.csv").exists()),

@@ -94,8 +94,8 @@ class Plan(NamedTuple):
 
 def plans(entry: Entry, kind: Callable[..., Study] = Study) -> Iterator[Plan]:
     """The runs of each table of an entry, without those that depend on results which are not there; nothing is trained.
-    kind: makes the studies. CorpusError where data are missing that they need, ConfigError where a preset has no settings
-    for the corpus."""
+    kind: makes the studies. CorpusError where data are missing that they need, ConfigError where a preset has no
+    settings for the corpus."""
     given = executed.values(entry)
     names = [name for _, name in entry.tables]
     make = functools.partial(kind, preset=given["preset"], seeds=given["seeds"])
@@ -189,7 +189,8 @@ def is_current(row: Mapping, one: Planned, study: Study) -> bool:
 
 
 def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str, str]:
-    """done, stale, "needs data" or "not yet made", and why, of an entry that was not executed here. corpora: see `AbsentStudy`."""
+    """done, stale, "needs data" or "not yet made", and why, of an entry that was not executed here. corpora: see
+    `AbsentStudy`."""
     tables = [f"{files.label(corpus, entry.preset)}/{table}" for corpus, table in entry.tables]  # the first is its own
     if not (files.root() / "results" / f"{tables[0]}.csv").exists():
         drawn = "table" not in executed.values(entry) and has_figures(entry)

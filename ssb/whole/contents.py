@@ -88,9 +88,7 @@ STUDY: tuple[Entry, ...] = (
         changes={"captioning": 10.0},
     ),
     *each("02_is_it_trained", "heads", {"shapes": 11, "msrvtt1k": 15, "flickr8k": 60}),
-    *each(
-        "03_table2a_video_encoder", "table2a", {"vidvrd": 5}, tuned={"shapes": 2}, half={"flickr8k": 10}
-    ),
+    *each("03_table2a_video_encoder", "table2a", {"vidvrd": 5}, tuned={"shapes": 2}, half={"flickr8k": 10}),
     *each("04_table2b_aggregation", "table2b", tuned={"shapes": 10, "msrvtt1k": 13}, half={"flickr8k": 50}),
     *each("05_table2c_text_encoder", "table2c", tuned={"shapes": 20, "msrvtt1k": 25}, half={"flickr8k": 10}),
     *each("06_table2d_text_decoder", "table2d", tuned={"shapes": 4, "msrvtt1k": 6}, half={"flickr8k": 10}),
