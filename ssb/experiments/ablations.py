@@ -102,7 +102,7 @@ def sizes(rows: pd.DataFrame, summary: pd.DataFrame, title: str, batch: int):
     ends = [(mean - table["R@1 low"]).clip(lower=0), (table["R@1 high"] - mean).clip(lower=0)]
     axis.errorbar(x, mean, ends, fmt="D-", ms=4, color=COLOURS[0], capsize=3, label="mean, 95 % over queries")
     seeds = rows[rows["setting"] != "none"].astype({"setting": int, "t2v R@1": float})
-    axis.scatter(seeds["setting"], seeds["t2v R@1"], s=9, color=COLOURS[1], zorder=3, label="one seed")
+    axis.scatter(seeds["setting"], seeds["t2v R@1"], s=6, color="0.35", zorder=3, label="one seed")
     axis.axvline(batch, color="0.7", lw=0.8, ls=":")
     axis.set_xscale("log", base=2)
     axis.set_xticks(x, x)

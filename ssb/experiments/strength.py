@@ -105,7 +105,7 @@ def claimed(runs: Runs, gains: pd.DataFrame, seeds: int) -> list[dict]:
     wanted = [(AVERAGE, "cross", "none", best, ones / len(gains))]
     if len(gains) > 1:
         others = ones.drop(gains["delta"].idxmax())
-        wanted += [(OTHERS, "cross", "none", best, others / len(others))]
+        wanted += [(OTHERS, "cross, the largest left out", "none", best, others / len(others))]
     for weight in LAMBDAS:
         one = pd.Series(weight, gains.index)
         if all(captioned(name, weight) in runs for name in gains.index):
