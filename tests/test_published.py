@@ -108,19 +108,22 @@ def test_rows_are_not_lost_when_a_table_is_written(committed):
 def test_sweeps_over_corpora_are_compared_rate_by_rate(committed):
     rows = pd.read_csv(committed / "results/shapes/false_negatives.csv")
     rates = sorted(rows["false_negatives"].unique())
-    sweep = false_negatives.Sweep("false_negatives", rates[:2])
+    sweep = false_negatives.Sweep("false_negatives", rates[:2], preset="tuned")
     for study in sweep.studies.values():
         study.protect(study.planned(false_negatives.SWEEP))
     with pytest.raises(ConfigError, match="has the rates .* too"):
         sweep.run()
     with pytest.raises(ConfigError, match="other settings"):
-        false_negatives.Sweep("false_negatives", rates, changes={"epochs": 3}).run()
+        false_negatives.Sweep("false_negatives", rates, preset="tuned", changes={"epochs": 3}).run()
 
 
 def test_pretrained_and_zero_shot_rows_are_compared_too(committed):
     """The names of the runs that others begin with change with VERSION; the rows are the same."""
     changes = {"corpus_options": {"clips": 2400, "false_negatives": 0.1, "seed": 1}}
-    before, study = Study("pretraining_for_shapes", changes=changes), Study("pretraining")
+    before, study = (
+        Study("pretraining_for_shapes", preset="tuned", changes=changes),
+        Study("pretraining", preset="tuned"),
+    )
     grid = transfer.pre_trained(["none", "cross"])
     plan = before.planned(grid)
     before.protect(plan)
@@ -140,7 +143,7 @@ def test_pretrained_and_zero_shot_rows_are_compared_too(committed):
     assert "'cross, pre-trained' trained with" in refusal(
         study, tuned, begin={name: begin["none, pre-trained"] for name in begin}
     )
-    ten = Study("table10")
+    ten = Study("table10", preset="tuned")
     zero = [published.finished(f"{one.setting}, zero-shot", Begun(one)) for one in plan]
     ten.protect([*zero, *ten.planned(grid)])
     assert "it has the settings 'cross, zero-shot', 'none, zero-shot' too" in refusal(ten, grid)
