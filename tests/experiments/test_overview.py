@@ -254,7 +254,7 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
         "by R@1; by all ranks together, each tested alone, it helps in 3, by 1.0 to 50.0 %, and harms in none."
     )
     assert finding.conclusion(gains.assign(**logs)).endswith("it helps in none and harms in none.")
-    assert "The geometric mean of the ranks (less is better) changes by -1.0 % [-2.0, +0.0]." in " ".join(
+    assert "The geometric mean of the ranks of the right clips changes by -1.0 % [-2.0, +0.0]; less is better." in " ".join(
         with_ranks.split()
     )
     answers = finding.answers(overview.claims(results)).set_index("question")
