@@ -225,11 +225,8 @@ def first_page(results: Path, claims: pd.DataFrame) -> str:
     words = f"**{conclusion(rows)}**", shares(results), bars(results), CAVEAT
     parts = [" ".join(filter(None, words))] if len(rows) else []
     parts += [sentences(results, EFFECT)]
-    parts += (
-        ["On another task, and of the two related methods:", related]
-        if (related := sentences(results, RELATED))
-        else []
-    )
+    if others := sentences(results, OTHERS):
+        parts += ["On another task, and of the two related methods:", others]
     return "\n\n".join(parts)
 
 
