@@ -268,7 +268,7 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     pd.DataFrame(gained).to_csv(results / "shapes/strength_gains.csv")
     average = {"claim": [strength.AVERAGE], "delta": 1.0, "delta_low": 0.5, "delta_high": 1.5, "verdict": "held"}
     pd.DataFrame(average).to_csv(results / "shapes/strength_claims.csv")
-    told = "by R@1.** It gains over 1 of 1 baselines (1 beyond the noise). Encoders"
+    told = "by R@1.** It gains over 1 of 1 baselines (beyond the noise over 1, and it loses so over none). Encoders"
     assert told in finding.first_page(results, overview.claims(results)).splitlines()[0]
     assert "[flickr8k_confirm](flickr8k_confirm/table12_claims.csv) +0.7" in lines[1] and "table12" not in lines[0]
     assert "(the design finds 0.9 points" in lines[1]
