@@ -224,7 +224,8 @@ def _verdicts(frame: pd.DataFrame) -> str:
     """Claims in words: which were held or contradicted, or two settings equivalent, on which corpora, and how many
     tests were inconclusive."""
     parts, main = [], frame["table"].map(len) == frame["table"].map(len).min()
-    frame = frame.assign(corpus=frame["corpus"].where(main, frame["corpus"] + ": " + frame["table"]))
+    variants = frame["table"].replace(overview.STRESSED, f"{overview.STRESSED} (a stress test)")
+    frame = frame.assign(corpus=frame["corpus"].where(main, frame["corpus"] + ": " + variants))
     for verdict in ("held", "contradicted", "equivalent", "hardly acts"):
         corpora = frame[frame["verdict"] == verdict].groupby("claim", sort=False)["corpus"].agg(", ".join)
         each = [f"{claim.partition(' (points')[0]} ({names})" for claim, names in corpora.items()]
