@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.colors import CenteredNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from ssb.config import Config
 from ssb.figures import COLUMN, RESOLVED, heading, styled
@@ -61,9 +62,9 @@ def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = (),
             axis.text(x, y, "collapsed", bbox={"fc": "white", "lw": 0, "pad": 0.5}, **style)
         for config, line, half in framed.values():
             if (config.captioning, config.temperature, False) == (LAMBDAS[y], *columns[x]):
-                for width, kind, edge in ((2.8, "-", "white"), (1.3, line, "black")):  # to be seen on every colour
-                    box = {"fill": False, "lw": width, "ls": kind, "ec": edge}
-                    axis.add_patch(plt.Rectangle((x - half, y - half), 2 * half, 2 * half, **box))
+                around = [withStroke(linewidth=2.8, foreground="white")]  # to be seen on every colour
+                box = {"fill": False, "lw": 1.3, "ls": line, "ec": "black", "path_effects": around}
+                axis.add_patch(plt.Rectangle((x - half, y - half), 2 * half, 2 * half, **box))
     labels = [f"{t:g}\ndecoder\nfirst" if warm else f"{t:g}" for t, warm in columns]
     axis.set(xticks=range(len(columns)), xticklabels=labels)
     axis.set(yticks=range(len(names)), yticklabels=[f"{c:g}" for c in LAMBDAS])
