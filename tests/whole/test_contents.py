@@ -161,6 +161,9 @@ COMMITTED = [
 ]
 
 
+STALE = {"msrvtt1k/05_table2c_text_encoder"}  # of an earlier version; to be made again, and none may be added
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -169,7 +172,7 @@ COMMITTED = [
     ],
 )
 def test_the_committed_tables_are_what_the_list_makes(entry, fresh):
-    """Settings, seeds and config_sha; rows of an earlier version are stale and no error."""
+    """Settings, seeds and config_sha."""
     lacking = executed.lacking(entry)
     try:
         current, wrong = wrong_rows(entry, committed.AbsentStudy if lacking else Study)
@@ -177,9 +180,8 @@ def test_the_committed_tables_are_what_the_list_makes(entry, fresh):
         if lacking or "no feature stream" in str(error):
             pytest.skip(f"{error}; set SSB_DATA")
         raise
-    assert not wrong
-    state, why = committed.judged(entry)
-    assert (state, why) == ("done", "as committed") if current else state == "stale" and why
+    assert not wrong and current == (entry.name not in STALE)
+    assert committed.judged(entry)[0] == ("done" if current else "stale")
 
 
 def test_the_plan_of_a_table_is_whole_but_where_it_depends_on_results(home):
