@@ -74,7 +74,7 @@ class Stream:
         return x
 
     def update(self, sha) -> None:
-        """Feed the content to a hash, or of features that `ssb extract` made what it made them of."""
+        """Feed the content to a hash; of extracted features, what they were made of (`ssb.corpora.origin`)."""
         if not self.packed:
             sums = [files.sha256(path) for path in self.values]
             if made := origin.made_of(self.values, sums):

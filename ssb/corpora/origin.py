@@ -1,4 +1,4 @@
-"""What `ssb extract` records beside a stream: the settings of its backbone, the file of each clip, and checksums."""
+"""What the extraction of features records beside a stream: the settings of its backbone, the file of each clip, and checksums."""
 
 import json
 import re
