@@ -1,4 +1,4 @@
-"""What the extraction of features records beside a stream: the settings of its backbone, the file of each clip, and checksums."""
+"""What the extraction of features records beside a stream: settings of the backbone, files of the clips, checksums."""
 
 import json
 import re
