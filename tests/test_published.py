@@ -120,10 +120,8 @@ def test_sweeps_over_corpora_are_compared_rate_by_rate(committed):
 def test_pretrained_and_zero_shot_rows_are_compared_too(committed):
     """The names of the runs that others begin with change with VERSION; the rows are the same."""
     changes = {"corpus_options": {"clips": 2400, "false_negatives": 0.1, "seed": 1}}
-    before, study = (
-        Study("pretraining_for_shapes", preset="tuned", changes=changes),
-        Study("pretraining", preset="tuned"),
-    )
+    before = Study("pretraining_for_shapes", preset="tuned", changes=changes)
+    study = Study("pretraining", preset="tuned")
     grid = transfer.pre_trained(["none", "cross"])
     plan = before.planned(grid)
     before.protect(plan)

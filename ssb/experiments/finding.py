@@ -321,9 +321,10 @@ def _leak(path: Path) -> str:
     own, other = (leak.setting(source, LEAK) for source in ("caption", "other caption"))
     cases = {own: f"after {own}", other: "after weights of another caption", "none": "without captioning"}
     parts = []
-    for name, words in ((name, words) for name, words in cases.items() if name in told.index):
-        gain = f" (R@1 {difference(rows.loc[name])}, {rows.loc[name, 'verdict']})" if name in (own, other) else ""
-        parts.append(f"in {_share(told.loc[name])} {words}{gain}")
+    for name, words in cases.items():
+        if name in told.index:
+            gain = f" (R@1 {difference(rows.loc[name])}, {rows.loc[name, 'verdict']})" if name != "none" else ""
+            parts.append(f"in {_share(told.loc[name])} {words}{gain}")
     words = f"{', '.join(parts)}, {told['chance'].iloc[0]:.0f} % by guessing"
     tuned = path.with_name("leak_tuned_leaks.csv")
     return f"{words}, and over the tuned baseline {_leak(tuned)}" if path != tuned and tuned.exists() else words

@@ -176,8 +176,9 @@ def _tested(weights: pd.DataFrame, gain: np.ndarray, clips: np.ndarray) -> dict[
     weights, so that one more row than that, of this mean and this error, stands for the readings."""
     each = weights.to_numpy()
     sums, fitted = each @ gain, np.linalg.pinv(each)
-    free = null_space(fitted.T).shape[1]
-    rest = null_space(np.ones((1, free + 1))) @ (null_space(fitted.T).T @ gain) if free else np.nan * gain[:1]
+    left = null_space(fitted.T)  # (readings, degrees of freedom): what the weights leave
+    free = left.shape[1]
+    rest = null_space(np.ones((1, free + 1))) @ (left.T @ gain) if free else np.nan * gain[:1]
     sizes = np.sqrt((free + 1) * (each**2).sum(axis=1))
     rows = zip(weights.index, sums, sizes)
     return {name: paired(total + size * rest, 0 * rest, clips) for name, total, size in rows}
@@ -205,7 +206,8 @@ def cells(gains: pd.DataFrame) -> pd.DataFrame:
 def alike(gains: pd.DataFrame) -> str:
     """In words, the gains in the first of `cells`, and how large captioning was in the others; "" where there are no
     others."""
-    first, others = cells(gains).iloc[0], cells(gains).iloc[1:]
+    table = cells(gains)
+    first, others = table.iloc[0], table.iloc[1:]
     if others.empty:
         return ""
     times, (term, tokens) = f"{first['low']:.3g} to {first['high']:.3g} times", first.name

@@ -41,7 +41,7 @@ GRIDS |= dict.fromkeys(leak.TABLES, leak.grid)
 GRIDS |= {"multiverse": lambda study: multiverse.grid(study, (published.PARAMETERS | study.parameters)["steps"])}
 
 
-COMMITTED = ("as committed", "figures alone")  # why an entry is done that was not executed here
+AS_COMMITTED, FIGURES_ALONE = "as committed", "figures alone"  # why an entry is done that was not executed here
 
 
 class Absent:
@@ -194,7 +194,7 @@ def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str,
     tables = [f"{files.label(corpus, entry.preset)}/{table}" for corpus, table in entry.tables]  # the first is its own
     if not (files.root() / "results" / f"{tables[0]}.csv").exists():
         drawn = "table" not in executed.values(entry) and has_figures(entry)
-        return ("done", COMMITTED[1]) if drawn else ("not yet made", "")
+        return ("done", FIGURES_ALONE) if drawn else ("not yet made", "")
     folder, kind = executed.lacking(entry), functools.partial(AbsentStudy, corpora=corpora)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -203,7 +203,7 @@ def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str,
         return "stale", " ".join(str(error).split())
     except CorpusError as error:
         return "needs data", f"there is no {folder}" if folder else " ".join(str(error).split())
-    return ("stale", "; ".join(dict.fromkeys(clauses))) if clauses else ("done", COMMITTED[0])
+    return ("stale", "; ".join(dict.fromkeys(clauses))) if clauses else ("done", AS_COMMITTED)
 
 
 def has_figures(entry: Entry) -> bool:
@@ -227,7 +227,7 @@ def overview_of(entries: Iterable[Entry]) -> Iterator[str]:
             word, why = judged(entry, corpora)
         counts[word] += 1
         left += 60 * executed.expected(entry) * (word != "done")
-        again += 60 * executed.expected(entry) * (why in COMMITTED)
+        again += 60 * executed.expected(entry) * (why in (AS_COMMITTED, FIGURES_ALONE))
         why = textwrap.shorten(why, executed.SHOWN, placeholder=" …") if word == "stale" else why
         yield f"{word:14}  {entry.name:{width}}  {minutes(60 * executed.expected(entry)):>7}  {why}".rstrip()
     total = f"{', '.join(f'{count} {word}' for word, count in counts.items())}: {minutes(left)} left"

@@ -181,7 +181,8 @@ def test_the_committed_tables_are_what_the_list_makes(entry, fresh):
             pytest.skip(f"{error}; set SSB_DATA")
         raise
     assert not wrong and current == (entry.name not in STALE)
-    assert committed.judged(entry)[0] == ("done" if current else "stale")
+    state, why = committed.judged(entry)
+    assert (state, why) == ("done", "as committed") if current else state == "stale" and why
 
 
 def test_the_plan_of_a_table_is_whole_but_where_it_depends_on_results(home):
