@@ -204,9 +204,7 @@ def test_table_1_can_be_read_in_light_and_dark(lab, opened):
     page.get_by_role("main").locator(".jp-Notebook .jp-CodeCell").first.wait_for()
     panel = contents(page, path)
     for theme, light in (("JupyterLab Dark", "false"), ("JupyterLab Light", "true")):
-        page.keyboard.press("Control+Shift+C")  # the palette of commands
-        page.locator("input.lm-CommandPalette-input:visible").fill(f"Use Theme: {theme}")
-        page.keyboard.press("Enter")
+        choose(page, "Settings", "Theme", theme)
         page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=light)
         page.wait_for_timeout(1000)  # for the style sheet
         for heading in ("The settings", "The table", "How they trained"):
