@@ -11,7 +11,6 @@ from ssb.experiments import finding, overview
 from ssb.experiments.overview import TABLES, files_of
 from ssb.figures import described
 from ssb.report import Experiment, markdown
-from ssb.tables.verdicts import UNDECIDED
 
 ABOUT = """# Results
 
@@ -231,7 +230,7 @@ def _verdicts(frame: pd.DataFrame) -> str:
         each = [f"{claim.partition(' (points')[0]} ({names})" for claim, names in corpora.items()]
         if each:
             parts.append(f"{verdict.capitalize()}: {'; '.join(each)}.")
-    if undecided := frame["verdict"].isin(UNDECIDED).sum():
+    if undecided := (frame["verdict"] == "inconclusive").sum():
         parts.append(f"Inconclusive: {undecided} of {len(frame)} tests.")
     return " ".join(parts)
 
@@ -246,7 +245,6 @@ def _differences(summaries: list[tuple[str, str, Path]]) -> str:
         if "delta" not in summary:
             continue
         baseline, counts = summary.index[summary["delta"].isna()][0], summary["verdict"].value_counts()
-        counts = counts.rename(dict.fromkeys(UNDECIDED, "inconclusive")).groupby(level=0).sum()
         kinds = ["higher", "lower", *(name for name in ("equivalent", "hardly acts") if name in counts), "inconclusive"]
         each = ", ".join(f"{counts.get(kind, 0)} {kind}" for kind in kinds)
         parts.append(f"Against {baseline} on {corpus}: {each}.")
@@ -262,6 +260,9 @@ def _numbers(results: Path, writer: Callable, path: Path) -> str:
 
 def _looks(corpus: str, looks: pd.DataFrame) -> str:
     """What a search on the validation clips has found, in words. looks: as of `ssb.experiments.baselines`."""
-    found = looks[looks["found"]].set_index("objective")["sum"]
-    words = ", ".join(f"{name} {total:.1f}" for name, total in found.items())
+    found, each = looks[looks["found"]].set_index("objective")["sum"], looks.groupby("objective")["seconds"]
+    words = ", ".join(
+        f"{name} {total:.1f} ({each.size()[name]} looks, {each.mean()[name]:.0f} seconds a run)"
+        for name, total in found.items()
+    )
     return f"R@1 + R@5 + R@10 on the validation clips of {corpus}: preset {looks['sum'].iloc[0]:.1f}, found: {words}."

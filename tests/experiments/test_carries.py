@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ssb import ConfigError, Study, configure
@@ -43,6 +44,20 @@ def test_what_is_detached_leaves_every_rank():
     assert "leaves every rank" in carries.detached(runs)
     assert "CHANGES every rank" in carries.detached(runs | {"none": [Made([2, 1])]})
     assert "collapsed" in carries.detached({"none": []})
+
+
+def test_the_ceiling_is_at_the_weight_that_validation_prefers():
+    def made(validation, ranks, weight=0.1):
+        log = pd.DataFrame({"epoch": [1, 2], **{f"val R@{k}": [90.0, validation] for k in (1, 5, 10)}})
+        config = SimpleNamespace(captioning=weight)
+        return SimpleNamespace(ranks={"t2v": np.array(ranks)}, log=log, metrics={"best_epoch": 2}, config=config)
+
+    largest = [*carries.STRONGER][-1]
+    runs = {"none": [made(50, [1, 9, 9, 9])], carries.ORACLE: [made(60, [1, 1, 9, 9])]}
+    runs[largest] = [made(59, [1, 1, 1, 1], 3.0)]  # the best on the test clips, which nobody may look at
+    found = "at the λ of 2 that is best on the validation clips, 0.1"
+    assert carries.ceiling(runs) == f"Captioning by the oracle, {found}: R@1 +25.0 on the test clips."
+    assert carries.ceiling({"none": runs["none"]}) == ""
 
 
 def test_a_lent_decoder_is_as_wide_as_that_of_the_tuned_preset(monkeypatch):

@@ -14,7 +14,7 @@ from ssb.experiments import ablations, carries, finding, overview, readmes, stre
 
 ROOT = Path(__file__).parents[2]
 CLAIM = dict(claim="cross beats none", setting="cross", baseline="none", seeds=3, paper=1.3, delta=-0.26, p=0.2,
-             delta_low=-0.5, delta_high=0.04, seeds_low=-0.9, seeds_high=0.4, verdict="not resolved")  # fmt: skip
+             delta_low=-0.5, delta_high=0.04, seeds_low=-0.9, seeds_high=0.4, verdict="inconclusive")  # fmt: skip
 
 
 def write(home: Path, folder: str, table: str, corpus: str, preset: str = "laptop", **change):
@@ -312,7 +312,7 @@ def test_the_ceiling_of_captioning_is_told_with_the_verdict_of_its_claim(results
 def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     folder = results / "shapes"
     folder.mkdir(exist_ok=True)
-    verdicts = {"verdict": ["higher", "not resolved", "lower", "not resolved"], "delta": [1.0, 0.2, -3.0, 0.4]}
+    verdicts = {"verdict": ["higher", "inconclusive", "lower", "inconclusive"], "delta": [1.0, 0.2, -3.0, 0.4]}
     verdicts |= {"ratio": [1.0, 60.0, 70.0, 9.0], "R@1": [30.0, 20.0, 25.4, 28.0]}
     verdicts |= {"weighted_term": ["contrast", *["captioning"] * 3], "over_tokens": "mean"}
     pd.DataFrame(verdicts).to_csv(folder / "multiverse_readings.csv", index=False)
@@ -377,10 +377,12 @@ def test_benchmarks_are_shown_with_their_figure(checkout):
 def test_a_search_is_told_by_what_it_found(checkout):
     looks = {"setting": ["the preset", "a", "b", "c"], "objective": ["none", "none", "cross", "cross"]}
     looks |= {"sum": [10.0, 20.0, 19.0, 21.5], "found": [False, True, False, True]}
+    looks["seconds"] = [10, 20, 90, 110]
     pd.DataFrame(looks).to_csv(checkout / "results/shapes/table1_summary.csv", index=False)
     path = checkout / "results/shapes/table1_summary.csv"
     words = readmes._differences([("shapes", "table1", path)])
-    assert words == "R@1 + R@5 + R@10 on the validation clips of shapes: preset 10.0, found: none 20.0, cross 21.5."
+    found = "none 20.0 (2 looks, 15 seconds a run), cross 21.5 (2 looks, 100 seconds a run)"
+    assert words == f"R@1 + R@5 + R@10 on the validation clips of shapes: preset 10.0, found: {found}."
 
 
 def test_the_claims_are_read_once_for_a_report(results, checkout, monkeypatch, capsys):
