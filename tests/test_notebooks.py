@@ -28,8 +28,8 @@ SMALL = {"corpus_options": {"clips": 60, "false_negatives": 0.05}}
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 CLAIMS = """claim,setting,baseline,seeds,paper,delta,delta_low,delta_high,p,seeds_low,seeds_high,verdict
-cross beats none,cross,none,3,1.3,0.5,-0.2,1.1,0.3,-0.4,1.4,not resolved
-hybrid beats none,hybrid,none,3,,0.5,-0.2,1.1,0.3,-0.4,1.4,not resolved
+cross beats none,cross,none,3,1.3,0.5,-0.2,1.1,0.3,-0.4,1.4,inconclusive
+hybrid beats none,hybrid,none,3,,0.5,-0.2,1.1,0.3,-0.4,1.4,inconclusive
 """
 
 
@@ -225,10 +225,10 @@ def book(tmp_path):
     writes = ["results/shapes-smoke/t.csv", "results/shapes-smoke/t_claims.csv", "figures/shapes-smoke/t.png"]
     source = {"cells": [{"source": ["# Table 1: which?\n", "text"]}], "metadata": {"ssb": {"writes": writes}}}
     (tmp_path / "notebooks" / "01_a.ipynb").write_text(json.dumps(source))
-    for corpus, verdicts in (("shapes", ["held", "not resolved"]), ("mine", ["held", "contradicted"])):
+    for corpus, verdicts in (("shapes", ["held", "inconclusive"]), ("mine", ["held", "contradicted"])):
         (tmp_path / "results" / corpus).mkdir(parents=True)
         lines = CLAIMS.replace(" beats none,", " beats none (points of CIDEr),").splitlines()
-        lines[1:] = [line.replace("not resolved", verdict) for line, verdict in zip(lines[1:], verdicts)]
+        lines[1:] = [line.replace("inconclusive", verdict) for line, verdict in zip(lines[1:], verdicts)]
         (tmp_path / "results" / corpus / "t_claims.csv").write_text("\n".join(lines))
         rows = "".join(f"{corpus},{row},laptop\n" for row in ("a,cpu,240", "a,cpu,240", "b,cpu,120", "c,A GPU,9"))
         (tmp_path / "results" / corpus / "t.csv").write_text(f"corpus,run,device,seconds,preset\n{rows}")
@@ -255,7 +255,7 @@ def test_nothing_resolved_and_nothing_claimed(book):
     assert "| Inconclusive: 2 of 2 tests. |" in listed(book)
     (book / "results/shapes/t_claims.csv").rename(book / "results/shapes/other_claims.csv")
     assert "| Table 1: which? |  |" in listed(book)
-    summary = "setting,delta,verdict\nnone,,\na,1,higher\nb,1,not resolved\nc,0,not resolved\n"
+    summary = "setting,delta,verdict\nnone,,\na,1,higher\nb,1,inconclusive\nc,0,inconclusive\n"
     (book / "results/shapes/t_summary.csv").write_text(summary)
     path = book / "notebooks" / "01_a.ipynb"
     path.write_text(path.read_text().replace("t_claims", "t_summary"))

@@ -23,7 +23,7 @@ from ssb import files
 from ssb.bench.cost import noise
 from ssb.config import Config
 from ssb.corpora.corpus import Corpus
-from ssb.figures import COLOURS, MARKS, save, styled
+from ssb.figures import COLOURS, MARKS, heading, save, styled
 from ssb.machine import machine, threads
 from ssb.metrics import retrieval
 from ssb.training import data
@@ -159,6 +159,7 @@ def drawn(frame: pd.DataFrame) -> plt.Figure:
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.xaxis.minorticks_off()
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    heading(figure, "CPU time by the size of the corpus and of the support set")
     return figure
 
 

@@ -18,7 +18,6 @@ from ssb.config import Config
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, MARKS, PAGE, RESOLVED, difference, star, styled
 from ssb.report import METRICS, Experiment, best, bracketed, markdown, printed, read, reading, signed, stress_test
-from ssb.tables.verdicts import UNDECIDED
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 SLOTS = 3  # verdicts beside a claim in one line of the list
@@ -73,7 +72,7 @@ def claims(results: Path, label: str = "") -> pd.DataFrame:
     if not frames:
         raise FileNotFoundError(f"no claims in {results / label}; run the notebooks of the tables first")
     frame = pd.concat([frame for frame in frames if len(frame)] or frames)
-    return by_table(frame.assign(verdict=frame["verdict"].replace(dict.fromkeys(UNDECIDED, "inconclusive"))))
+    return by_table(frame)
 
 
 def by_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,6 @@ Ranks = Mapping[str, np.ndarray]  # setting → ranks, (seeds, Q), or (Q,) witho
 EMPTY: Mapping = {}
 VERDICTS = {"higher": "held", "lower": "contradicted"}  # of a claim; the others are as those of a comparison
 LOG = ("log delta", "log low", "log high")  # difference in the mean of ln(rank), and its interval over both
-UNDECIDED = ("inconclusive", "not resolved")  # the second in tables of before there were four verdicts
 
 
 def stacked(runs: Runs, protocol: str = "t2v") -> dict[str, np.ndarray]:

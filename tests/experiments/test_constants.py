@@ -30,7 +30,7 @@ def test_the_settings_of_a_cell_are_those_of_its_name():
 def test_each_number_is_in_the_cell_of_its_setting():
     """Two settings with numbers, one resolved, and one that collapsed."""
     names = [constants.constant(0.01, 0.1), constants.constant(10.0, 0.1, True)]
-    rows = {"delta": [0.26, -30.0], "verdict": ["not resolved", "lower"]}
+    rows = {"delta": [0.26, -30.0], "verdict": ["inconclusive", "lower"]}
     summary = pd.DataFrame(rows, index=pd.Index(names, name="setting"))
     figure = constants.heat_map(summary, "title", [constants.constant(1.0, 0.01)], Config(captioning=0.1))
     axis = figure.axes[0]

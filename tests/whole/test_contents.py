@@ -161,7 +161,7 @@ COMMITTED = [
 ]
 
 
-STALE = {"msrvtt1k/05_table2c_text_encoder", "shapes/25_what_carries"}  # to be made again; none may be added
+STALE = {"shapes/25_what_carries"}  # to be made again; none may be added
 
 
 @pytest.mark.parametrize(
