@@ -17,6 +17,7 @@ from ssb.config import ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError
 from ssb.experiments import (
+    baselines,
     carries,
     emcl_layer,
     false_negatives,
@@ -122,11 +123,12 @@ def plans(entry: Entry, kind: Callable[..., Study] = Study) -> Iterator[Plan]:
         collapse = "may_collapse=True" in executed.source(entry).read_text(encoding="utf-8")
         for corpus, name in entry.tables:
             videos = name == "together_videos"
-            own = {"objective": "none"} if name == "looks" else given["video_changes"] if videos else {}
+            looks = name in baselines.TABLES
+            own = {"objective": "none"} if looks else given["video_changes"] if videos else {}
             preset = given["video_preset" if videos else "preset"]
             seeds = given["seeds"][:1] if name == "emcl_trials" else given["seeds"]
             which = {"preset": preset, "seeds": seeds, "changes": changes | own}
-            study = make(name, corpus, **which, looks=name == "looks", **others)
+            study = make(name, corpus, **which, looks=looks, **others)
             grid, complete = grid_of(name, study)
             decoders = {}
             if other := given.get("decoder_corpus"):
@@ -146,7 +148,10 @@ def grid_of(table: str, study: Study) -> tuple[Mapping, bool]:
         best = tried.loc[tried["sum"].idxmax()]
         constants = emcl_layer.Constants(int(best.bases), int(best.stages), float(best.temperature), float(best.beta))
         return (emcl_layer.grid if table == "emcl" else together.clips)(constants), path.exists()
-    return {"the preset" if table == "looks" else "cross": {}}, False  # of looks, that with which the search begins
+    if table in baselines.TABLES:  # that with which the search begins
+        first = {"objective": "cross"} if study.preset == "tuned" else {}
+        return {baselines.named(first): first}, False
+    return {"cross": {}}, False
 
 
 def as_begun(study: Study, one: Planned) -> SimpleNamespace:

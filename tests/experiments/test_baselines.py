@@ -145,6 +145,20 @@ def test_a_search_writes_its_looks_and_goes_on_where_it_was_stopped(home, capsys
     assert searched()[1].equals(looks) and "to train" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["shapes", "msrvtt1k", "flickr8k"])
+def test_captioning_has_as_many_looks_as_the_baseline(name, search, monkeypatch, request):
+    """With the further ones, from the preset `tuned`."""
+
+    def run(grid, may_collapse, further, complete):
+        return dict(further) | {setting: [Made(changes, 0, 10.0)] for setting, changes in grid.items()}
+
+    monkeypatch.setattr(search.study, "run", run)
+    search.study.preset, search.study.base = "tuned", runs.configure("tuned", name, objective="none")
+    assert search.baseline() == {} == search.runs and search.captioning() == {"objective": "cross"}
+    before = pd.read_csv(request.config.rootpath / "results" / name / "looks_summary.csv")["objective"].value_counts()
+    assert before["cross"] + len(search.runs) - 1 == before["none"]  # the first of these was the best of those
+
+
 def test_tuned_needs_settings_that_were_searched(monkeypatch):
     with pytest.raises(ConfigError, match="23_baselines"):
         runs.configure("tuned", "events")

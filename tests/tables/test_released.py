@@ -14,7 +14,17 @@ from ssb import Study, report
 from ssb.corpora.load import CORPORA
 from ssb.corpora.reading import CorpusError
 from ssb.corpora.record import Recipe
-from ssb.experiments import actions, captioning, emcl_inference, emcl_layer, multiverse, objectives, strength, when
+from ssb.experiments import (
+    actions,
+    baselines,
+    captioning,
+    emcl_inference,
+    emcl_layer,
+    multiverse,
+    objectives,
+    strength,
+    when,
+)
 from ssb.experiments.false_negatives import Sweep, claimed_trends, slopes
 from ssb.experiments.strength import captioned
 from ssb.metrics import captions, retrieval
@@ -168,8 +178,8 @@ def assert_follows(path) -> int:
         rates = {rate: released.read(path, {"false_negatives": rate}).runs for rate in summary["rate"].unique()}
         trend = slopes(rates, summary)
         rows = claimed_trends(trend, len(rates[summary["rate"][0]]["none"]))
-    elif path.stem == "looks":  # at the validation clips
-        looks = pd.read_csv(path.with_name("looks_summary.csv"), index_col="setting")
+    elif path.stem in baselines.TABLES:  # at the validation clips
+        looks = pd.read_csv(path.with_name(f"{path.stem}_summary.csv"), index_col="setting")
         for setting, runs in released.read(path).runs.items():
             each = pd.DataFrame([retrieval.metrics(run.ranks["t2v"]) for run in runs]).mean()
             for name in ("R@1", "R@5", "R@10"):
