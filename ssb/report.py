@@ -263,10 +263,22 @@ def stressed(runs: Runs) -> str:
         config = members[0].config
         if config.objective != "none" and (*config.factors, config.over_tokens) == (*default.factors, "mean"):
             ratios += [run.ratio for run in members]
+    return _stressed(ratios)
+
+
+def stressed_rows(rows: pd.DataFrame) -> str:
+    """The same of the rows of a table, by the λ in the names of its settings; "" of a table without ratios."""
+    if "ratio" not in rows:
+        return ""
+    named = rows["setting"].str.contains(rf"λ = {Config().captioning:g}(?![\d.])")
+    return _stressed([*rows.loc[named, "ratio"].dropna()])
+
+
+def _stressed(ratios: list[float]) -> str:
     if not ratios or max(ratios) < STRESS:
         return ""
     times = f"{min(ratios):.3g} to {max(ratios):.3g} times"
-    return f"{stress_test(default.captioning)}: captioning was {times} the contrastive term."
+    return f"{stress_test(Config().captioning)}: captioning was {times} the contrastive term."
 
 
 def stress_test(weight: float) -> str:

@@ -29,5 +29,10 @@ def test_the_papers_weight_on_the_token_mean_is_called_a_stress_test_where_it_is
     wanted = "λ = 10 on the mean over tokens is a stress test, not the paper's similar magnitudes: captioning was "
     assert report.stressed(large) == f"{wanted}12.3 to 30 times the contrastive term."
     assert not report.stressed({"none": large["none"], "cross": runs([1.5])})
+    rows = pd.DataFrame(
+        {"setting": ["cross, λ = 10", "λ = 10, T = 0.1", "λ = 1, T = 0.1"], "ratio": [12.3, 30.0, 99.0]}
+    )
+    assert report.stressed_rows(rows) == report.stressed(large)
+    assert not report.stressed_rows(rows[2:]) and not report.stressed_rows(rows[["setting"]])
     for other in ({"captioning": 0.1}, {"weighted_term": "contrast"}, {"over_tokens": "sum"}):
         assert not report.stressed({"cross": runs([30.0], **other)})

@@ -45,15 +45,17 @@ def _scratch_text(width: int, layers: int) -> dict:
 
 
 def table2c(preset: str, epochs: int, clips: int) -> dict[str, dict]:
-    """Text encoder: in the paper's preset t5-small and t5-base, otherwise sizes that train in minutes. epochs: of the
-    preset; clips: that are trained on, few enough to fine-tune the sentence encoder too or not."""
+    """Text encoder: in the paper's preset t5-small and t5-base, otherwise sizes that train in minutes, from scratch,
+    and the sentence encoder. epochs: of the preset; clips: that are trained on, few enough to fine-tune the sentence
+    encoder too or not."""
     if preset == "paper":
         return {"base": {"text_encoder": "t5-base"}, "small": {"text_encoder": "t5-small"}}
     grid = {"base": _scratch_text(128, 2), "small": _scratch_text(32, 1)}
+    if preset != "smoke":
+        grid |= {"sentence encoder, frozen": {}}
     if preset != "smoke" and clips <= 1000:  # an epoch of fine-tuning costs as much as 50 with the encoder frozen
         short = {"epochs": max(epochs // 4, 1)}  # as in the paper
         grid |= {
-            "sentence encoder, frozen": {},
             "frozen, a quarter of the epochs": short,
             "fine-tuned, a quarter of the epochs": short | {"freeze_text": False},
         }

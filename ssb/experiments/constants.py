@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 
 from ssb.config import Config
 from ssb.figures import COLUMN, RESOLVED, heading, styled
-from ssb.report import Experiment, signed
+from ssb.report import STRESS, Experiment, signed
 
 LAMBDAS, TEMPERATURES = (0.01, 0.1, 1.0, 10.0), (0.01, 0.1, 1.0)
 WARMUP = 0.2  # share of the steps in which the decoder alone learns; the epoch kept should lie after it
@@ -32,9 +32,16 @@ def constants() -> dict[str, dict]:
 
 
 @styled
-def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = (), preset: Config | None = None):
+def heat_map(
+    summary: pd.DataFrame,
+    title: str,
+    collapsed: Collection[str] = (),
+    preset: Config | None = None,
+    ratio: float = np.nan,
+):
     """λ × T: the difference of `cross` to no captioning in each cell, bold where it is resolved; a frame around the
-    paper's cell and around that of the preset. The last column is the paper's T with a decoder that is trained first.
+    paper's cell, a stress test where captioning was `ratio` times the contrastive term, and around that of the preset.
+    The last column is the paper's T with a decoder that is trained first.
     summary: of `Study.summary` over `constants`; collapsed: settings without a number because one of their runs
     collapsed."""
     columns = [(t, False) for t in TEMPERATURES] + [(0.1, True)]
@@ -52,6 +59,9 @@ def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = (),
     ]
     for label, (_, style, _) in framed.items():
         handles.append(Patch(fill=False, lw=1.3, ls=style, label=f"{label} λ and T"))
+    if ratio >= STRESS:
+        words = f"λ = {Config().captioning:g}: a stress test, captioning\n{ratio:.0f} times the contrastive term"
+        handles.append(Line2D([], [], ls="", label=words))
     for (y, x), delta in np.ndenumerate(deltas):
         dark = abs(delta) > 0.6 * norm.vmax
         style = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
@@ -78,13 +88,17 @@ def heat_map(summary: pd.DataFrame, title: str, collapsed: Collection[str] = (),
     return figure
 
 
+def drawn(rows: pd.DataFrame, summary: pd.DataFrame, title: str, collapsed: Collection[str], preset: Config):
+    """`heat_map` with the ratio of the paper's cell in the rows of the table."""
+    paper = pd.to_numeric(rows.loc[rows["setting"] == constant(Config().captioning, Config().temperature), "ratio"])
+    return heat_map(summary, f"Gain of cross over none by {title}", collapsed, preset, paper.mean())
+
+
 CONSTANTS = Experiment(
     "λ and T",
     grid=lambda study: constants(),
     baseline="none",
     alt="Heat map of the gain in R@1 of cross over no captioning, by λ and T, with the paper's and the preset's cells.",
-    draw=lambda result: heat_map(
-        result.summary, f"Gain of cross over none by {result.title}", result.study.collapsed, result.study.base
-    ),
+    draw=lambda result: drawn(result.rows, result.summary, result.title, result.study.collapsed, result.study.base),
 )
 TABLES = {"constants": CONSTANTS}

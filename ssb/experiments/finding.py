@@ -2,7 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from ssb import figures, files, published
 from ssb.experiments import carries, leak, multiverse, overview, strength
-from ssb.figures import COLUMN, styled
+from ssb.figures import COLUMN, RESOLVED, styled
 from ssb.metrics.sequences import BY_FULL
 from ssb.metrics.statistics import holm
 from ssb.report import bracketed, in_ranks, markdown, ranked, read, signed
@@ -122,13 +122,13 @@ def headline(claims: pd.DataFrame, results: Path) -> str:
     return textwrap.fill(" ".join([*parts, conclusion(rows), shares(results)]), 120)
 
 
-def conclusion(rows: pd.DataFrame) -> str:
+def conclusion(rows: pd.DataFrame, linked: bool = False) -> str:
     """In how many comparisons of `gains` the claim is held, and in how many the interval of the mean log rank over
-    queries and seeds excludes 0."""
+    queries and seeds excludes 0. linked: with a link to the claims."""
     held, n = (rows["verdict"] == "held").sum(), len(rows)
-    corpora = rows["corpus"].nunique()
+    corpora, many = rows["corpus"].nunique(), f"[{n} comparisons](#the-claims)" if linked else f"{n} comparisons"
     on = f" on {corpora} corpora" if corpora > 1 else ""
-    words = f"The claim that it helps is held in {held or 'none'} of {n} comparisons with no captioning{on}, by R@1"
+    words = f"The claim that it helps is held in {held or 'none'} of {many} with no captioning{on}, by R@1"
     if LOG[0] not in rows:
         return f"{words}."
     better, worse = rows[rows[LOG[2]] < 0], (rows[LOG[1]] > 0).sum()
@@ -138,27 +138,47 @@ def conclusion(rows: pd.DataFrame) -> str:
     return f"{words} and harms in {worse or 'none'}."
 
 
-def shares(results: Path) -> str:
-    """Over how many baselines and under how many readings, of all corpora under results/, `cross` gains, among these
-    under those of similar magnitudes, and in how many of them the difference is beyond the noise of clips and seeds, by
-    Holm in each table; "" where there are none."""
+def shares(results: Path, linked: bool = False) -> str:
+    """Over how many baselines, and under how many readings of similar magnitudes and how many others, of all corpora
+    under results/, `cross` gains, in how many of them beyond the noise of clips and seeds, by Holm in each table, and
+    by how much over the baselines on average; "" where there are none. linked: with links to the tables."""
+    folders = sorted(published.folders(results), key=lambda folder: place(folder.name))
+    strengths, readings = (
+        {path: read(path) for folder in folders if (path := folder / f"{kind}.csv").exists()}
+        for kind in ("strength_gains", "multiverse_readings")
+    )
     parts = []
-    for kind, words in (
-        ("strength_gains", "over {} of {} baselines"),
-        ("multiverse_readings", "under {} of {} readings of the paper"),
-    ):
-        tables = [read(path) for folder in published.folders(results) for path in folder.glob(f"{kind}.csv")]
-        if tables:
-            rows = pd.concat(tables)
-            higher, lower = ((rows["verdict"] == word).sum() for word in ("higher", "lower"))
-            counted = words.format((rows["delta"] > 0).sum() or "none", len(rows))
-            if kind == "multiverse_readings":
-                similar = pd.concat([multiverse.cells(table)[:1] for table in tables])[["gain", "readings"]].sum()
-                counted += f", {similar.gain} of the {similar.readings} with terms of similar magnitude"
-            where = words.split()[0]
-            found = f"{where} {higher or 'none'}, and it loses so {where} {lower or 'none'}"
-            parts.append(f"{counted} (beyond the noise {found})")
-    return f"It gains {' and '.join(parts)}." if parts else ""
+    if strengths:
+        means = [
+            f"{difference(row)} on {path.parent.name} ({row['verdict']})" for path in strengths for row in _mean(path)
+        ]
+        average = f", on average by {' and '.join(means)} at the λ that validation chose" if means else ""
+        parts.append(f"over {_gained(strengths.values(), 'baselines')}{_links(strengths, linked)}{average}")
+    if readings:
+        alike, others = ([table[multiverse.similar(table) == same] for table in readings.values()] for same in (1, 0))
+        words = _gained(alike, "readings of the paper with terms of similar magnitude")
+        words += f" and {_gained(others, 'others, with captioning larger')}" if any(map(len, others)) else ""
+        parts.append(f"under {words}{_links(readings, linked)}")
+    return f"It gains {'; '.join(parts)}." if parts else ""
+
+
+def _gained(tables: Iterable[pd.DataFrame], what: str) -> str:
+    """How many rows of these tables gain, and how many are beyond the noise."""
+    rows = pd.concat(tables)
+    higher, lower = ((rows["verdict"] == word).sum() or "none" for word in ("higher", "lower"))
+    gain = (rows["delta"] > 0).sum() or "none"
+    return f"{gain} of {len(rows)} {what} ({higher} beyond the noise; {lower} lose beyond it)"
+
+
+def _mean(path: Path) -> Iterator[pd.Series]:
+    """The claim of the mean over the baselines, beside a table of their gains, if it is there."""
+    if (claims := path.with_name("strength_claims.csv")).exists():
+        yield from (row for _, row in read(claims).iterrows() if row["claim"] == strength.AVERAGE)
+
+
+def _links(paths: Iterable[Path], linked: bool) -> str:
+    links = ", ".join(f"[{path.parent.name}]({path.parent.name}/{path.name})" for path in paths)
+    return f" ({links})" if linked else ""
 
 
 def bars(results: Path) -> str:
@@ -207,14 +227,15 @@ def numbers(results: Path, sentence: Sentence) -> dict[Path, str]:
 
 
 def sentences(results: Path, wanted: Sequence[Sentence]) -> str:
-    """A numbered list of those of these sentences that there are tables for, with the numbers of every corpus and links
-    to its tables, in Markdown."""
+    """A numbered list of those of these sentences that there are tables for, below each the numbers of every corpus and
+    a link to its table, in Markdown."""
+    told = [(sentence.words, texts) for sentence in wanted if (texts := numbers(results, sentence))]
     lines = []
-    for sentence in wanted:
-        texts = numbers(results, sentence)
-        parts = [f"[{path.parent.name}]({path.parent.name}/{path.name}) {text}" for path, text in texts.items()]
-        if parts:
-            lines.append(f"{len(lines) + 1}. {sentence.words}: {'; '.join(parts)}.")
+    for number, (words, texts) in enumerate(told, start=1):
+        lines.append(f"{number}. {words}:")
+        lines += [
+            f"    - [{path.parent.name}]({path.parent.name}/{path.name}): {text}." for path, text in texts.items()
+        ]
     return "\n".join(lines)
 
 
@@ -222,7 +243,7 @@ def first_page(results: Path, claims: pd.DataFrame) -> str:
     """Is the support-set effect real? How many comparisons say so; a sentence for each kind of table; then one for
     another task and one for each of the related methods. claims: of `overview.claims`."""
     rows = gains(claims)
-    words = f"**{conclusion(rows)}**", shares(results), bars(results), CAVEAT
+    words = f"**{conclusion(rows, linked=True)}**", shares(results, linked=True), bars(results), CAVEAT
     parts = [" ".join(filter(None, words))] if len(rows) else []
     parts += [sentences(results, EFFECT)]
     if others := sentences(results, OTHERS):
@@ -286,13 +307,21 @@ def _strength(path: Path) -> str:
 
 
 def _readings(path: Path) -> str:
-    mean = read(path.with_name("multiverse_choices.csv")).set_index("choice").loc[multiverse.MEAN]
+    choices = read(path.with_name("multiverse_choices.csv")).set_index("choice")
+    mean, rest = choices.loc[multiverse.MEAN], choices.drop(index=multiverse.MEAN)
     table, words = read(path), VERDICTS.get(mean["verdict"], mean["verdict"])
     steps = read(path.with_name("multiverse.csv"))["steps"]
     trained = (
-        f"after {steps.max()} steps, where none has an R@1 of {table['R@1'].min():.0f} to {table['R@1'].max():.0f},"
+        f"after {steps.max()} steps, with an R@1 without captioning of {table['R@1'].min():.0f} to "
+        f"{table['R@1'].max():.0f},"
     )
     parts = [f"{trained} {_counted(table, 'under', 'readings')} {difference(mean)}, {words}"]
+    matter = [
+        f"{row['to']} in place of {row['from']}, {difference(row)}"
+        for _, row in rest.iterrows()
+        if row["verdict"] in RESOLVED
+    ]
+    parts += [f"the gain depends beyond the noise on {' and on '.join(matter) or 'no choice'}"] if len(rest) else []
     return "; ".join(parts + ([alike] if (alike := multiverse.alike(table)) else []))
 
 

@@ -19,8 +19,8 @@ from ssb.experiments.baselines import recorded
 from ssb.experiments.when import log_ranks
 from ssb.figures import COLOURS, PAGE, RESOLVED, heading, styled
 from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import DELTA, Difference, paired, settled
-from ssb.report import Experiment, bracketed, signed
+from ssb.metrics.statistics import DELTA, Difference, holm, paired, settled
+from ssb.report import STRESS, Experiment, bracketed, signed
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, acts, stacked
 
@@ -204,10 +204,10 @@ def cells(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def alike(gains: pd.DataFrame) -> str:
-    """In words, the gains in the first of `cells`, and how large captioning was in the others; "" where there are no
-    others."""
+    """In words, the gains in the first of `cells`, what is `tied` there, and how large captioning was in the others, of
+    which those with a ratio of STRESS or more are stress tests; "" where there are no others."""
     table = cells(gains)
-    first, others = table.iloc[0], table.iloc[1:]
+    first, others = table.iloc[0], gains[~similar(gains)]
     if others.empty:
         return ""
     times, (term, tokens) = f"{first['low']:.3g} to {first['high']:.3g} times", first.name
@@ -215,9 +215,28 @@ def alike(gains: pd.DataFrame) -> str:
     by = f"{signed(first['mean'])} on average, from {signed(first['least'])} to {signed(first['most'])}"
     return (
         f"of the {first['readings']:.0f} with {chosen}, the nearest to the paper's similar magnitudes (captioning was "
-        f"{times} the contrastive term), {first['gain']:.0f} gain, by {by}; in the "
-        f"others it was {others['low'].min():.3g} to {others['high'].max():.3g} times, a stress test"
+        f"{times} the contrastive term), {first['gain']:.0f} gain, by {by}{tied(gains)}; in the others it was "
+        f"{others['ratio'].min():.3g} to {others['ratio'].max():.3g} times, in {(others['ratio'] >= STRESS).sum()} of "
+        f"{len(others)} at least {STRESS} times, a stress test"
     )
+
+
+def similar(gains: pd.DataFrame) -> np.ndarray:
+    """Which readings are of the first of `cells`."""
+    return pd.MultiIndex.from_frame(gains[["weighted_term", "over_tokens"]]) == cells(gains).index[0]
+
+
+def tied(gains: pd.DataFrame) -> str:
+    """In words, how f and the kernels of the head go together in all `similar` readings, with R@1 without captioning;
+    "" where they do not. In the design their joint effect is that of the two choices that make readings similar."""
+    pairs = gains[similar(gains)].groupby(["pre_encoder_in", "kernels"], sort=False)["R@1"].mean()
+    if len(pairs) != 2:
+        return ""
+    each = (
+        f"{CHOICES['pre_encoder_in'][f]} and {CHOICES['kernels'][kernels]} (R@1 of none {base:.0f})"
+        for (f, kernels), base in pairs.items()
+    )
+    return f"; each of them has {' or '.join(each)}, never the other two combinations"
 
 
 def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
@@ -246,8 +265,10 @@ def reading(gains: pd.DataFrame, effects: pd.DataFrame) -> str:
             f"over queries, {bracketed(row.readings_low, row.readings_high)} over readings; without captioning "
             f"{row.alone:+.2f} points of R@1."
         )
-    resolved = effects.index[effects["verdict"].isin(["higher", "lower"])]
-    lines.append(f"Choices beyond the noise of queries and readings, by Holm: {', '.join(resolved) or 'none'}.")
+    resolved, logs = effects["verdict"].isin(RESOLVED), holm(effects["log p"]) < 0.05
+    for words, which in (("", resolved), (", in mean log rank, which is not cut off at an R@1 of 0", logs)):
+        names = ", ".join(effects.index[which]) or "none"
+        lines.append(f"Choices beyond the noise of queries and readings, by Holm{words}: {names}.")
     for (term, tokens), row in cells(gains).iterrows():
         words = f"{CHOICES['weighted_term'][term]}, {CHOICES['over_tokens'][tokens]}"
         times = f"{row['low']:.3g} to {row['high']:.3g} times"
@@ -264,9 +285,8 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
     captioning is no term of similar magnitude (`cells`); thick, the interval over queries, thin, the one over queries
     and seeds, cut at the frame. Below, what each reading chooses; beside that, by how much the second of two values
     changes the gain, over queries (thick) and over queries and readings (thin)."""
-    similar = cells(gains).index[0]
     gains = gains.sort_values("delta", ignore_index=True)
-    alike = pd.MultiIndex.from_frame(gains[["weighted_term", "over_tokens"]]) == similar
+    alike = similar(gains)
     height = 2 * len(CHOICES)
     canvas, axes = plt.subplots(
         2, 2, figsize=(PAGE, 5.6), sharex="col", sharey="row", width_ratios=(3.2, 1), height_ratios=(1, 1.5)
@@ -277,7 +297,7 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
     for low, high, width in (("delta_low", "delta_high", 2.4), ("low", "high", 0.6)):
         ends = np.clip([gains["delta"] - gains[low], gains[high] - gains["delta"]], 0, None)
         curve.errorbar(gains.index, gains["delta"], ends, fmt="none", color=COLOURS[0], elinewidth=width)
-    for kind, mark, label in ((alike, "o", "similar magnitudes"), (~alike, "s", "captioning larger:\na stress test")):
+    for kind, mark, label in ((alike, "o", "similar magnitudes"), (~alike, "s", "captioning larger")):
         for part, fill in ((apart & kind, COLOURS[0]), (~apart & kind, "white")):
             curve.plot(gains.index[part], gains["delta"][part], mark, ms=3.5, color=COLOURS[0], mfc=fill)
         curve.plot([], [], mark, ms=3.5, color=COLOURS[0], mfc="white", label=label)

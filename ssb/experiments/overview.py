@@ -17,7 +17,19 @@ from ssb import files, published
 from ssb.config import Config
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, MARKS, PAGE, RESOLVED, difference, star, styled
-from ssb.report import METRICS, Experiment, best, bracketed, markdown, printed, read, reading, signed, stress_test
+from ssb.report import (
+    METRICS,
+    Experiment,
+    best,
+    bracketed,
+    markdown,
+    printed,
+    read,
+    reading,
+    signed,
+    stress_test,
+    stressed_rows,
+)
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 SLOTS = 3  # verdicts beside a claim in one line of the list
@@ -221,13 +233,13 @@ def stress_tests(results: Path) -> list[str]:
 
 
 def table(path: Path) -> str:
-    """A summary in Markdown, with the cost of its runs and the last line of its reading."""
+    """A summary in Markdown, with the cost of its runs, the last line of its reading, and what is a stress test."""
     table = path.stem.removesuffix("_summary")
     summary, rows = pd.read_csv(path, index_col="setting"), pd.read_csv(path.with_name(f"{table}.csv"))
     cells = printed(summary)
     cells = cells.where(~best(summary[[*METRICS]], cells), "**" + cells + "**").reset_index()
-    words = reading(summary, summary.index[summary["delta"].isna()][0]).splitlines()[-1]
+    words = reading(summary, summary.index[summary["delta"].isna()][0]).splitlines()[-1:] + [stressed_rows(rows)]
     return (
         f"**{path.parent.name}, {table}**: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
-        f"{rows['seconds'].sum() / 60:.0f} core minutes\n\n{markdown(cells)}\n\n{words}"
+        f"{rows['seconds'].sum() / 60:.0f} core minutes\n\n{markdown(cells)}\n\n{' '.join(filter(None, words))}"
     )

@@ -120,7 +120,14 @@ def test_with_perfect_costs_the_alignment_decides(bare):
     assert right[f"{long_videos.PERFECT}, no smoothing"] > soft + 10  # what dummies gain alone
     words = long_videos.tells_apart(bare)
     assert f"S2DTW retrieves {full:.1f} % of 320 test videos" in words and f"{full - soft:+.1f} points" in words
-    assert words.count("tells the two apart") == 2
+    told = {line.split(":")[0]: line for line in words.splitlines()}
+    assert {name for name, line in told.items() if "tells the two apart" in line} == {
+        "soft-DTW",
+        "k-th caption to k-th clip",
+    }
+    worse = right[f"{long_videos.PERFECT}, γ = 1"]  # so that no claim on γ is tested here
+    assert "Here S2DTW loses even so" in told["γ = 1"] and f"{full - worse:+.1f} points" in told["γ = 1"]
+    assert "cannot tell them apart" in told["no dummies"]
 
 
 def test_without_learning_alignment_is_at_chance(bare):

@@ -127,11 +127,20 @@ def test_readings_of_similar_magnitude_are_told_apart_by_what_they_choose():
     kinds = [("contrast", "mean")] * 2 + [("captioning", "mean"), ("captioning", "sum"), ("captioning", "sum")]
     gains = pd.DataFrame(kinds, columns=["weighted_term", "over_tokens"])
     gains = gains.assign(ratio=[0.8, 1.2, 1.7, 70, 300], delta=[0.6, -0.2, -9.0, 3.0, -9.0])
+    gains = gains.assign(
+        pre_encoder_in=["all", "first", *["all"] * 3], kernels=["in turn", "side by side", *["in turn"] * 3]
+    )
+    gains["R@1"] = [5.0, 16.0, 9.0, 9.0, 9.0]
     assert multiverse.alike(gains) == (
         "of the 2 with λ on the contrastive loss and a mean over tokens, the nearest to the paper's similar magnitudes "
-        "(captioning was 0.8 to 1.2 times the contrastive term), 1 gain, by +0.2 on average, from -0.2 to +0.6; in the "
-        "others it was 1.7 to 300 times, a stress test"
+        "(captioning was 0.8 to 1.2 times the contrastive term), 1 gain, by +0.2 on average, from -0.2 to +0.6; each "
+        "of them has f in all layers and kernels in turn (R@1 of none 5) or f in the first layer and kernels side by "
+        "side (R@1 of none 16), never the other two combinations; in the others it was 1.7 to 300 times, in 2 of 3 at "
+        "least 5 times, a stress test"
     )
+    assert multiverse.similar(gains).tolist() == [True, True, False, False, False]
+    crossed = gains.assign(kernels=["in turn", "in turn", *gains["kernels"][2:]])
+    assert "never" in multiverse.alike(crossed) and multiverse.tied(gains[:1]) == ""
     assert multiverse.cells(gains)["gain"].tolist() == [1, 0, 1] and multiverse.alike(gains[:2]) == ""
 
 
