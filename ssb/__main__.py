@@ -240,7 +240,9 @@ def bench_howto100m(args: Namespace):
     howto100m.bench(out, args.videos, args.narrations, args.batches)
 
 
-@argument("names", nargs="*", metavar="TABLE", help="a table, or a notebook by its name (default: all)")
+@argument(
+    "names", nargs="*", metavar="TABLE", help="a table, a notebook, or a name as --status prints it (default: all)"
+)
 @argument("--corpus", default="", help="those of one corpus")
 @argument("--preset", default="", help="those of one preset; smoke: all of them in seconds, which mean nothing")
 @argument("--jobs", type=number(1, 1024), help="runs at the same time (default: one on each core)")
@@ -277,7 +279,7 @@ def report(args: Namespace):
     if (root / "README.md").is_file():  # not where $SSB_HOME keeps results alone
         for path in readmes.write(root, claims):
             print("wrote", files.short(path))
-    words = "" if claims is None else finding.page(claims, results)
+    words = "" if claims is None else finding.page(claims)
     index = site.write(root, readmes.titles(root), contents.NOTEBOOKS, words, claims)
     print("open", files.short(index), "in a browser")
 

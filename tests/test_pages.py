@@ -76,9 +76,7 @@ def checkout(tmp_path_factory) -> Path:
 def report(checkout) -> Path:
     """The folder of the report."""
     claims = overview.claims(checkout / "results")
-    return site.write(
-        checkout, readmes.titles(checkout), NOTEBOOKS, finding.page(claims, checkout / "results"), claims
-    ).parent
+    return site.write(checkout, readmes.titles(checkout), NOTEBOOKS, finding.page(claims), claims).parent
 
 
 @pytest.fixture(scope="module")
@@ -221,12 +219,10 @@ def test_the_finding_is_that_of_table_1(checkout, index):
 def test_the_finding_is_said_once(checkout, index):
     """In the words of README.md, which the report is handed."""
     claims = overview.claims(checkout / "results")
-    said = words(
-        BeautifulSoup(finding.headline(claims, checkout / "results").replace("**", "").replace("`", ""), "html.parser")
-    )
+    said = words(BeautifulSoup(finding.headline(claims).replace("**", "").replace("`", ""), "html.parser"))
     assert words(index.find(class_="finding").p) == said
     assert said.startswith("On shapes")
-    assert finding.page(claims[claims["claim"] != finding.CROSS], checkout / "results") == ""
+    assert finding.page(claims[claims["claim"] != finding.CROSS]) == ""
 
 
 def test_folders_that_count(home):

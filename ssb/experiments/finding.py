@@ -102,10 +102,10 @@ def judgement(row) -> str:
     return row.verdict
 
 
-def headline(claims: pd.DataFrame, results: Path) -> str:
+def headline(claims: pd.DataFrame) -> str:
     """The finding in Markdown. In bold, of the corpus to trust most: the gain of `cross` over each baseline in R@1,
     text→video, with its interval, the seeds and the paper's; then the geometric mean of the ranks there, and in how
-    many comparisons on all corpora the claim is held. claims: of `overview.claims` of the tables under `results`."""
+    many comparisons on all corpora the claim is held. claims: of `overview.claims`."""
     rows = gains(claims)
     if rows.empty:
         return ""
@@ -119,7 +119,7 @@ def headline(claims: pd.DataFrame, results: Path) -> str:
         parts += [
             f"The geometric mean of the ranks of the right clips changes by {' and by '.join(ranks)}; less is better."
         ]
-    return textwrap.fill(" ".join([*parts, conclusion(rows), shares(results)]), 120)
+    return textwrap.fill(" ".join([*parts, conclusion(rows)]), 120)
 
 
 def conclusion(rows: pd.DataFrame, linked: bool = False) -> str:
@@ -138,10 +138,10 @@ def conclusion(rows: pd.DataFrame, linked: bool = False) -> str:
     return f"{words} and harms in {worse or 'none'}."
 
 
-def shares(results: Path, linked: bool = False) -> str:
+def shares(results: Path) -> str:
     """Over how many baselines, and under how many readings of similar magnitudes and how many others, of all corpora
     under results/, `cross` gains, in how many of them beyond the noise of clips and seeds, by Holm in each table, and
-    by how much over the baselines on average; "" where there are none. linked: with links to the tables."""
+    by how much over the baselines on average, with links to the tables; "" where there are none."""
     folders = sorted(published.folders(results), key=lambda folder: place(folder.name))
     strengths, readings = (
         {path: read(path) for folder in folders if (path := folder / f"{kind}.csv").exists()}
@@ -153,12 +153,12 @@ def shares(results: Path, linked: bool = False) -> str:
             f"{difference(row)} on {path.parent.name} ({row['verdict']})" for path in strengths for row in _mean(path)
         ]
         average = f", on average by {' and '.join(means)} at the λ that validation chose" if means else ""
-        parts.append(f"over {_gained(strengths.values(), 'baselines')}{_links(strengths, linked)}{average}")
+        parts.append(f"over {_gained(strengths.values(), 'baselines')}{_links(strengths)}{average}")
     if readings:
         alike, others = ([table[multiverse.similar(table) == same] for table in readings.values()] for same in (1, 0))
         words = _gained(alike, "readings of the paper with terms of similar magnitude")
         words += f" and {_gained(others, 'others, with captioning larger')}" if any(map(len, others)) else ""
-        parts.append(f"under {words}{_links(readings, linked)}")
+        parts.append(f"under {words}{_links(readings)}")
     return f"It gains {'; '.join(parts)}." if parts else ""
 
 
@@ -176,9 +176,9 @@ def _mean(path: Path) -> Iterator[pd.Series]:
         yield from (row for _, row in read(claims).iterrows() if row["claim"] == strength.AVERAGE)
 
 
-def _links(paths: Iterable[Path], linked: bool) -> str:
+def _links(paths: Iterable[Path]) -> str:
     links = ", ".join(f"[{path.parent.name}]({path.parent.name}/{path.name})" for path in paths)
-    return f" ({links})" if linked else ""
+    return f" ({links})"
 
 
 def bars(results: Path) -> str:
@@ -213,9 +213,9 @@ def answers(claims: pd.DataFrame) -> pd.DataFrame:
     return overview.by_corpus(frame, ["question", "paper"], FIRST)
 
 
-def page(claims: pd.DataFrame, results: Path) -> str:
-    """The headline and the answers, in Markdown; "" where no corpus has a Table 1. Arguments as of `headline`."""
-    return f"{words}\n\n{markdown(answers(claims))}" if (words := headline(claims, results)) else ""
+def page(claims: pd.DataFrame) -> str:
+    """The headline and the answers, in Markdown; "" where no corpus has a Table 1. claims: of `overview.claims`."""
+    return f"{words}\n\n{markdown(answers(claims))}" if (words := headline(claims)) else ""
 
 
 def numbers(results: Path, sentence: Sentence) -> dict[Path, str]:
@@ -243,7 +243,7 @@ def first_page(results: Path, claims: pd.DataFrame) -> str:
     """Is the support-set effect real? How many comparisons say so; a sentence for each kind of table; then one for
     another task and one for each of the related methods. claims: of `overview.claims`."""
     rows = gains(claims)
-    words = f"**{conclusion(rows, linked=True)}**", shares(results, linked=True), bars(results), CAVEAT
+    words = f"**{conclusion(rows, linked=True)}**", shares(results), bars(results), CAVEAT
     parts = [" ".join(filter(None, words))] if len(rows) else []
     parts += [sentences(results, EFFECT)]
     if others := sentences(results, OTHERS):

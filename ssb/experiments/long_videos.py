@@ -15,7 +15,7 @@ from torch import Tensor
 from ssb import files, losses, paper, s2dtw
 from ssb.corpora import labels
 from ssb.corpora.corpus import Corpus
-from ssb.figures import COLOURS, HEAT, PAGE, heading, styled
+from ssb.figures import COLOURS, HEAT, PAGE, heading, legend, styled
 from ssb.machine import threads
 from ssb.metrics import actions, retrieval, sequences, statistics, steps
 from ssb.metrics.sequences import BY_FULL, by_script, recall_at_1
@@ -285,7 +285,8 @@ def draw(examples: Mapping[str, tuple], title: str):
         likely = below.imshow(path, cmap=HEAT, vmin=0, vmax=1)
         above.set_title(f"captions of a video,\nagainst {name}")
         for axis in (above, below):
-            axis.scatter(*cells.T[::-1], s=70, facecolors="none", edgecolors=COLOURS[1], linewidths=1.2)
+            ring = {"label": "the caption's true clip"} if len(cells) else {}
+            axis.scatter(*cells.T[::-1], s=70, facecolors="none", edgecolors=COLOURS[1], linewidths=1.2, **ring)
             axis.set(xticks=range(cost.shape[1]), yticks=range(cost.shape[0]))
             axis.set(xticklabels=range(1, cost.shape[1] + 1), yticklabels=range(1, cost.shape[0] + 1))
             axis.spines[:].set_visible(True)
@@ -294,5 +295,6 @@ def draw(examples: Mapping[str, tuple], title: str):
         axis.set_ylabel("clip, in time")
     figure.colorbar(shades, ax=axes[0], label="cost δ", shrink=0.85)
     figure.colorbar(likely, ax=axes[1], label="probability that the path\npasses here", shrink=0.85)
+    legend(figure, columns=1)
     heading(figure, title)
     return figure

@@ -321,7 +321,8 @@ def figure(gains: pd.DataFrame, effects: pd.DataFrame, title: str) -> plt.Figure
         if name in effects.index:
             for ends, width in ((["delta_low", "delta_high"], 2.4), (["low", "high"], 0.6)):
                 sizes.plot(effects.loc[name, ends], [2 * k + 0.5] * 2, color="0.3", lw=width)
-            sizes.plot(effects.loc[name, "delta"], 2 * k + 0.5, "D", ms=3.5, color="0.3")
+            fill = "0.3" if effects.loc[name, "verdict"] in RESOLVED else "white"
+            sizes.plot(effects.loc[name, "delta"], 2 * k + 0.5, "D", ms=3.5, color="0.3", mfc=fill)
     words = [word for values in CHOICES.values() for word in values.values()]
     grid.set(yticks=range(height), yticklabels=words, ylim=(height - 0.5, -0.5), xlabel="readings, by their gain")
     grid.set_xticks([])

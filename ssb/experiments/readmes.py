@@ -190,7 +190,7 @@ def generated(root: Path, claims: pd.DataFrame | None = None) -> dict[Path, str]
     `overview.claims`, None: to be read."""
     results = root / "results"
     claims, finished = overview.claims(results) if claims is None else claims, overview.runs(results)
-    found = {"finding": finding.headline(claims, results), "answers": markdown(finding.answers(claims))}
+    found = {"finding": finding.headline(claims), "answers": markdown(finding.answers(claims))}
     readmes = {
         root / "README.md": found | {"notebooks": contents(root, finished)},
         root / "notebooks" / "README.md": {"table": notebooks(root, claims, finished)},

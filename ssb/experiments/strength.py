@@ -168,7 +168,7 @@ def figure(gains: pd.DataFrame, claims: pd.DataFrame, title: str) -> plt.Figure:
     axis.plot([], [], "o", color="0.3", mfc="white", ms=4, label="hollow: not resolved")
     axis.set(
         xlabel="R@1 of no captioning on the validation clips (%)",
-        ylabel="Δ R@1 of cross vs none (points)",
+        ylabel="Δ R@1 of cross vs none (points),\nat the λ best on validation",
     )
     heading(canvas, title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -4,9 +4,11 @@ under results/ are judged by their settings, seeds and config_sha."""
 import contextlib
 import functools
 import io
+import json
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -33,7 +35,7 @@ from ssb.progress import minutes
 from ssb.published import Planned
 from ssb.study import Study
 from ssb.training.runs import run_name
-from ssb.whole import executed
+from ssb.whole import contents, executed
 from ssb.whole.contents import Entry
 
 GRIDS = {name: experiment.grid for name, experiment in overview.TABLES.items() if experiment.grid}
@@ -42,7 +44,9 @@ GRIDS |= dict.fromkeys(leak.TABLES, leak.grid)
 GRIDS |= {"multiverse": lambda study: multiverse.grid(study, (published.PARAMETERS | study.parameters)["steps"])}
 
 
-AS_COMMITTED, FIGURES_ALONE = "as committed", "figures alone"  # why an entry is done that was not executed here
+# why an entry is done that was not executed here
+AS_COMMITTED, FIGURES_ALONE = "as committed", "figures alone"
+SEEDS_ALONE = "committed; nothing but its seeds is checked without"
 
 
 class Absent:
@@ -194,8 +198,8 @@ def is_current(row: Mapping, one: Planned, study: Study) -> bool:
 
 
 def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str, str]:
-    """done, stale, "needs data" or "not yet made", and why, of an entry that was not executed here. corpora: see
-    `AbsentStudy`."""
+    """done, stale or "not yet made", and why, of an entry that was not executed here. corpora: see `AbsentStudy`. Where
+    runs cannot be planned without data that are not here, of a table nothing but its seeds and files is looked at."""
     tables = [f"{files.label(corpus, entry.preset)}/{table}" for corpus, table in entry.tables]  # the first is its own
     if not (files.root() / "results" / f"{tables[0]}.csv").exists():
         drawn = "table" not in executed.values(entry) and has_figures(entry)
@@ -207,8 +211,31 @@ def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str,
     except ConfigError as error:
         return "stale", " ".join(str(error).split())
     except CorpusError as error:
-        return "needs data", f"there is no {folder}" if folder else " ".join(str(error).split())
-    return ("stale", "; ".join(dict.fromkeys(clauses))) if clauses else ("done", AS_COMMITTED)
+        clauses, why = other_seeds(entry), f"{SEEDS_ALONE} {folder or ' '.join(str(error).split())}"
+    else:
+        why = AS_COMMITTED
+    clauses += [f"there is no {name}" for name in missing(entry)]
+    return ("stale", "; ".join(dict.fromkeys(clauses))) if clauses else ("done", why)
+
+
+def other_seeds(entry: Entry) -> list[str]:
+    """A clause where the first table of an entry has other seeds than it would be made with."""
+    path = files.root() / "results" / files.label(entry.corpus, entry.preset) / f"{entry.tables[0][1]}.csv"
+    seeds = sorted(pd.read_csv(path)["seed"].dropna().astype(int).unique())
+    wanted = sorted(executed.values(entry)["seeds"])
+    return [f"{path.name} has the seeds {seeds}, the list {wanted}"] if seeds != wanted else []
+
+
+def missing(entry: Entry) -> list[str]:
+    """The files that the notebook writes for the first table of an entry and that are not here."""
+    names = json.loads(executed.source(entry).read_text(encoding="utf-8"))["metadata"]["ssb"]["writes"]
+    (corpus, table), written = entry.tables[0], [Path(name) for name in names]
+    stems = [path.stem for path in written]
+    tables = {name for _, name in entry.tables} & {*stems} or {min(stems, key=len)}
+    first = table if table in tables else min(tables, key=len)
+    own = [path for path in written if contents.owner(path.parts[1], path.stem) == first]
+    paths = [Path(path.parts[0], files.label(corpus, entry.preset), path.name.replace(first, table, 1)) for path in own]
+    return [str(path) for path in paths if not (files.root() / path).exists()]
 
 
 def has_figures(entry: Entry) -> bool:
@@ -219,11 +246,12 @@ def has_figures(entry: Entry) -> bool:
 
 
 def overview_of(entries: Iterable[Entry]) -> Iterator[str]:
-    """A table of the entries in lines: how far each is, its minutes, and why; then what is left. Entries that are
-    committed as they would be made are done, though `executed.run` would make them again, here."""
+    """A table of the entries in lines, below a heading: how far each is, its minutes, and why; then what is left.
+    Entries that are committed as they would be made are done, though `executed.run` would make them again, here."""
     entries, counts, corpora = list(entries), Counter(), {}
     left = again = 0.0
     width = max(len(entry.name) for entry in entries)
+    yield f"{'state':14}  {'notebook':{width}}  {'takes':>7}  why"
     for entry in entries:
         word, why = executed.state(entry)
         if holder := files.held(executed.output(entry)):
@@ -232,7 +260,7 @@ def overview_of(entries: Iterable[Entry]) -> Iterator[str]:
             word, why = judged(entry, corpora)
         counts[word] += 1
         left += 60 * executed.expected(entry) * (word != "done")
-        again += 60 * executed.expected(entry) * (why in (AS_COMMITTED, FIGURES_ALONE))
+        again += 60 * executed.expected(entry) * (word == "done" and not executed.record(entry))
         why = textwrap.shorten(why, executed.SHOWN, placeholder=" …") if word == "stale" else why
         yield f"{word:14}  {entry.name:{width}}  {minutes(60 * executed.expected(entry)):>7}  {why}".rstrip()
     total = f"{', '.join(f'{count} {word}' for word, count in counts.items())}: {minutes(left)} left"

@@ -187,12 +187,12 @@ def owner(folder: str, stem: str) -> str:
 
 
 def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> list[Entry]:
-    """The entries of these tables or notebooks, this corpus and this preset; () and "": of all. Every entry has the
-    preset smoke. ConfigError for a name that is not there, with the nearest one, or not on this corpus or with this
+    """The entries of these tables, notebooks or names, this corpus and this preset; () and "": of all. Every entry has
+    the preset smoke. ConfigError for a name that is not there, with the nearest one, or not on this corpus or with this
     preset."""
     by_name: dict[str, list[Entry]] = {}
     for entry in STUDY:
-        for name in {entry.notebook, *(table for _, table in entry.tables)}:
+        for name in {entry.name, entry.notebook, *(table for _, table in entry.tables)}:
             by_name.setdefault(name, []).append(entry)
     for what, name, known in (
         *(("table or notebook", name, by_name) for name in names),

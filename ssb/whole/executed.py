@@ -7,6 +7,7 @@ depended on has changed since.
 
 import ast
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -104,11 +105,19 @@ def depends(entry: Entry) -> dict[str, str]:
         "the notebook": files.sha256(source(entry))[:12],
         "its preset": settings(entry),
         "its parameters": files.digest(json.dumps(values(entry) | {"jobs": 0}, sort_keys=True)),
-        "the library": str(VERSION),
+        "the library": library(),
         "the data": files.digest(*sorted(sizes)) if sizes else "",
         "its results": _owned(entry, "results", ".csv", entry.reads),
         "its figures": _owned(entry, "figures", ".png"),
     }
+
+
+@functools.cache
+def library() -> str:
+    """The digest of the library's code and of the version of its runs."""
+    folder = Path(__file__).parents[1]
+    paths = sorted(folder.rglob("*.py"))
+    return files.digest(str(VERSION), *(f"{path.relative_to(folder)} {files.sha256(path)}" for path in paths))
 
 
 def record(entry: Entry) -> dict:

@@ -237,18 +237,18 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     gains = finding.gains(overview.claims(results))
     assert gains["corpus"].tolist() == ["flickr8k_confirm", "flickr8k", "flickr8k", "shapes"]
     assert gains["delta"].tolist() == [0.7, 0.3, 1.2, -0.1]
-    words = " ".join(finding.headline(overview.claims(results), results).split())
+    words = " ".join(finding.headline(overview.claims(results)).split())
     assert words.startswith(
         "**On flickr8k_confirm (5 seeds), reconstructing captions from other clips (cross-captioning) changes R@1, the "
         "percentage of captions whose own clip is ranked first, by +0.7 points [+0.3, +1.1]"
     )
     assert "[+0.3, +1.1] over the `laptop` preset; the paper prints +1.3.**" in words
     both = overview.claims(results).assign(low=-0.2, high=1.6)  # over queries and seeds, which goes before
-    assert "by +0.7 points [-0.2, +1.6] over" in " ".join(finding.headline(both, results).split())
+    assert "by +0.7 points [-0.2, +1.6] over" in " ".join(finding.headline(both).split())
     assert "ranks" not in words and words.count("**") == 2
     assert words.endswith("is held in 1 of 4 comparisons with no captioning on 3 corpora, by R@1.")
     logs = {"log delta": np.log(0.99), "log low": np.log(0.98), "log high": 0.0}
-    with_ranks = finding.headline(overview.claims(results).assign(**logs), results)
+    with_ranks = finding.headline(overview.claims(results).assign(**logs))
     changed = logs | {"log delta": np.log([0.99, 0.98, 0.97, 0.5]), "log high": [-0.01, 0.01, -0.02, -0.5]}
     assert finding.conclusion(gains.assign(**changed)).endswith(
         "by R@1; by all ranks together, each tested alone, it helps in 3, by 1.0 to 50.0 %, and harms in none."
@@ -260,7 +260,9 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     (tuned,) = (answers.loc[name] for name in answers.index if "the tuned baseline" in name)
     assert "+0.3 [" in " ".join(tuned) and "+0.5 [" not in " ".join(tuned)
     first, _, *lines = finding.first_page(results, overview.claims(results)).splitlines()
-    assert first.startswith("**The claim that it helps is held in 1 of [4 comparisons](#the-claims)") and "frozen" in first
+    assert (
+        first.startswith("**The claim that it helps is held in 1 of [4 comparisons](#the-claims)") and "frozen" in first
+    )
     assert lines[0].startswith(
         "1. Over the tuned baseline cross-captioning changes R@1: [flickr8k](flickr8k/table1_tuned_claims.csv)"
     )
@@ -329,12 +331,14 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     similar = "1 of 1 readings of the paper with terms of similar magnitude (1 beyond the noise; none lose beyond it)"
     larger = "2 of 3 others, with captioning larger (none beyond the noise; 1 lose beyond it)"
     over = "It gains over none of 2 baselines (none beyond the noise; none lose beyond it)"
-    assert finding.shares(results) == f"{over}; under {similar} and {larger}." and finding.shares(folder) == ""
+    links = [f"([{path.parent.name}]({path.relative_to(results)}))" for path in results.glob("*/*_[gr]*s.csv")]
+    link, of_readings = sorted(links)
+    assert finding.shares(results) == f"{over} {link}; under {similar} and {larger} {of_readings}."
+    assert finding.shares(folder) == ""
     mean = {"claim": [strength.AVERAGE], "delta": 0.2, "low": 0.1, "high": 0.3, "verdict": "held"}
     pd.DataFrame(mean).to_csv(results / "msrvtt1k/strength_claims.csv")
-    link = "([msrvtt1k](msrvtt1k/strength_gains.csv))"
     average = f"{link}, on average by +0.2 points [+0.1, +0.3] on msrvtt1k (held) at the λ that validation chose; under"
-    assert f"{over} {average}" in finding.shares(results, linked=True)
+    assert f"{over} {average}" in finding.shares(results)
     (readings,) = (line for line in lines if line.startswith("    - ") and "multiverse_readings" in line)
     means = "the mean over all of them is +0.2 points [-0.5, +1.0], held; of the 1 with λ on the contrastive loss"
     told = f"after 624 steps, with an R@1 without captioning of 20 to 30, it gains under 3 of 4 readings; {means}"

@@ -108,6 +108,7 @@ def test_entries_are_chosen_by_table_notebook_corpus_and_preset():
     assert chosen("table1_tuned", preset="tuned")[0] == "shapes/01_table1_objectives_table1_tuned"
     assert chosen("table1", "leak", corpus="shapes") == ["shapes/01_table1_objectives", "shapes/26_leak"]
     assert chosen("01_table1_objectives", corpus="msrvtt1k")[2:] == ["msrvtt1k/01_table1_objectives_table1_lambda10"]
+    assert chosen("shapes/26_leak_leak_tuned") == ["shapes/26_leak_leak_tuned"]
     assert chosen("table1", preset="smoke") == chosen("table1", preset="laptop")
     with pytest.raises(ConfigError, match="the study has no leak on vidvrd; "):
         contents.chosen(["table2a", "leak"], corpus="vidvrd")
@@ -161,9 +162,6 @@ COMMITTED = [
 ]
 
 
-STALE = {"shapes/25_what_carries"}  # to be made again; none may be added
-
-
 @pytest.mark.parametrize(
     "entry",
     [
@@ -180,9 +178,7 @@ def test_the_committed_tables_are_what_the_list_makes(entry, fresh):
         if lacking or "no feature stream" in str(error):
             pytest.skip(f"{error}; set SSB_DATA")
         raise
-    assert not wrong and current == (entry.name not in STALE)
-    state, why = committed.judged(entry)
-    assert (state, why) == ("done", "as committed") if current else state == "stale" and why
+    assert not wrong and current and committed.judged(entry) == ("done", "as committed")
 
 
 def test_the_plan_of_a_table_is_whole_but_where_it_depends_on_results(home):
@@ -223,7 +219,18 @@ def test_without_the_files_of_its_corpus_a_table_is_judged_by_its_rows(fresh, mo
     rows.assign(config_sha="0" * 12).to_csv(path, index=False)
     assert committed.judged(contents.chosen(["table1"], "msrvtt1k")[0])[0] == "stale"
     strength = contents.chosen(["strength"], "flickr8k")[0]  # whose epochs are as long as the corpus
-    assert committed.judged(strength) == ("needs data", f"there is no {tmp_path / 'flickr8k'}")
+    why = f"committed; nothing but its seeds is checked without {tmp_path / 'flickr8k'}"
+    assert committed.judged(strength) == ("done", why)
+    path = fresh / "results/flickr8k/strength.csv"
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows[rows["seed"] != "2"].to_csv(path, index=False)
+    assert committed.judged(strength) == ("stale", "strength.csv has the seeds [0, 1], the list [0, 1, 2]")
+
+
+@pytest.mark.parametrize("name", ["results/shapes/table1_summary.csv", "figures/shapes/table1.png"])
+def test_a_committed_table_without_one_of_its_files_is_stale(name, fresh):
+    (fresh / name).unlink()
+    assert committed.judged(contents.chosen(["table1"], "shapes")[0]) == ("stale", f"there is no {name}")
 
 
 @pytest.mark.parametrize(("table", "figures"), [("quickstart", "figures/shapes"), ("overview", "figures")])

@@ -130,7 +130,7 @@ def test_what_a_notebook_depends_on_makes_it_stale(home, plain, monkeypatch):
     executed.run(plain)
     entry = entry._replace(parameters={"a": 2})
     assert executed.state(entry) == ("stale", "changed: its parameters")
-    monkeypatch.setattr(executed, "VERSION", 99)
+    monkeypatch.setattr(executed, "library", lambda: "of another day")
     assert executed.state(plain[0]) == ("stale", "changed: the library")
 
 
@@ -248,7 +248,8 @@ def test_the_status_is_a_table(home, plain, monkeypatch, capsys):
     with files.lock(executed.output(fourth)):
         assert main(["study", "--status"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = [re.split(r" {2,}", line) for line in lines[:-1]]
+    assert lines[0].split() == ["state", "notebook", "takes", "why"]
+    rows = [re.split(r" {2,}", line) for line in lines[1:-1]]
     assert [row[0] for row in rows] == ["done", "failed", "stale", "running", "not yet made"]
     assert [row[1] for row in rows] == [f"shapes/{name}" for name in ("first", "second", "third", "fourth", "fifth")]
     assert rows[1][3].startswith("ValueError: a mistake; see ") and rows[2][3] == "changed: the notebook"
