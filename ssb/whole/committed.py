@@ -221,7 +221,7 @@ def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str,
 def other_seeds(entry: Entry) -> list[str]:
     """A clause where the first table of an entry has other seeds than it would be made with."""
     path = files.root() / "results" / files.label(entry.corpus, entry.preset) / f"{entry.tables[0][1]}.csv"
-    seeds = sorted(pd.read_csv(path)["seed"].dropna().astype(int).unique())
+    seeds = sorted({int(seed) for seed in pd.read_csv(path)["seed"].dropna()})
     wanted = sorted(executed.values(entry)["seeds"])
     return [f"{path.name} has the seeds {seeds}, the list {wanted}"] if seeds != wanted else []
 

@@ -203,7 +203,8 @@ def chosen(names: Iterable[str] = (), corpus: str = "", preset: str = "") -> lis
             if what == "table or notebook" and name in {entry.corpus for entry in STUDY}:
                 raise ConfigError(f"{name!r} is a corpus, no table: ssb study --corpus {name}")
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            short = [each for each in known if "/" not in each]
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(short)}"
             raise ConfigError(f"no {what} {name[:80]!r}; {hint}")
     wanted = "" if preset == "smoke" else preset
     entries = [entry for entry in STUDY if corpus in ("", entry.corpus) and wanted in ("", entry.preset)]
