@@ -103,11 +103,24 @@ def _glyphs(families: tuple[str, ...], preferred: tuple[str, ...]) -> set[int]:
 
 def gain_curve(axis: plt.Axes, x, rows: pd.DataFrame, mark: str, colour, label: str | None = None):
     """Differences against x, a line: `delta` of each row, with its interval over queries as a thick bar and the one
-    over seeds as a thin one."""
-    for kind, width, over in (("delta", 3, "queries"), ("seeds", 0.8, "seeds")):
-        ends = np.clip([rows["delta"] - rows[f"{kind}_low"], rows[f"{kind}_high"] - rows["delta"]], 0, None)
+    over queries and seeds as a thin one; hollow where the verdict is not resolved. rows: of `statistics.settled`."""
+    for low, high, width, over in (
+        ("delta_low", "delta_high", 3, "queries"),
+        ("low", "high", 0.8, "queries and seeds"),
+    ):
+        ends = np.clip([rows["delta"] - rows[low], rows[high] - rows["delta"]], 0, None)
         axis.errorbar(x, rows["delta"], ends, fmt="none", color=colour, elinewidth=width, label=f"95 %, {over}")
     axis.plot(x, rows["delta"], marker=mark, ms=4, lw=1, color=colour, label=label)
+    hollow = np.array(~rows["verdict"].isin(RESOLVED))
+    axis.plot(
+        np.asarray(x)[hollow],
+        rows["delta"][hollow],
+        mark,
+        ms=4,
+        color=colour,
+        mfc="white",
+        label="hollow: not resolved",
+    )
 
 
 class Picture(Image):

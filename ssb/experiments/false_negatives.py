@@ -130,7 +130,7 @@ def claimed_trends(trend: pd.DataFrame, seeds: int) -> list[dict]:
 @styled
 def gains(summary: pd.DataFrame, title: str):
     """The gain over no captioning against the number of false negatives; thick bars are 95 % over queries, thin ones
-    over seeds. summary: of `Sweep.summary`."""
+    over queries and seeds. summary: of `Sweep.summary`."""
     figure, axis = plt.subplots(figsize=(PAGE * 0.65, 2.7))
     groups = list(summary.dropna(subset="delta").groupby("setting", sort=False))
     for k, (setting, rows) in enumerate(groups):

@@ -136,7 +136,7 @@ def reading(gains: pd.DataFrame, queries: pd.DataFrame, trend: Difference) -> st
 @styled
 def figure(gains: pd.DataFrame, queries: pd.DataFrame, title: str) -> plt.Figure:
     """The gain against the training clips, against the batch, and by how many other clips a query is true of; bars:
-    95 % over queries, thin ones over seeds."""
+    95 % over queries, thin ones over queries and seeds."""
     canvas, axes = plt.subplots(1, 3, figsize=(PAGE, 2.6), sharey=True)
     for axis, (kind, part), mark, colour in zip(axes, gains.groupby("kind", sort=False), MARKS, COLOURS):
         gain_curve(axis, part["size"], part, mark, colour)
