@@ -100,7 +100,8 @@ def heat_map(text):
 
 
 def gains(text):
-    frame = pd.DataFrame({"setting": [text] * 2, "per batch": [0.1, 1.0], **{key: [1.0] * 2 for key in DELTA}})
+    columns = {key: [1.0] * 2 for key in (*DELTA, "low", "high")} | {"verdict": "higher"}
+    frame = pd.DataFrame({"setting": [text] * 2, "per batch": [0.1, 1.0], **columns})
     yield false_negatives.gains(frame, text), 2
 
 
@@ -125,6 +126,17 @@ def densities(text):
 
 
 DRAWN = [settings, collapse, sizes, captions, samples, heat_map, gains, draw, claims, curves, densities]
+
+
+def test_a_gain_that_is_not_resolved_is_hollow():
+    columns = {key: [0.5, 2.0, -2.0] for key in (*DELTA, "low", "high")}
+    rows = pd.DataFrame(columns | {"verdict": ["inconclusive", "higher", "lower"]})
+    _, axis = figures.plt.subplots()
+    figures.gain_curve(axis, [1, 2, 3], rows, "o", "C0", "cross")
+    *_, line, hollow = axis.lines
+    assert line.get_xydata().tolist() == [[1, 0.5], [2, 2.0], [3, -2.0]] and line.get_markerfacecolor() == "C0"
+    assert hollow.get_xydata().tolist() == [[1, 0.5]] and hollow.get_markerfacecolor() == "white"
+    figures.plt.close()
 
 
 @pytest.mark.parametrize("text", TEXTS)
