@@ -89,12 +89,11 @@ class AbsentStudy(Study):
 
 
 class Plan(NamedTuple):
-    """The runs that a table is made of. complete: it has no others. collapse: it lacks those that collapsed."""
+    """The runs that a table is made of. complete: it has no others."""
 
     study: Study
     runs: list[Planned]
     complete: bool = True
-    collapse: bool = False
 
 
 def plans(entry: Entry, kind: Callable[..., Study] = Study) -> Iterator[Plan]:
@@ -124,7 +123,6 @@ def plans(entry: Entry, kind: Callable[..., Study] = Study) -> Iterator[Plan]:
         tuned = transfer.fine_tuned(study.base, given["objectives"])
         yield Plan(study, study.planned(tuned, transfer.initial_runs(begin)))
     else:
-        collapse = "may_collapse=True" in executed.source(entry).read_text(encoding="utf-8")
         for corpus, name in entry.tables:
             videos = name == "together_videos"
             looks = name in baselines.TABLES
@@ -139,7 +137,7 @@ def plans(entry: Entry, kind: Callable[..., Study] = Study) -> Iterator[Plan]:
                 grid, first = carries.settings(study, other), carries.lender(study, other)
                 learnt = first.planned({"cross": {"objective": "cross"}})
                 decoders[carries.BORROWED] = [as_begun(first, one) for one in learnt]
-            yield Plan(study, study.planned(grid, decoders=decoders), complete, collapse)
+            yield Plan(study, study.planned(grid, decoders=decoders), complete)
 
 
 def grid_of(table: str, study: Study) -> tuple[Mapping, bool]:
@@ -185,7 +183,7 @@ def differences(plan: Plan) -> list[str]:
     if earlier:
         clauses.append(f"of an earlier version: {len(earlier)} of the runs of {path.name}")
     lacks = {(one.setting, one.seed) for one in plan.runs} - current - earlier
-    if lacks and not plan.collapse and not clauses:
+    if lacks and not clauses:
         clauses.append(f"{path.name} lacks {len(lacks)} of its runs, such as {min(lacks)[0]!r}")
     return clauses
 

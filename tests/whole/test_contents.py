@@ -133,7 +133,7 @@ def wrong_rows(entry, kind: type[Study] = Study) -> tuple[bool, list[str]]:
     """Whether all of an entry's tables have rows of this version; and of those that have some, what is not as the list
     makes it, in words."""
     current, wrong = True, []
-    for study, runs, complete, collapse in committed.plans(entry, kind):
+    for study, runs, complete in committed.plans(entry, kind):
         path = study.results / f"{study.table}.csv"
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         for column, value in study.part.items():
@@ -149,7 +149,7 @@ def wrong_rows(entry, kind: type[Study] = Study) -> tuple[bool, list[str]]:
         rows = [row for row in frame.to_dict("records") if row["config_sha"]]
         found = {(row["config_sha"], row["seed"]) for row in rows}
         wrong += [f"{path.name} has {key}" for key in found - now if complete]
-        wrong += [f"{path.name} lacks {key}" for key in now - found if not collapse]
+        wrong += [f"{path.name} lacks {key}" for key in now - found]
         settings = {(row["setting"], row["config_sha"]) for row in rows if row["setting"] in dict(named)}
         wrong += [f"{path.name}: {setting} is {sha}" for setting, sha in settings - named]
     return current, wrong
@@ -208,6 +208,15 @@ def test_a_changed_row_of_a_committed_table_is_stale(fresh):
     assert committed.judged(entry) == ("stale", "it has the seeds 9 too")
     path.unlink()
     assert committed.judged(entry) == ("not yet made", "")
+
+
+def test_a_committed_table_without_a_setting_is_stale(fresh):
+    """Also where a setting may be left out since its runs collapsed: of what is committed none did."""
+    path = fresh / "results/shapes/constants.csv"
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows[rows["setting"] != "λ = 1, T = 1"].to_csv(path, index=False)
+    why = "constants.csv lacks 3 of its runs, such as 'λ = 1, T = 1'"
+    assert committed.judged(contents.chosen(["constants"], "shapes")[0]) == ("stale", why)
 
 
 def test_without_the_files_of_its_corpus_a_table_is_judged_by_its_rows(fresh, monkeypatch, tmp_path):
