@@ -97,10 +97,12 @@ def cells(path: Path) -> list[dict]:
     return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
 
 
-def choose(page, *names: str):
-    """An entry of a menu, the names from the bar on; an entry may have a shortcut after its name."""
+def choose(page, menu: str, *names: str):
+    """An entry of a menu of the bar, by the names that lead to it. JupyterLab gives entries several roles, and those
+    that open a menu none."""
+    page.get_by_role("menuitem", name=menu, exact=True).click()
     for name in names:
-        page.get_by_role("menuitem", name=re.compile(rf"^{re.escape(name)}( ?[^a-z]+)?$")).click()
+        page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{re.escape(name)}$")).click()
 
 
 def start(page, path: Path) -> int:
