@@ -102,8 +102,7 @@ def ceiling(runs: Runs) -> str:
     if not scores or WITHOUT not in runs:
         return ""
     best = max(scores, key=scores.get)
-    ranks = stacked(runs)
-    one, other = (points(ranks[name], "R@1").mean() for name in (best, WITHOUT))
+    one, other = (points(x, "R@1").mean() for x in stacked({name: runs[name] for name in (best, WITHOUT)}).values())
     weight = runs[best][0].config.captioning
     found = f"at the λ of {len(scores)} that is best on the validation clips, {weight:g}"
     return f"Captioning by the oracle, {found}: R@1 {one - other:+.1f} on the test clips."

@@ -198,8 +198,9 @@ def is_current(row: Mapping, one: Planned, study: Study) -> bool:
 def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str, str]:
     """done, stale or "not yet made", and why, of an entry that was not executed here. corpora: see `AbsentStudy`. Where
     runs cannot be planned without data that are not here, of a table nothing but its seeds and files is looked at."""
-    tables = [f"{files.label(corpus, entry.preset)}/{table}" for corpus, table in entry.tables]  # the first is its own
-    if not (files.root() / "results" / f"{tables[0]}.csv").exists():
+    corpus, table = entry.tables[0]  # its own
+    path = files.root() / "results" / files.label(corpus, entry.preset) / f"{table}.csv"
+    if not path.exists():
         drawn = "table" not in executed.values(entry) and has_figures(entry)
         return ("done", FIGURES_ALONE) if drawn else ("not yet made", "")
     folder, kind = executed.lacking(entry), functools.partial(AbsentStudy, corpora=corpora)
@@ -209,16 +210,15 @@ def judged(entry: Entry, corpora: dict[str, Corpus] | None = None) -> tuple[str,
     except ConfigError as error:
         return "stale", " ".join(str(error).split())
     except CorpusError as error:
-        clauses, why = other_seeds(entry), f"{SEEDS_ALONE} {folder or ' '.join(str(error).split())}"
+        clauses, why = other_seeds(entry, path), f"{SEEDS_ALONE} {folder or ' '.join(str(error).split())}"
     else:
         why = AS_COMMITTED
     clauses += [f"there is no {name}" for name in missing(entry)]
     return ("stale", "; ".join(dict.fromkeys(clauses))) if clauses else ("done", why)
 
 
-def other_seeds(entry: Entry) -> list[str]:
-    """A clause where the first table of an entry has other seeds than it would be made with."""
-    path = files.root() / "results" / files.label(entry.corpus, entry.preset) / f"{entry.tables[0][1]}.csv"
+def other_seeds(entry: Entry, path: Path) -> list[str]:
+    """A clause where a table of an entry has other seeds than it would be made with."""
     seeds = sorted({int(seed) for seed in pd.read_csv(path)["seed"].dropna()})
     wanted = sorted(executed.values(entry)["seeds"])
     return [f"{path.name} has the seeds {seeds}, the list {wanted}"] if seeds != wanted else []
