@@ -91,7 +91,7 @@ def benchmark(root: Path, name: str) -> str:
 def in_full(path: Path) -> str:
     """A summary in Markdown; one of a form of its own as it is in the file."""
     summary = pd.read_csv(path)
-    if {"R@1", "delta", "p", "R@1 low"} <= {*summary} and summary["setting"].is_unique:
+    if {"setting", "R@1", "delta", "p", "R@1 low"} <= {*summary} and summary["setting"].is_unique:
         return overview.table(path)
     return plainly(summary)
 

@@ -426,7 +426,8 @@ class Training:
             return
         with files.written(self.folder, sealed=True) as draft:
             draft.mkdir()
-            save_model(self.raw, str(draft / "model.safetensors"))
+            # on a GPU the weights of a recurrent head are parts of one block, which safetensors refuses; not so on a CPU
+            save_model(self.raw.cpu(), str(draft / "model.safetensors"))
             np.savez(draft / "ranks.npz", **ranks)
             pd.DataFrame(self.log).to_csv(draft / "log.csv", index=False)
             self.write_record(draft)
