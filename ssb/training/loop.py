@@ -426,7 +426,7 @@ class Training:
             return
         with files.written(self.folder, sealed=True) as draft:
             draft.mkdir()
-            # on a GPU the weights of a recurrent head are parts of one block, which safetensors refuses; not so on a CPU
+            # on a GPU, unlike on a CPU, the weights of a GRU are parts of one block, which safetensors refuses
             save_model(self.raw.cpu(), str(draft / "model.safetensors"))
             np.savez(draft / "ranks.npz", **ranks)
             pd.DataFrame(self.log).to_csv(draft / "log.csv", index=False)
