@@ -303,7 +303,8 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
     rows = np.argsort(-weights.max(axis=1), kind="stable")[:strongest]
     figure = plt.figure(figsize=(PAGE, strongest + 0.3))
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.2])
-    right.suptitle("a caption with its own clip, and the clip it attends to", style="italic")
+    attended = "its own clip, and the clip" if data.corpus.frames else "a caption of the clip"
+    right.suptitle(f"a caption with {attended} it attends to", style="italic")
     axis = left.subplots()
     image = _heat_map(axis, weights, sorted({0, *range(5, len(batch), 6), len(batch) - 1}), vmin=0)
     axis.set(xlabel="clip j of the support set", ylabel="caption i")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ssb import figures, files, published
-from ssb.experiments import carries, leak, multiverse, overview, strength
+from ssb.experiments import carries, leak, multiverse, overview, strength, when
 from ssb.figures import COLUMN, RESOLVED, styled
 from ssb.metrics.sequences import BY_FULL
 from ssb.metrics.statistics import holm
@@ -370,14 +370,21 @@ def _share(row: pd.Series) -> str:
     return f"{row['told']:.0f} % [{row['low']:.0f}, {row['high']:.0f}]"
 
 
-def _false_negatives(path: Path) -> str:
-    """Of a claim, in points; of queries, in percent of a rank."""
-    if "others" not in (table := read(path)):
-        return f"by {_of_claim(FALSE_NEGATIVES)(path)}, for every tenfold"
-    ends = [row for _, row in table.iloc[[0, -1]].iterrows()]
-    parts = [f"{row.delta:+.1f} % [{row.delta_low:+.1f}, {row.delta_high:+.1f}]" for row in ends]
-    cases = [f"{part} for queries that fit {row.others} other clips" for part, row in zip(parts, ends)]
-    return f"in log rank {' and '.join(cases)}"
+def _when(path: Path) -> str:
+    """By false negatives: of a claim, in points; of queries, in percent of a rank. Then by training clips, if a table
+    beside it says so."""
+    if "others" in (table := read(path)):
+        ends = [row for _, row in table.iloc[[0, -1]].iterrows()]
+        cases = [f"{difference(row, ' %')} for queries that fit {row.others} other clips" for row in ends]
+        words = f"in log rank {' and '.join(cases)}"
+    else:
+        words = f"by {_of_claim(FALSE_NEGATIVES)(path)}, for every tenfold of false negatives"
+    if not (curve := path.with_name("when_gains.csv")).exists():
+        return words
+    sizes = read(curve)
+    sizes = sizes[sizes["kind"] == when.CLIPS]
+    cases = [f"{difference(row, ' %')} with {row['size']:g}, {row['verdict']}" for _, row in sizes.iterrows()]
+    return f"{words}; by {when.CLIPS} {'; '.join(cases)}"
 
 
 EFFECT = (
@@ -405,9 +412,9 @@ EFFECT = (
         "It changes how often a clip of the same meaning is found first", ["same_meaning_claims"], _of_claim(MEANING)
     ),
     Sentence(
-        "As the false negatives increase, its gain changes",
-        ["when_queries", "false_negatives_claims"],
-        _false_negatives,
+        "As false negatives, and as training clips, increase, its gain changes",
+        ["false_negatives_claims", "when_queries"],
+        _when,
     ),
     Sentence(
         "A probe that reads the weighted mix of clips tells which caption of a clip made the weights",

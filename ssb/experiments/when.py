@@ -21,7 +21,8 @@ WHEN = Experiment(
     shown="gains",
 )
 TABLES = {"when": WHEN}
-MORE = {"training clips": "training clips", "batch": "clips in a batch"}  # a curve → what it counts
+CLIPS = "training clips"  # the curve over them
+MORE = {CLIPS: CLIPS, "batch": "clips in a batch"}  # a curve → what it counts
 SCALE = -100.0  # of the logarithm of a rank: gains are positive, in percent of a rank
 
 
@@ -34,7 +35,7 @@ def variants(study: Study) -> dict[str, tuple[str, int, dict]]:
     for n in sorted({max(batch, round(clips / part)) for part in PARTS}):
         if n < clips:
             longer = {name: round(getattr(base, name) * clips / n) for name in ("epochs", "validate_every")}
-            cells[f"{n} clips"] = "training clips", n, {"train_clips": n} | longer
+            cells[f"{n} clips"] = CLIPS, n, {"train_clips": n} | longer
     sizes = [n for n in BATCHES if n != batch and n <= clips]
     return cells | {f"batch {n}": ("batch", n, {"batch": n}) for n in sizes}
 
@@ -62,7 +63,7 @@ def gains(study: Study, runs: Runs) -> pd.DataFrame:
         cross, none = f"cross, {name}", f"none, {name}"
         if not {cross, none} <= values.keys():
             continue  # a run collapsed
-        curves = [(kind, size)] if kind else [("training clips", size), ("batch", study.base.batch)]
+        curves = [(kind, size)] if kind else [(CLIPS, size), ("batch", study.base.batch)]
         places += [{"variant": name, "kind": curve, "size": x} for curve, x in curves]
         row = {"none": values[none].mean() / SCALE, "R@1": hits[none].mean()}
         row |= zip(("R@1 delta", "R@1 low", "R@1 high"), over_both(hits[cross] - hits[none], clips))
@@ -81,9 +82,10 @@ def claimed(runs: Runs, gains: pd.DataFrame) -> list[dict]:
         names = [(f"cross, {name}", f"none, {name}") for name in part["variant"]]
         weights = slope(np.log2(part["size"]))
         pairs = [(weight, values[cross], values[none], clips) for weight, (cross, none) in zip(weights, names)]
-        row = {"claim": f"cross gains more with more {MORE[kind]} (percent of a rank for every doubling)"}
+        more = f"more {MORE[kind]}"
+        row = {"claim": f"cross gains more with {more} (percent of a rank for every doubling)"}
         row |= {
-            "setting": "gain with more",
+            "setting": f"gain with {more}",
             "baseline": "with fewer",
             "seeds": len(values["none, all"]),
             "paper": np.nan,

@@ -331,14 +331,17 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     queries = {"others": ["0", "1-2", "10 or more"], "delta": [0.5, 1.0, -2.0]}
     queries |= {"delta_low": [0.1, 0.0, -3.0], "delta_high": [0.9, 2.0, -1.0]}
     pd.DataFrame(queries).to_csv(folder / "when_queries.csv", index=False)
+    curves = {"kind": ["batch", "training clips", "training clips"], "size": [64, 500, 6000]}
+    curves |= {"delta": [0.1, 2.6, 0.3], "low": [-1.0, 1.5, -0.5], "high": [1.2, 3.7, 1.1]}
+    curves |= {"verdict": ["inconclusive", "higher", "inconclusive"]}
+    pd.DataFrame(curves).to_csv(folder / "when_gains.csv", index=False)
     lines = finding.first_page(results, overview.claims(results)).splitlines()
     gained = {"verdict": ["equivalent", "inconclusive"], "delta": [-0.1, -0.2]}
     pd.DataFrame(gained).to_csv(results / "msrvtt1k/strength_gains.csv")
     similar = "1 of 1 readings of the paper with terms of similar magnitude (1 beyond the noise; none lose beyond it)"
     larger = "2 of 3 others, with captioning larger (none beyond the noise; 1 lose beyond it)"
     over = "It gains over none of 2 baselines (none beyond the noise; none lose beyond it)"
-    links = [f"([{path.parent.name}]({path.relative_to(results)}))" for path in results.glob("*/*_[gr]*s.csv")]
-    link, of_readings = sorted(links)
+    link, of_readings = "([msrvtt1k](msrvtt1k/strength_gains.csv))", "([shapes](shapes/multiverse_readings.csv))"
     assert finding.shares(results) == f"{over} {link}; under {similar} and {larger} {of_readings}."
     assert finding.shares(folder) == ""
     mean = {"claim": [strength.AVERAGE], "delta": 0.2, "low": 0.1, "high": 0.3, "verdict": "held"}
@@ -352,7 +355,9 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     assert readings.endswith("in the others it was 9 to 70 times, in 3 of 3 at least 5 times, a stress test.")
     (line,) = (line for line in lines if "when_queries" in line)
     assert "+0.5 % [+0.1, +0.9] for queries that fit 0 other clips and -2.0 % [-3.0, -1.0]" in line
-    assert line.endswith("for queries that fit 10 or more other clips.") and len(finding.EFFECT) == 10
+    sizes = "+2.6 % [+1.5, +3.7] with 500, higher; +0.3 % [-0.5, +1.1] with 6000, inconclusive"
+    assert line.endswith(f"for queries that fit 10 or more other clips; by training clips {sizes}.")
+    assert len(finding.EFFECT) == 10
 
 
 def test_every_table_is_shown_with_its_figures_and_files(checkout):
