@@ -11,6 +11,7 @@ import pytest
 from ssb import figures, report
 from ssb.__main__ import main
 from ssb.experiments import ablations, carries, finding, overview, readmes, strength, together
+from ssb.metrics.sequences import BY_FULL
 
 ROOT = Path(__file__).parents[2]
 CLAIM = dict(claim="cross beats none", setting="cross", baseline="none", seeds=3, paper=1.3, delta=-0.26, p=0.2,
@@ -358,6 +359,18 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     sizes = "+2.6 % [+1.5, +3.7] with 500, higher; +0.3 % [-0.5, +1.1] with 6000, inconclusive"
     assert line.endswith(f"for queries that fit 10 or more other clips; by training clips {sizes}.")
     assert len(finding.EFFECT) == 10
+
+
+def test_losses_ranked_by_one_score_differ_by_an_interval_over_seeds(results):
+    folder = results / "events"
+    folder.mkdir()
+    claim = {"claim": [finding.WEAK], "delta": 9.0, "low": 5.0, "high": 13.0, "verdict": "held"}
+    pd.DataFrame(claim).to_csv(folder / "s2dtw_claims.csv", index=False)
+    rows = {"setting": ["S2DTW", "S2DTW", "soft-DTW", "soft-DTW"], "seed": [0, 1, 0, 1]}
+    pd.DataFrame(rows | {BY_FULL[0]: [30.0, 31.0, 27.0, 26.0]}).to_csv(folder / "s2dtw.csv", index=False)
+    (line,) = (line for line in finding.sentences(results, finding.OTHERS).splitlines() if "s2dtw_claims" in line)
+    by_hand = "+4.0 points [-8.7, +16.7] over seeds where both are ranked by S2DTW."  # 4 ± 12.706 · √2 / √2
+    assert line.endswith(f"+9.0 points [+5.0, +13.0], held; {by_hand}")
 
 
 def test_every_table_is_shown_with_its_figures_and_files(checkout):
