@@ -19,6 +19,7 @@ from ssb.training.runs import Run
 
 METRICS = ("R@1", "R@5", "R@10", "MdR")  # of the tables in notebooks and README
 STRESS = 5  # times the contrastive term, from which captioning is no term of similar magnitude
+STRESSED = "table1_lambda10"  # the table at the paper's λ on the mean over tokens
 
 
 class ReportError(ValueError):
@@ -219,7 +220,7 @@ class Comparison:
         ranks: Ranks | None = None,
     ):
         self.study, self.runs, self.experiment, self.ranks = study, runs, experiment, ranks
-        self.title = title or f"{experiment.title}, {study.subtitle}"
+        self.title = title or f"{experiment.title}, {study.subtitle}{stress_title(runs)}"
         self.baseline = baseline or experiment.baseline
         self.rows = study.rows(runs, also, fixed, ranks)
         self.summary = study.summary(runs, self.baseline, fixed, ranks, experiment.number)
@@ -258,27 +259,39 @@ class Comparison:
 def stressed(runs: Runs) -> str:
     """A sentence where settings have the paper's λ on the mean over tokens, and captioning was at least STRESS times
     the contrastive term in one of their runs (`Run.ratio`); else ""."""
-    default, ratios = Config(), []
-    for members in runs.values():
-        config = members[0].config
-        if config.objective != "none" and (*config.factors, config.over_tokens) == (*default.factors, "mean"):
-            ratios += [run.ratio for run in members]
-    return _stressed(ratios)
+    return _stressed([run.ratio for members in runs.values() if _as_printed(members[0].config) for run in members])
 
 
 def stressed_rows(rows: pd.DataFrame) -> str:
-    """The same of the rows of a table, by the λ in the names of its settings; "" of a table without ratios."""
+    """The same of the rows of a table, by its name and by the λ in the names of its settings; "" of a table without
+    ratios."""
     if "ratio" not in rows:
         return ""
-    named = rows["setting"].str.contains(rf"λ = {Config().captioning:g}(?![\d.])")
+    named = rows["setting"].str.contains(rf"λ = {Config().captioning:g}(?![\d.])") | rows["table"].eq(STRESSED)
     return _stressed([*rows.loc[named, "ratio"].dropna()])
 
 
+def _as_printed(config: Config) -> bool:
+    """Has it the paper's λ, on captioning and on the mean over tokens?"""
+    default = Config()
+    return config.objective != "none" and (*config.factors, config.over_tokens) == (*default.factors, "mean")
+
+
 def _stressed(ratios: list[float]) -> str:
-    if not ratios or max(ratios) < STRESS:
+    return f"{stress_test(Config().captioning)}: {_times(ratios)}." if ratios and max(ratios) >= STRESS else ""
+
+
+def _times(ratios: list[float]) -> str:
+    return f"captioning was {min(ratios):.3g} to {max(ratios):.3g} times the contrastive term"
+
+
+def stress_title(runs: Runs) -> str:
+    """The end of the title of a table all of whose captioning is a stress test; else ""."""
+    captioned = [members for members in runs.values() if members[0].config.objective != "none"]
+    ratios = [run.ratio for members in captioned for run in members]
+    if not ratios or min(ratios) < STRESS or not all(_as_printed(members[0].config) for members in captioned):
         return ""
-    times = f"{min(ratios):.3g} to {max(ratios):.3g} times"
-    return f"{stress_test(Config().captioning)}: captioning was {times} the contrastive term."
+    return f"; a stress test: {_times(ratios)}"
 
 
 def stress_test(weight: float) -> str:

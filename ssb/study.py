@@ -20,7 +20,7 @@ from ssb.paper import Claim
 from ssb.progress import minutes
 from ssb.published import Planned
 from ssb.tables import released
-from ssb.tables.verdicts import EMPTY, Ranks, Runs, claimed, compared, judged
+from ssb.tables.verdicts import EMPTY, Ranks, Runs, claimed, compared, judged, rounded
 from ssb.training import batch
 from ssb.training.loop import fit, read_back
 from ssb.training.runs import (
@@ -96,7 +96,8 @@ class Study:
         self.corpus_label = corpus_label(self.base)
         changed = {**changes, **self.base.corpus_options, **({"evaluate": "val"} if looks else {})}
         names = {"captioning": "λ", "temperature": "T"}
-        parts = [f"{names.get(name, name)} = {value}" for name, value in changed.items() if name != "corpus_options"]
+        values = {name: f"{x:g}" if isinstance(x, float) else x for name, x in changed.items()}
+        parts = [f"{names.get(name, name)} = {value}" for name, value in values.items() if name != "corpus_options"]
         self.subtitle = ", ".join([self.corpus.name, f"{preset} preset", *parts])  # for titles
         self.results, self.changes = files.folder("results", self.label), dict(changes)
         self.part: Mapping = EMPTY  # column → value of this study's rows, where several share one table
@@ -308,7 +309,7 @@ class Study:
         paper: the table of the paper whose numbers are shown too, "2a"; "": none.
         ConfigError for an unknown baseline.
         """
-        frame = settled(self.compare(runs, baseline, fixed, ranks, paper)).round(3)
+        frame = rounded(settled(self.compare(runs, baseline, fixed, ranks, paper)))
         self.write(frame.reset_index(), f"{self.table}_summary.csv")
         return frame
 

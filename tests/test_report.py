@@ -30,9 +30,13 @@ def test_the_papers_weight_on_the_token_mean_is_called_a_stress_test_where_it_is
     assert report.stressed(large) == f"{wanted}12.3 to 30 times the contrastive term."
     assert not report.stressed({"none": large["none"], "cross": runs([1.5])})
     rows = pd.DataFrame(
-        {"setting": ["cross, λ = 10", "λ = 10, T = 0.1", "λ = 1, T = 0.1"], "ratio": [12.3, 30.0, 99.0]}
+        {"setting": ["cross, λ = 10", "λ = 10, T = 0.1", "λ = 1, T = 0.1"], "ratio": [12.3, 30.0, 99.0], "table": "t"}
     )
     assert report.stressed_rows(rows) == report.stressed(large)
     assert not report.stressed_rows(rows[2:]) and not report.stressed_rows(rows[["setting"]])
+    assert "99 to 99" in report.stressed_rows(rows[2:].assign(table=report.STRESSED))  # by the name of the table
+    assert report.stress_title(large) == "; a stress test: captioning was 12.3 to 30 times the contrastive term"
+    assert report.stress_title(large | {"hybrid": runs([30.0], captioning=1.0)}) == ""  # not all of the table is one
+    assert report.stress_title({"none": large["none"]}) == ""
     for other in ({"captioning": 0.1}, {"weighted_term": "contrast"}, {"over_tokens": "sum"}):
         assert not report.stressed({"cross": runs([30.0], **other)})

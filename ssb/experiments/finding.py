@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ssb import figures, files, published
-from ssb.experiments import carries, leak, multiverse, overview, strength, when
+from ssb.experiments import carries, leak, long_videos, multiverse, overview, strength, when
 from ssb.figures import COLUMN, RESOLVED, styled
 from ssb.metrics.sequences import BY_FULL
 from ssb.metrics.statistics import holm, over_seeds
@@ -182,12 +182,13 @@ def _links(paths: Iterable[Path]) -> str:
 
 
 def bars(results: Path) -> str:
-    """On which corpora the tuned baseline reaches every recall that a trained one must, of `probe.bars`, and in bold on
-    which it does not, with the recalls; "" where no table says it."""
-    reached, missed = [], []
+    """On which corpora the tuned baseline reaches every recall that a trained one must, of `probe.bars`, in bold on
+    which it does not, with the recalls, and on which it was tuned but no table says it; "" where none does."""
+    reached, missed, unknown = [], [], []
     for folder in sorted(published.folders(results), key=lambda folder: place(folder.name)):
         path = folder / "heads_bars.csv"
         if not path.exists() or "tuned" not in (table := read(path)):
+            unknown += [folder.name] if (folder / "looks_summary.csv").exists() else []
             continue
         link = f"[{folder.name}]({folder.name}/{path.name})"
         below = table[table["tuned"] < table["wanted"]]
@@ -198,7 +199,8 @@ def bars(results: Path) -> str:
             reached.append(link)
     parts = [f"reaches all of them on {', '.join(reached)}"] if reached else []
     parts += [f"**does not reach them on {', '.join(missed)}**"] if missed else []
-    return f"{BARS} {' and '.join(parts)}." if parts else ""
+    without = f"; whether it does on {', '.join(unknown)} is not measured yet" if unknown else ""
+    return f"{BARS} {' and '.join(parts)}{without}." if parts else ""
 
 
 def answers(claims: pd.DataFrame) -> pd.DataFrame:
@@ -208,7 +210,8 @@ def answers(claims: pd.DataFrame) -> pd.DataFrame:
     for question in QUESTIONS:
         for row in tested(claims, question.tables, question.claim).itertuples():
             paper = "" if np.isnan(row.paper) else signed(row.paper)
-            cells.append((question.text, paper, row.corpus, row.table, f"{difference(row, '')} {row.verdict}"))
+            text = f"{difference(row, '')} {overview.judgement(row)}"
+            cells.append((question.text, paper, row.corpus, row.table, text))
     frame = pd.DataFrame(cells, columns=["question", "paper", "corpus", "table", "text"])
     return overview.by_corpus(frame, ["question", "paper"], FIRST)
 
@@ -227,16 +230,17 @@ def numbers(results: Path, sentence: Sentence) -> dict[Path, str]:
 
 
 def sentences(results: Path, wanted: Sequence[Sentence]) -> str:
-    """A numbered list of those of these sentences that there are tables for, below each the numbers of every corpus and
-    a link to its table, in Markdown."""
+    """A numbered list of those of these sentences that there are tables for, in Markdown: what each says first of every
+    corpus, with links to the tables, and folded away below it all that it says."""
     told = [(sentence.words, texts) for sentence in wanted if (texts := numbers(results, sentence))]
     lines = []
     for number, (words, texts) in enumerate(told, start=1):
-        lines.append(f"{number}. {words}:")
-        lines += [
-            f"    - [{path.parent.name}]({path.parent.name}/{path.name}): {text}." for path, text in texts.items()
-        ]
-    return "\n".join(lines)
+        links = {path: f"[{path.parent.name}]({path.parent.name}/{path.name})" for path in texts}
+        first = [f"{links[path]} {text.partition('; ')[0]}" for path, text in texts.items()]
+        lines.append(f"{number}. {words}: {'; '.join(first)}.")
+        if rest := [f"    - {links[path]}: {text}." for path, text in texts.items() if "; " in text]:
+            lines += ["", "    <details><summary>in full</summary>", "", *rest, "", "    </details>", ""]
+    return "\n".join(lines).rstrip()
 
 
 def first_page(results: Path, claims: pd.DataFrame) -> str:
@@ -272,7 +276,8 @@ def _of_claim(claim: str = CROSS, acting: str = "") -> Callable[[Path], str]:
         claims = read(path)
         rows = claims[claims["claim"] == claim]
         words = [f"{difference(row)}, {judgement(row)}{ranked(row)}" for _, row in rows.iterrows()]
-        return "; ".join([" and ".join(words), *_captioning(path, rows, acting)])
+        text, captioning = " and ".join(words), _captioning(path, rows, acting)
+        return ": ".join([*captioning, text]) if acting == "ratio" else "; ".join([text, *captioning])
 
     return number
 
@@ -298,12 +303,12 @@ def _strength(path: Path) -> str:
     weak, strong = (table.loc[table["val R@1"].agg(pick)] for pick in ("idxmin", "idxmax"))
     ends = {"weakest": weak, "strongest": strong}
     parts = [f"{difference(row)} over the {word} ({row['baseline']})" for word, row in ends.items()]
-    words = [f"{_counted(table, 'over', 'baselines')} {difference(means)}, {means['verdict']}"]
+    words = f"{_counted(table, 'over', 'baselines')} {difference(means)}, {means['verdict']}"
     without = f"without that of the largest gain ({table['baseline'][table['delta'].idxmax()]})"
     cases = {strength.OTHERS: without}
     cases |= {strength.FIXED.format(weight): f"with λ = {weight:g} on all" for weight in strength.LAMBDAS}
-    words += [f"{difference(claims.loc[each])} {case}" for each, case in cases.items() if each in claims.index]
-    return "; ".join([", ".join(words), " and ".join(parts)])
+    also = [f"{difference(claims.loc[each])} {case}" for each, case in cases.items() if each in claims.index]
+    return "; ".join(filter(None, [words, ", ".join(also), " and ".join(parts)]))
 
 
 def _readings(path: Path) -> str:
@@ -326,7 +331,7 @@ def _readings(path: Path) -> str:
 
 
 def _counted(gains: pd.DataFrame, where: str, what: str) -> str:
-    return f"it gains {where} {(gains['delta'] > 0).sum()} of {len(gains)} {what}; the mean over all of them is"
+    return f"it gains {where} {(gains['delta'] > 0).sum()} of {len(gains)} {what}, the mean over all of them is"
 
 
 def _carries(path: Path) -> str:
@@ -365,7 +370,9 @@ def _weak(path: Path) -> str:
     own = read(path.with_name("s2dtw.csv")).pivot(index="setting", columns="seed", values=BY_FULL[0])
     gain = own.loc["S2DTW"] - own.loc["soft-DTW"]
     bounds = bracketed(*over_seeds(gain))
-    return f"{words}; {signed(gain.mean())} points {bounds} over seeds where both are ranked by S2DTW"
+    words = f"{words}; {signed(gain.mean())} points {bounds} over seeds where both are ranked by S2DTW"
+    own = read(path.with_name("s2dtw_measures.csv")).set_index("setting")[long_videos.OWN["R@1"]]
+    return f"{words}; with perfect costs R@1 is {own[long_videos.PERFECT]:.1f} and {own[long_videos.SOFT]:.1f}"
 
 
 def _share(row: pd.Series) -> str:

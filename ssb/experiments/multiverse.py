@@ -204,8 +204,9 @@ def cells(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def alike(gains: pd.DataFrame) -> str:
-    """In words, the gains in the first of `cells`, what is `tied` there, and how large captioning was in the others, of
-    which those with a ratio of STRESS or more are stress tests; "" where there are no others."""
+    """In words, the gains in the first of `cells`, how much of the gradient captioning had there, what is `tied`, and
+    how large captioning was in the others, of which those with a ratio of STRESS or more are stress tests; "" where
+    there are no others."""
     table = cells(gains)
     first, others = table.iloc[0], gains[~similar(gains)]
     if others.empty:
@@ -215,7 +216,8 @@ def alike(gains: pd.DataFrame) -> str:
     by = f"{signed(first['mean'])} on average, from {signed(first['least'])} to {signed(first['most'])}"
     return (
         f"of the {first['readings']:.0f} with {chosen}, the nearest to the paper's similar magnitudes (captioning was "
-        f"{times} the contrastive term), {first['gain']:.0f} gain, by {by}{tied(gains)}; in the others it was "
+        f"{times} the contrastive term), {first['gain']:.0f} gain, by {by}{shares(gains)}{tied(gains)}; in the others "
+        "it was "
         f"{others['ratio'].min():.3g} to {others['ratio'].max():.3g} times, in {(others['ratio'] >= STRESS).sum()} of "
         f"{len(others)} at least {STRESS} times, a stress test"
     )
@@ -224,6 +226,19 @@ def alike(gains: pd.DataFrame) -> str:
 def similar(gains: pd.DataFrame) -> np.ndarray:
     """Which readings are of the first of `cells`."""
     return pd.MultiIndex.from_frame(gains[["weighted_term", "over_tokens"]]) == cells(gains).index[0]
+
+
+def shares(gains: pd.DataFrame) -> str:
+    """In words, of all `similar` readings by the similarity that makes the weights: captioning's share of the gradient
+    of the heads, and how many gain."""
+    parts = []
+    for by, part in gains[similar(gains)].groupby("weights_by", sort=False):
+        share = 100 * part["share"]
+        parts.append(
+            f"{share.min():.2g} to {share.max():.2g} % of the gradient with {CHOICES['weights_by'][by]} "
+            f"({(part['delta'] > 0).sum()} of {len(part)} gain)"
+        )
+    return f"; captioning had {' and '.join(parts)}"
 
 
 def tied(gains: pd.DataFrame) -> str:

@@ -19,6 +19,7 @@ from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, MARKS, PAGE, RESOLVED, difference, star, styled
 from ssb.report import (
     METRICS,
+    STRESSED,
     Experiment,
     best,
     bracketed,
@@ -35,8 +36,6 @@ OTHERS = "other corpora"  # the column of corpora with few tables
 SLOTS = 3  # verdicts beside a claim in one line of the list
 CLAIM, PANEL, VERDICTS, SLOT = 1.42, (3.05, 4.3), 4.42, 0.86  # inches from the left: the columns of the list
 SCALE = "Δ R@1 vs the second setting (points, or as named)\nlinear to ±1, logarithmic beyond"
-STRESSED = "table1_lambda10"  # the table at the paper's λ on the mean over tokens
-
 
 ABOVE = ("overview", "finding", "readmes")  # modules of this folder that are about all tables
 _NAMES = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
@@ -73,18 +72,27 @@ ALT = "A list of every claim: its difference with intervals on each corpus, the 
 
 
 def claims(results: Path, label: str = "") -> pd.DataFrame:
-    """Every claim tested under results/: corpus, table, and the columns of `Study.claims`. label: of one folder alone,
-    see `files.label`; "": those of all corpora. FileNotFoundError where there is no table of claims, ReportError where
-    one cannot be read."""
+    """Every claim tested under results/: corpus, table, the columns of `Study.claims`, and of the table STRESSED
+    stress, the mean `ssb.Run.ratio` of the setting. label: of one folder alone, see `files.label`; "": those of all
+    corpora. FileNotFoundError where there is no table of claims, ReportError where one cannot be read."""
     paths = [
         (label, path.name.removesuffix("_claims.csv"), path) for path in (results / label).glob("[!.]*_claims.csv")
     ]
     paths = paths if label else files_of("claims", results)
-    frames = [read(path).assign(corpus=corpus, table=table) for corpus, table, path in paths]
+    frames = [read(path).assign(corpus=corpus, table=table, stress=np.nan) for corpus, table, path in paths]
     if not frames:
         raise FileNotFoundError(f"no claims in {results / label}; run the notebooks of the tables first")
+    for frame, (_, table, path) in zip(frames, paths):
+        if table == STRESSED and "ratio" in (rows := read(path.with_name(f"{table}.csv"))):
+            frame["stress"] = frame["setting"].map(rows.groupby("setting")["ratio"].mean())
     frame = pd.concat([frame for frame in frames if len(frame)] or frames)
     return by_table(frame)
+
+
+def judgement(row) -> str:
+    """The verdict on a claim in a word, of a stress test with how many times the contrastive term captioning was. row:
+    of `claims`."""
+    return row.verdict if np.isnan(row.stress) else f"{row.verdict} (captioning {row.stress:.3g} times)"
 
 
 def by_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +133,7 @@ def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
         intervals = " ".join(bracketed(low, high) for low, high in pairs)
         resolves = getattr(row, "resolves", np.nan)  # no column of tables of before there were four verdicts
         texts.append(
-            f"{signed(row.delta)} {intervals} {row.verdict}" + ("" if np.isnan(resolves) else f" / {resolves:.1f}")
+            f"{signed(row.delta)} {intervals} {judgement(row)}" + ("" if np.isnan(resolves) else f" / {resolves:.1f}")
         )
     paper = ["" if np.isnan(x) else signed(x) for x in frame["paper"]]
     return by_corpus(frame.assign(paper=paper, text=texts), ["table", "claim", "paper"])
@@ -194,10 +202,11 @@ def cost(results: Path, preset: str = "laptop") -> str:
     rows = every[every["device"] == "cpu"]
     seconds = rows.drop_duplicates("run")["seconds"]
     hours = seconds.sum() / 3600
+    each = rows.drop_duplicates("run").groupby("corpus", sort=False)["seconds"].sum() / 3600
     words = (
         f"Training of all tables, partly alongside other work: {len(seconds)} runs of {seconds.mean():.0f} seconds on "
-        f"average ({len(rows) - len(seconds)} more rows share them), {hours:.1f} core hours, about {hours / 2:.1f} "
-        "hours on two cores"
+        f"average ({len(rows) - len(seconds)} more rows share them), {hours:.1f} core hours "
+        f"({', '.join(f'{corpus} {x:.1f}' for corpus, x in each.items())}), about {hours / 2:.1f} hours on two cores"
     )
     others = every[every["device"] != "cpu"].drop_duplicates("run")["device"].value_counts()
     return "".join([words, *(f"; and {count} runs on one {device}" for device, count in others.items()), "."])
@@ -217,17 +226,13 @@ def links(results: Path) -> pd.DataFrame:
     return by_corpus(by_table(cells), ["table"])
 
 
-def stress_tests(results: Path) -> list[str]:
+def stress_tests(claims: pd.DataFrame) -> list[str]:
     """A sentence about the tables STRESSED, if there are any, with the measured `ssb.Run.ratio` of
-    `cross` where the table has it."""
-    paths = [(corpus, path) for corpus, table, path in files_of("claims", results) if table == STRESSED]
-    if not paths:
+    `cross` where the table has it. claims: of `claims`."""
+    rows = claims[(claims["table"] == STRESSED) & (claims["setting"] == "cross")].drop_duplicates("corpus")
+    if rows.empty:
         return []
-    measured = []
-    for corpus, path in paths:
-        rows = pd.read_csv(path.with_name(f"{STRESSED}.csv"))
-        if "ratio" in rows:
-            measured.append(f"{rows.loc[rows['setting'] == 'cross', 'ratio'].mean():.3g} ({corpus})")
+    measured = [f"{row.stress:.3g} ({row.corpus})" for row in rows.dropna(subset="stress").itertuples()]
     times = f"; in training with cross, captioning was {', '.join(measured)} times the contrastive term"
     return [f"{STRESSED}: {stress_test(Config().captioning)}{times if measured else ''}."]
 

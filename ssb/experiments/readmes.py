@@ -38,7 +38,7 @@ def results_page(root: Path, claims: pd.DataFrame) -> str:
     parts = [ABOUT, "## Is the support-set effect real?", finding.first_page(results, claims)]
     parts += [words] if (words := finding.confirmation(claims)) else []
     parts += ["## The claims", COLUMNS, markdown(overview.claims_table(claims))]
-    parts += [*overview.stress_tests(results), overview.cost(results)]
+    parts += [*overview.stress_tests(claims), overview.cost(results)]
     parts += ["## Every table", markdown(overview.links(results)), "## Tables and figures"]
     for table, part in made(root).groupby("table", sort=False):
         one = TABLES.get(table, Experiment(PICTURES.get(table, table)))
@@ -223,7 +223,8 @@ def _verdicts(frame: pd.DataFrame) -> str:
     """Claims in words: which were held or contradicted, or two settings equivalent, on which corpora, and how many
     tests were inconclusive."""
     parts, main = [], frame["table"].map(len) == frame["table"].map(len).min()
-    variants = frame["table"].replace(overview.STRESSED, f"{overview.STRESSED} (a stress test)")
+    stressed = [f" (a stress test, captioning {x:.3g} times)" if x > 0 else "" for x in frame["stress"]]
+    variants = frame["table"] + stressed
     frame = frame.assign(corpus=frame["corpus"].where(main, frame["corpus"] + ": " + variants))
     for verdict in ("held", "contradicted", "equivalent", "hardly acts"):
         corpora = frame[frame["verdict"] == verdict].groupby("claim", sort=False)["corpus"].agg(", ".join)

@@ -12,7 +12,7 @@ from ssb import files
 from ssb.corpora.reading import CorpusError, listed
 from ssb.metrics.statistics import settled
 from ssb.paper import Claim
-from ssb.tables.verdicts import EMPTY, Ranks, Runs, claimed, compared, judged
+from ssb.tables.verdicts import EMPTY, Ranks, Runs, claimed, compared, judged, rounded
 
 FIXED, OWN = "fixed", "compared"  # keys: fixed/<setting>; <run>/compared: what was compared in place of t2v
 SHARES = {"": None, "unknown": np.nan}  # cells of a table without a number
@@ -109,7 +109,7 @@ def summary(path: Path) -> pd.DataFrame:
     runs = {name: table.runs[name] for name in order if name in table.runs}
     fixed = {name: values for name, values in table.fixed.items() if name in set(order)}
     ranks = table.ranks and {name: table.ranks[name] for name in runs}
-    return settled(compared(runs, baseline, fixed, ranks)).round(3).drop(columns=[*TOLD])
+    return rounded(settled(compared(runs, baseline, fixed, ranks))).drop(columns=[*TOLD])
 
 
 def claims(path: Path, rows: list[dict] | None = None) -> pd.DataFrame:

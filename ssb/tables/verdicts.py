@@ -80,4 +80,10 @@ def judged(rows: list[dict]) -> pd.DataFrame:
     logs = LOG if any(LOG[0] in row for row in rows) else ()  # not where the claims are of other things than ranks
     columns = ["claim", "setting", "baseline", "seeds", "paper", *DELTA, *logs, "acts"]
     frame = pd.DataFrame([{"acts": True, **row} for row in rows], columns=columns)
-    return settled(frame).round(3).replace({"verdict": VERDICTS})
+    return rounded(settled(frame)).replace({"verdict": VERDICTS})
+
+
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """To three decimals, but to five what is told in percent of a rank."""
+    logs = frame.columns.intersection(LOG)
+    return frame.round(3).assign(**frame[logs].round(5))
