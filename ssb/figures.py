@@ -111,16 +111,10 @@ def gain_curve(axis: plt.Axes, x, rows: pd.DataFrame, mark: str, colour, label: 
         ends = np.clip([rows["delta"] - rows[low], rows[high] - rows["delta"]], 0, None)
         axis.errorbar(x, rows["delta"], ends, fmt="none", color=colour, elinewidth=width, label=f"95 %, {over}")
     axis.plot(x, rows["delta"], marker=mark, ms=4, lw=1, color=colour, label=label)
-    hollow = np.array(~rows["verdict"].isin(RESOLVED))
-    axis.plot(
-        np.asarray(x)[hollow],
-        rows["delta"][hollow],
-        mark,
-        ms=4,
-        color=colour,
-        mfc="white",
-        label="hollow: not resolved",
-    )
+    filled = np.array(rows["verdict"].isin(RESOLVED))
+    for chosen, face, words in ((filled, colour, "filled: resolved"), (~filled, "white", "hollow: not resolved")):
+        if chosen.any():
+            axis.plot(np.asarray(x)[chosen], rows["delta"][chosen], mark, ms=4, color=colour, mfc=face, label=words)
 
 
 class Picture(Image):
@@ -301,7 +295,8 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
     model, data = run.load()
     weights, batch = support_weights(model, data, size, objective)
     rows = np.argsort(-weights.max(axis=1), kind="stable")[:strongest]
-    figure = plt.figure(figsize=(PAGE, strongest + 0.3))
+    row = 1 if data.corpus.frames else 0.85  # inches
+    figure = plt.figure(figsize=(PAGE, row * strongest + 0.3))
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.2])
     attended = "its own clip, and the clip" if data.corpus.frames else "a caption of the clip"
     right.suptitle(f"a caption with {attended} it attends to", style="italic")

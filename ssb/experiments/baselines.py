@@ -228,15 +228,13 @@ class Search:
 
 @styled
 def drawn(looks: pd.DataFrame, title: str) -> plt.Figure:
-    """R@1 + R@5 + R@10 of each look, with its deviation over seeds, and the best so far; a mark for each step, hollow
-    with captioning."""
+    """R@1 + R@5 + R@10 of each look, with its deviation over seeds, and the best so far; a mark for each step."""
     figure, axis = plt.subplots(figsize=(PAGE, 2.8))
     order = np.arange(1, len(looks) + 1)
     axis.step(order, looks["sum"].cummax(), where="post", color="0.6", lw=1, label="best so far", zorder=0)
     for step, mark, colour in zip(looks["step"].unique(), cycle(MARKS), cycle(COLOURS[:6])):
         chosen = (looks["step"] == step).to_numpy()
         shape = {"fmt": mark, "color": colour, "ms": 4, "lw": 1}
-        shape |= {"mfc": "white"} if (looks["objective"][chosen] == "cross").all() else {}
         axis.errorbar(
             order[chosen], looks["sum"][chosen], looks["sum sd"][chosen], **shape, label=WORDS.get(step, step)
         )

@@ -23,7 +23,7 @@ from ssb.config import Config, ConfigError
 from ssb.corpora.corpus import Corpus
 from ssb.corpora.reading import CorpusError
 from ssb.experiments.probe import clip_means
-from ssb.figures import COLOURS, MARKS, PAGE, heading, legend, styled
+from ssb.figures import COLOURS, MARKS, PAGE, gain_curve, heading, legend, styled
 from ssb.metrics.statistics import interval, over_seeds
 from ssb.paper import Claim
 from ssb.progress import track
@@ -186,21 +186,21 @@ def figure(leaks: pd.DataFrame, summary: pd.DataFrame, title: str) -> plt.Figure
     for (source, label), mark, colour in zip(SOURCES.items(), MARKS, COLOURS):
         names = [setting(source, weight) for weight in LAMBDAS]
         panels = [leaks[leaks["probe"] == probe].set_index("setting")[["told", "low", "high"]] for probe in probes]
-        panels.append(summary[["delta", "delta_low", "delta_high"]])
         for axis, panel in zip(axes, panels):
             middle, low, high = panel.reindex(names).to_numpy(float).T
             options = dict(marker=mark, color=colour, ms=4, lw=1, capsize=2, label=label)
             axis.errorbar(LAMBDAS, middle, (middle - low, high - middle), **options)
+        gain_curve(axes[-1], LAMBDAS, summary.reindex(names), mark, colour)
     for axis, probe in zip(axes, probes):
         part = leaks[leaks["probe"] == probe]
         axis.axhline(part.set_index("setting")["told"][LEAK.baseline], color="0.4", lw=0.8, label="no captioning")
         axis.axhline(part["chance"].mean(), color="0.4", lw=0.8, ls=":", label="chance")
         axis.set(ylabel=f"{probe} told (%)")
     axes[-1].axhline(0, color="0.4", lw=0.8)
-    axes[-1].set(ylabel="Δ R@1 vs none (points)")
+    axes[-1].set(ylabel="Δ R@1 vs none\n(points)")
     for axis in axes:
         axis.set(xscale="log", xlabel="weight of captioning λ", xticks=LAMBDAS, xticklabels=[f"{w:g}" for w in LAMBDAS])
         axis.minorticks_off()
-    heading(canvas, f"{title}, what a probe tells; bars: 95 % over test clips")
+    heading(canvas, f"{title}: what a probe tells, with 95 % over test clips, and the gain in R@1")
     legend(canvas, columns=2)
     return canvas

@@ -182,7 +182,7 @@ def overview(claims: pd.DataFrame, title: str):
     axis.set_position([PANEL[0] / PAGE, below / height, (PANEL[1] - PANEL[0]) / PAGE, line * y / height])
     axis.set(xscale="symlog", ylim=(y, 0), yticks=[], xlabel=SCALE)
     reach = 3 * max(1.5, *np.abs(axis.dataLim.intervalx))
-    axis.set(xlim=(-reach, reach), xticks=[x for x in (-10, 0, 10) if abs(x) < reach])
+    axis.set(xlim=(-reach, reach), xticks=[x for x in (-30, -10, -3, -1, 0, 1, 3, 10, 30) if abs(x) < reach])
     axis.xaxis.set_major_formatter("{x:g}")
     axis.tick_params(top=True, labeltop=True)  # of a list too long for one screen
     axis.axvspan(0, reach, color="0.94", lw=0, zorder=-1)
