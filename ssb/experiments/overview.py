@@ -139,10 +139,13 @@ def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
     return by_corpus(frame.assign(paper=paper, text=texts), ["table", "claim", "paper"])
 
 
-def _title(table: str, claim: str) -> str:
-    """The title of a table, with the unit of its claims where that is not R@1; its name where no experiment has it."""
-    unit = re.search(r"\(points of (.+)\)", claim)
-    return (TABLES[table].title if table in TABLES else table) + (f", {unit[1]}" if unit else "")
+def _title(table: str, rows: pd.DataFrame) -> str:
+    """The title of a table, with the unit of its claims where that is not R@1, and of a stress test with how many times
+    the contrastive term captioning was; its name where no experiment has it. rows: its claims."""
+    unit, times = re.search(r"\(points of (.+)\)", rows["claim"].iloc[0]), rows["stress"].dropna()
+    words = f", {unit[1]}" if unit else ""
+    words += f": captioning {times.min():.0f} to {times.max():.0f} times" if len(times) else ""
+    return (TABLES[table].title if table in TABLES else table) + words
 
 
 @styled
@@ -155,7 +158,7 @@ def overview(claims: pd.DataFrame, title: str):
     inches = blended_transform_factory(figure.dpi_scale_trans, axis.transData)
     y = 0.0
     for table, rows in claims.groupby("table", sort=False):
-        heading = textwrap.wrap(_title(table, rows["claim"].iloc[0]), 20, break_on_hyphens=False)
+        heading = textwrap.wrap(_title(table, rows), 20, break_on_hyphens=False)
         axis.text(0, y, "\n".join(heading), va="top", weight="bold", transform=inches)
         end = y + len(heading)
         for (setting, baseline, _), part in rows.groupby(["setting", "baseline", "claim"], sort=False):
@@ -182,7 +185,7 @@ def overview(claims: pd.DataFrame, title: str):
     axis.set_position([PANEL[0] / PAGE, below / height, (PANEL[1] - PANEL[0]) / PAGE, line * y / height])
     axis.set(xscale="symlog", ylim=(y, 0), yticks=[], xlabel=SCALE)
     reach = 3 * max(1.5, *np.abs(axis.dataLim.intervalx))
-    axis.set(xlim=(-reach, reach), xticks=[x for x in (-30, -10, -3, -1, 0, 1, 3, 10, 30) if abs(x) < reach])
+    axis.set(xlim=(-reach, reach), xticks=[x for x in (-10, -1, 1, 10) if abs(x) < reach])
     axis.xaxis.set_major_formatter("{x:g}")
     axis.tick_params(top=True, labeltop=True)  # of a list too long for one screen
     axis.axvspan(0, reach, color="0.94", lw=0, zorder=-1)
