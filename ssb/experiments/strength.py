@@ -154,7 +154,7 @@ def figure(gains: pd.DataFrame, claims: pd.DataFrame, title: str) -> plt.Figure:
         found, size = part["verdict"].isin(["higher", "lower"]), 7 if group in PRESETS else 4
         for rows, fill in ((part[found], colour), (part[~found], "white")):
             axis.plot(rows["val R@1"], rows["delta"], mark, color=colour, mfc=fill, ms=size)
-        axis.plot([], [], mark, color=colour, ms=size, label=group)
+        axis.plot([], [], mark, color=colour, mfc=colour if found.any() else "white", ms=size, label=group)
     line = np.array([x.min(), x.max()])
     falls = -claims.set_index("claim").loc[FALLS, "delta"] / 10
     fitted = gains["delta"].mean() + falls * (line - x.mean())
@@ -165,7 +165,8 @@ def figure(gains: pd.DataFrame, claims: pd.DataFrame, title: str) -> plt.Figure:
     axis.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
     for width, over in ((2, "queries"), (0.5, "queries and seeds,\ncut at the frame")):
         axis.plot([], [], color="0.3", lw=width, label=f"95 %, {over}")
-    axis.plot([], [], "o", color="0.3", mfc="white", ms=4, label="hollow: not resolved")
+    for fill, words in (("0.3", "filled: resolved"), ("white", "hollow: not resolved")):
+        axis.plot([], [], "o", color="0.3", mfc=fill, ms=4, label=words)
     axis.set(
         xlabel="R@1 of no captioning on the validation clips (%)",
         ylabel="Δ R@1 of cross vs none (points),\nat the λ best on validation",
