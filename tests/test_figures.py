@@ -133,9 +133,11 @@ def test_a_gain_that_is_not_resolved_is_hollow():
     rows = pd.DataFrame(columns | {"verdict": ["inconclusive", "higher", "lower"]})
     _, axis = figures.plt.subplots()
     figures.gain_curve(axis, [1, 2, 3], rows, "o", "C0", "cross")
-    *_, line, hollow = axis.lines
-    assert line.get_xydata().tolist() == [[1, 0.5], [2, 2.0], [3, -2.0]] and line.get_markerfacecolor() == "C0"
+    *_, line, filled, hollow = axis.lines
+    assert line.get_xydata().tolist() == [[1, 0.5], [2, 2.0], [3, -2.0]]
+    assert filled.get_xydata().tolist() == [[2, 2.0], [3, -2.0]] and filled.get_markerfacecolor() == "C0"
     assert hollow.get_xydata().tolist() == [[1, 0.5]] and hollow.get_markerfacecolor() == "white"
+    assert [each.get_label() for each in (filled, hollow)] == ["filled: resolved", "hollow: not resolved"]
     figures.plt.close()
 
 
