@@ -295,10 +295,9 @@ def attention_map(run: Run, title: str, size: int = 24, strongest: int = 4, obje
     model, data = run.load()
     weights, batch = support_weights(model, data, size, objective)
     rows = np.argsort(-weights.max(axis=1), kind="stable")[:strongest]
-    row = 1 if data.corpus.frames else 0.85  # inches
-    figure = plt.figure(figsize=(PAGE, row * strongest + 0.3))
+    height, attended = (1, "its own clip, and the clip") if data.corpus.frames else (0.85, "a caption of the clip")
+    figure = plt.figure(figsize=(PAGE, height * strongest + 0.3))
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.2])
-    attended = "its own clip, and the clip" if data.corpus.frames else "a caption of the clip"
     right.suptitle(f"a caption with {attended} it attends to", style="italic")
     axis = left.subplots()
     image = _heat_map(axis, weights, sorted({0, *range(5, len(batch), 6), len(batch) - 1}), vmin=0)

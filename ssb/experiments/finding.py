@@ -210,7 +210,7 @@ def answers(claims: pd.DataFrame) -> pd.DataFrame:
     for question in QUESTIONS:
         for row in tested(claims, question.tables, question.claim).itertuples():
             paper = "" if np.isnan(row.paper) else signed(row.paper)
-            text = f"{difference(row, '')} {overview.judgement(row)}"
+            text = f"{difference(row, '')} {overview.verdict(row)}"
             cells.append((question.text, paper, row.corpus, row.table, text))
     frame = pd.DataFrame(cells, columns=["question", "paper", "corpus", "table", "text"])
     return overview.by_corpus(frame, ["question", "paper"], FIRST)
@@ -367,8 +367,8 @@ def _leak(path: Path) -> str:
 def _weak(path: Path) -> str:
     """Each loss ranks by its own score, and both by that of S2DTW, of which the interval is over seeds."""
     words = _of_claim(WEAK)(path)
-    own = read(path.with_name("s2dtw.csv")).pivot(index="setting", columns="seed", values=BY_FULL[0])
-    gain = own.loc["S2DTW"] - own.loc["soft-DTW"]
+    by_one = read(path.with_name("s2dtw.csv")).pivot(index="setting", columns="seed", values=BY_FULL[0])
+    gain = by_one.loc["S2DTW"] - by_one.loc["soft-DTW"]
     bounds = bracketed(*over_seeds(gain))
     words = f"{words}; {signed(gain.mean())} points {bounds} over seeds where both are ranked by S2DTW"
     own = read(path.with_name("s2dtw_measures.csv")).set_index("setting")[long_videos.OWN["R@1"]]

@@ -217,9 +217,8 @@ def alike(gains: pd.DataFrame) -> str:
     return (
         f"of the {first['readings']:.0f} with {chosen}, the nearest to the paper's similar magnitudes (captioning was "
         f"{times} the contrastive term), {first['gain']:.0f} gain, by {by}{shares(gains)}{tied(gains)}; in the others "
-        "it was "
-        f"{others['ratio'].min():.3g} to {others['ratio'].max():.3g} times, in {(others['ratio'] >= STRESS).sum()} of "
-        f"{len(others)} at least {STRESS} times, a stress test"
+        f"it was {others['ratio'].min():.3g} to {others['ratio'].max():.3g} times, in "
+        f"{(others['ratio'] >= STRESS).sum()} of {len(others)} at least {STRESS} times, a stress test"
     )
 
 

@@ -89,7 +89,7 @@ def claims(results: Path, label: str = "") -> pd.DataFrame:
     return by_table(frame)
 
 
-def judgement(row) -> str:
+def verdict(row) -> str:
     """The verdict on a claim in a word, of a stress test with how many times the contrastive term captioning was. row:
     of `claims`."""
     return row.verdict if np.isnan(row.stress) else f"{row.verdict} (captioning {row.stress:.3g} times)"
@@ -133,7 +133,7 @@ def claims_table(frame: pd.DataFrame) -> pd.DataFrame:
         intervals = " ".join(bracketed(low, high) for low, high in pairs)
         resolves = getattr(row, "resolves", np.nan)  # no column of tables of before there were four verdicts
         texts.append(
-            f"{signed(row.delta)} {intervals} {judgement(row)}" + ("" if np.isnan(resolves) else f" / {resolves:.1f}")
+            f"{signed(row.delta)} {intervals} {verdict(row)}" + ("" if np.isnan(resolves) else f" / {resolves:.1f}")
         )
     paper = ["" if np.isnan(x) else signed(x) for x in frame["paper"]]
     return by_corpus(frame.assign(paper=paper, text=texts), ["table", "claim", "paper"])
@@ -203,9 +203,9 @@ def cost(results: Path, preset: str = "laptop") -> str:
     """The training time of all runs of a preset under results/, each counted once, in words."""
     every = runs(results, preset)
     rows = every[every["device"] == "cpu"]
-    seconds = rows.drop_duplicates("run")["seconds"]
+    once = rows.drop_duplicates("run")
+    seconds, each = once["seconds"], once.groupby("corpus", sort=False)["seconds"].sum() / 3600
     hours = seconds.sum() / 3600
-    each = rows.drop_duplicates("run").groupby("corpus", sort=False)["seconds"].sum() / 3600
     words = (
         f"Training of all tables, partly alongside other work: {len(seconds)} runs of {seconds.mean():.0f} seconds on "
         f"average ({len(rows) - len(seconds)} more rows share them), {hours:.1f} core hours "

@@ -70,7 +70,7 @@ def test_the_table_at_the_papers_weight_is_called_a_stress_test(results):
     times = "; in training with cross, captioning was 28.3 (shapes) times the contrastive term."
     assert overview.stress_tests(overview.claims(results)) == [f"{words}{times}"]
     row = next(row for row in overview.claims(results).itertuples() if row.setting == "cross" and row.stress > 0)
-    assert overview.judgement(row) == f"{row.verdict} (captioning 28.3 times)"
+    assert overview.verdict(row) == f"{row.verdict} (captioning 28.3 times)"
 
 
 def test_a_corpus_of_the_readers_own_is_not_taken_for_a_preset(results):
