@@ -18,8 +18,7 @@ QUICKSTART, TABLE1 = "00_quickstart", "01_table1_objectives"
 TYPOS = {QUICKSTART: ("objectve", "objective"), TABLE1: ("seds", "seeds")}  # notebook → what is typed, what is meant
 SLOWER = {"epochs": 100}  # of Table 1, so that a run lasts seconds, and the second of ten can be waited for
 PATIENCE = 300  # seconds
-# in one process, for they look at what the ones before them left
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.xdist_group("jupyterlab")]
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 def with_parameters(name: str, target: Path, old: str = "", new: str = ""):

@@ -80,19 +80,21 @@ def test_the_cache_is_of_these_weights_and_damaged_files_are_not_read(study, run
     run = runs["cross"][0]
     before, scores = captioning.caption_test_clips(run, study.corpus, "own", FAST)
     parrot.clear()
-    for path in (files.cache() / "captions").glob("*/[!.]*.json"):
-        path.write_text(path.read_text()[:-4])
-    after, again = captioning.caption_test_clips(run, study.corpus, "own", FAST)
-    pd.testing.assert_frame_equal(after, before)
-    assert scores == again and len(parrot) == 1
     weights = run.folder / "model.safetensors"
-    original = weights.read_bytes()
+    cached = (files.cache() / "captions").glob("*/[!.]*.json")
+    original = {path: path.read_bytes() for path in [weights, *cached]}
     try:
-        weights.write_bytes(original[:-4] + bytes(4))
+        for path in original.keys() - {weights}:
+            path.write_bytes(original[path][:-4])
+        after, again = captioning.caption_test_clips(run, study.corpus, "own", FAST)
+        pd.testing.assert_frame_equal(after, before)
+        assert scores == again and len(parrot) == 1
+        weights.write_bytes(original[weights][:-4] + bytes(4))
         captioning.caption_test_clips(run, study.corpus, "own", FAST)
         assert len(parrot) == 2
     finally:
-        weights.write_bytes(original)
+        for path, content in original.items():
+            path.write_bytes(content)
 
 
 def test_without_java_scores_are_blank_and_computed_later(study, runs, parrot, monkeypatch, tmp_path):
