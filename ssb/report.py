@@ -55,6 +55,11 @@ def intervals(low: Iterable[float], high: Iterable[float], form: Callable[[float
     return ["" if np.isnan(a) else f"[{form(a)}, {form(b)}]" for a, b in zip(low, high)]
 
 
+def p_value(p: float) -> str:
+    """p as text: "0.012", or "< 0.001"."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def reading(summary: pd.DataFrame, baseline: str) -> str:
     """The table in words: what differs from the baseline beyond the noise, by how much, and what the paper found."""
     base = summary.loc[baseline]
@@ -64,7 +69,7 @@ def reading(summary: pd.DataFrame, baseline: str) -> str:
         delta, low, high = (signed(row[name]) for name in ("delta", "delta_low", "delta_high"))
         difference = row["paper R@1"] - base["paper R@1"]
         paper = "" if np.isnan(difference) else f" (paper {signed(difference)})"
-        p = "" if np.isnan(row["p"]) else f", p = {row['p']:.3f}"
+        p = "" if np.isnan(row["p"]) else f", p = {p_value(row['p'])}".replace("= <", "<")
         test = f"[{low}, {high}]{p}: {row['verdict']}"
         lines.append(f"{setting} against {baseline}: {delta} {test}{paper}{ranked(row)}")
         if row["verdict"] in ("higher", "lower"):
@@ -108,7 +113,7 @@ def printed(summary: pd.DataFrame) -> pd.DataFrame:
     columns["over seeds"] = intervals(summary["seeds_low"], summary["seeds_high"], signed)
     if "low" in summary:  # not in tables of before there was an interval over both
         columns["over both"] = intervals(summary["low"], summary["high"], signed)
-    columns["p"] = cells(summary["p"], "{:.3f}".format)
+    columns["p"] = cells(summary["p"], p_value)
     if "resolves" in summary:
         columns["resolves"] = cells(summary["resolves"])
     columns["verdict"] = summary["verdict"].fillna("").tolist()

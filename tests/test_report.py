@@ -40,3 +40,11 @@ def test_the_papers_weight_on_the_token_mean_is_called_a_stress_test_where_it_is
     assert report.stress_title({"none": large["none"]}) == ""
     for other in ({"captioning": 0.1}, {"weighted_term": "contrast"}, {"over_tokens": "sum"}):
         assert not report.stressed({"cross": runs([30.0], **other)})
+
+
+def test_a_p_below_three_decimals_is_not_nought():
+    texts = [report.p_value(p) for p in (1.0, 0.01234, 0.001, 0.00099, 0.0)]
+    assert texts == ["1.000", "0.012", "0.001", "< 0.001", "< 0.001"]
+    row = {name: 0.0 for name in ("R@1", "R@1 sd", "paper R@1", "delta", "delta_low", "delta_high")} | {"seeds": 3}
+    summary = pd.DataFrame([row | {"p": np.nan, "verdict": ""}, row | {"p": 0.0, "verdict": "higher"}], ["none", "one"])
+    assert "[+0.0, +0.0], p < 0.001: higher (" in report.reading(summary, "none")

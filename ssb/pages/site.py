@@ -16,7 +16,7 @@ from PIL import Image
 from ssb import figures, files, published
 from ssb.machine import machine
 from ssb.pages.executed import TEMPLATES, Executed, body, executed, prose
-from ssb.report import METRICS, cells, intervals, printed, read, reading, signed
+from ssb.report import METRICS, cells, intervals, p_value, printed, read, reading, signed
 
 INTERVALS = {
     "over queries": ("delta_low", "delta_high"),
@@ -110,7 +110,7 @@ def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     text |= {"ours": cells(claims["delta"], signed), "paper": cells(claims["paper"], signed)}
     numbers = claims.reindex(columns=["p", "resolves", *sum(INTERVALS.values(), ())])
     text |= {kind: intervals(numbers[low], numbers[high], signed) for kind, (low, high) in INTERVALS.items()}
-    text |= {"resolves": cells(numbers["resolves"]), "p": cells(numbers["p"], "{:.3f}".format)}
+    text |= {"resolves": cells(numbers["resolves"]), "p": cells(numbers["p"], p_value)}
     return pd.DataFrame(text)
 
 
