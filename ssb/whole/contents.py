@@ -69,6 +69,7 @@ def each(
 SEEDS = [0, 1, 2, 3, 4]
 LARGE = {"corpus_options": {"clips": 12000}, "epochs": 40}  # shapes of 8,000 clips for training
 ODD, EVEN = "msrvtt1k_odd", "msrvtt1k_even"
+LENT = {"decoder_corpus": "msrvtt1k"}
 # clips for pre-training, of the one stream that is as wide as that of msrvtt1k
 SHAPES = {"corpus_options": {"clips": 2400, "false_negatives": 0.1, "seed": 1}, "streams": ["appearance"]}
 STUDY: tuple[Entry, ...] = (
@@ -158,16 +159,16 @@ STUDY: tuple[Entry, ...] = (
     *each("23_baselines", "looks", {"shapes": 60, "msrvtt1k": 60, "flickr8k": 85}),
     *each("23_baselines", "looks_tuned", tuned={"shapes": 13, "msrvtt1k": 19, "flickr8k": 80}, table="looks_tuned"),
     *each("24_strength", "strength", {"shapes": 90, "flickr8k": 90}),
-    *each("25_what_carries", "carries", {"shapes": 10}),
-    *each("25_what_carries", "carries", {"flickr8k": 65}, changes=HALF),
-    *each("25_what_carries", "carries_tuned", tuned={"shapes": 25}, table="carries_tuned", seeds=SEEDS),
+    *each("25_what_carries", "carries", {"shapes": 10}, **LENT),
+    *each("25_what_carries", "carries", {"flickr8k": 65}, changes=HALF, **LENT),
     *each(
         "25_what_carries",
         "carries_tuned",
+        tuned={"shapes": 25},
         half={"flickr8k": 88},
         table="carries_tuned",
         seeds=SEEDS,
-        decoder_corpus="msrvtt1k",
+        **LENT,
     ),
     *each("26_leak", "leak", {"shapes": 5, "msrvtt1k": 5}),
     *each("26_leak", "leak_tuned", tuned={"shapes": 8, "msrvtt1k": 9}, half={"flickr8k": 40}, table="leak_tuned"),

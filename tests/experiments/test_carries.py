@@ -17,6 +17,32 @@ def test_the_claims_are_of_settings_of_the_grid():
     assert named <= {*carries.grid(study)}
 
 
+def made(validation, ranks, weight=0.1):
+    """A run with these recalls on the validation clips at the epoch kept, and these ranks on the test clips."""
+    log = pd.DataFrame({"epoch": [1, 2], **{f"val R@{k}": [90.0, validation] for k in (1, 5, 10)}})
+    config = SimpleNamespace(captioning=weight)
+    return SimpleNamespace(ranks={"t2v": np.array(ranks)}, log=log, metrics={"best_epoch": 2}, config=config)
+
+
+def test_cross_is_compared_with_each_rival_at_the_strength_that_validation_prefers():
+    study = Study("carries", changes={"corpus_options": {"clips": 60}, "dropout": 0.3})
+    grid, strengths = carries.grid(study), carries.rivals(study.base)
+    assert [*strengths["more dropout"].values()] == [{"dropout": 0.4}, {"dropout": 0.5}]
+    for name, changes in {k: v for each in strengths.values() for k, v in each.items()}.items():
+        assert (
+            grid[name] == {"objective": "none"} | changes and grid[f"cross, {name}"] == {"objective": "cross"} | changes
+        )
+        assert {getattr(study.base, key) for key in changes} != {*changes.values()}
+    runs = {"dropout 0.4": [made(50, [1])], "dropout 0.5": [made(60, [9])], "soft targets 0.25": [made(1, [1])]}
+    claims = carries.with_rivals(study, runs).claims
+    assert claims[: len(carries.CARRIES.claims)] == carries.CARRIES.claims
+    found = {claim.text: (claim.setting, claim.baseline) for claim in claims[len(carries.CARRIES.claims) :]}
+    assert found == {
+        "cross gains more than more dropout": ("cross", "dropout 0.5"),
+        "cross gains more than soft targets": ("cross", "soft targets 0.25"),
+    }
+
+
 @pytest.mark.slow
 def test_a_decoder_of_another_corpus_is_that_of_the_run_with_the_same_seed(home):
     changes = {"corpus_options": {"clips": 60}, "epochs": 1}
@@ -47,11 +73,6 @@ def test_what_is_detached_leaves_every_rank():
 
 
 def test_the_ceiling_is_at_the_weight_that_validation_prefers():
-    def made(validation, ranks, weight=0.1):
-        log = pd.DataFrame({"epoch": [1, 2], **{f"val R@{k}": [90.0, validation] for k in (1, 5, 10)}})
-        config = SimpleNamespace(captioning=weight)
-        return SimpleNamespace(ranks={"t2v": np.array(ranks)}, log=log, metrics={"best_epoch": 2}, config=config)
-
     largest = [*carries.STRONGER][-1]
     runs = {"none": [made(50, [1, 9, 9, 9])], carries.ORACLE: [made(60, [1, 1, 9, 9])]}
     runs[largest] = [made(59, [1, 1, 1, 1], 3.0)]  # the best on the test clips, which nobody may look at
