@@ -180,7 +180,7 @@ def test_every_table_is_there_as_it_is_stored(report, checkout, index):
             kept = pd.read_csv(path, dtype={"setting": str})
             assert [row[0] for row in seen[1:]] == kept["setting"].tolist()
             for name, digits in (("R@1", 1), ("MdR", 1), ("delta", 1), ("p", 3)):
-                values = [row[seen[0].index(name)] for row in seen[1:]]
+                values = [row[seen[0].index(name)].replace("< 0.001", "0.0005") for row in seen[1:]]
                 assert pd.to_numeric(pd.Series(values)).tolist() == pytest.approx(
                     kept[name].tolist(), abs=0.51 * 10**-digits, nan_ok=True
                 )
@@ -250,7 +250,7 @@ def test_every_claim_is_there(checkout, index):
     columns, wanted = [head.index(name) for name in ("corpus", "table", "claim", "verdict", "ours")], []
     for path in [path for path in tables_of(checkout) if path.name.endswith("_claims.csv")]:
         for row in pd.read_csv(path).itertuples():
-            ours = f"{round(row.delta, 1) + 0.0:+.1f}"
+            ours = f"{row.delta + 0.0:+.1f}"
             wanted.append((path.parent.name, path.stem.removesuffix("_claims"), row.claim, row.verdict, ours))
     assert sorted(tuple(row[k] for k in columns) for row in seen) == sorted(wanted) and len(seen) > 10
 

@@ -246,8 +246,13 @@ CLAIMS = {  # claim → setting, its baseline, form, constants, order
     "EMCL at inference beats none": ("EMCL", "none", "ours", "chosen", "shuffled"),
     "EMCL at inference adds to cross": ("cross + EMCL", "cross", "ours", "chosen", "shuffled"),
     "EMCL as released at inference beats none": ("released", "none", *PUBLIC, "shuffled"),
-    "so it does with captions as they are listed": ("released, listed", "none", *PUBLIC, "listed"),
-    "so it does with one caption a clip, right pairs in one block": ("released, paired", "none", *PUBLIC, "paired"),
+    "EMCL as released beats none with captions as they are listed": ("released, listed", "none", *PUBLIC, "listed"),
+    "EMCL as released beats none with one caption a clip, right pairs in one block": (
+        "released, paired",
+        "none",
+        *PUBLIC,
+        "paired",
+    ),
 }
 
 

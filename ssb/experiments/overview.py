@@ -92,7 +92,11 @@ def claims(results: Path, label: str = "") -> pd.DataFrame:
 def verdict(row) -> str:
     """The verdict on a claim in a word, of a stress test with how many times the contrastive term captioning was. row:
     of `claims`."""
-    return row.verdict if np.isnan(row.stress) else f"{row.verdict} (captioning {row.stress:.3g} times)"
+    return (
+        row.verdict
+        if np.isnan(row.stress)
+        else f"{row.verdict} (captioning {row.stress:.3g} times the contrastive term)"
+    )
 
 
 def by_table(frame: pd.DataFrame) -> pd.DataFrame:

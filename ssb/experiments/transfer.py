@@ -213,7 +213,7 @@ PRETRAINING = Experiment(
     baseline="cross",
     claims=(
         Claim(LONG, "cross, pre-trained", "cross", OF_CORPUS, GAIN_OF_CORPUS),
-        Claim("so they do against as few epochs", "cross, pre-trained", "cross, a quarter"),
+        Claim("pre-training beats training from scratch for as few epochs", "cross, pre-trained", "cross, a quarter"),
         Claim("cross beats no captioning after pre-training", "cross, pre-trained", "none, pre-trained"),
     ),
     alt="Forest plot of text to video R@1 from scratch, for a quarter of the epochs, and pre-trained, each seed a dot.",

@@ -294,7 +294,8 @@ def verdict(row, acts: bool | None = True) -> str:
     Else "inconclusive", as for a single seed. "" where nothing is compared, in the baseline's own row.
 
     row: a `Difference`, or a row of a frame with its columns as attributes. acts: has captioning at least ACTS of the
-    gradient that reaches the heads, or is there none? None: it is not known, and nothing is called equivalent.
+    gradient that reaches the heads, or is there none? None: nothing is called equivalent, since it is not known, or
+    since the difference is not in points, of which CLOSE is.
     """
     if pd.isna(row.delta):
         return ""

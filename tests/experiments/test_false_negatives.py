@@ -48,9 +48,10 @@ def test_trend_is_the_slope_over_tenfolds(sweep, home):
     assert (sweep.first.results / "fn_claims.csv").is_file()
 
 
-def test_no_trend_is_equivalent_and_a_falling_one_contradicts(sweep, home):
+def test_no_trend_is_inconclusive_and_a_falling_one_contradicts(sweep, home):
+    """What is no difference in points has no bound within which it is equivalent."""
     even = runs_with(home, {0.01: 3, 0.1: 3})
-    assert sweep.claims(sweep.trend(even, sweep.summary(even)))["verdict"].tolist() == ["equivalent"]
+    assert sweep.claims(sweep.trend(even, sweep.summary(even)))["verdict"].tolist() == ["inconclusive"]
 
 
 def test_falling(sweep, home):

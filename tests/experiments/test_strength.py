@@ -59,13 +59,18 @@ def test_of_all_baselines_the_mean_and_the_slope(study, runs, home):
     claims = study.judged(strength.claimed(runs, gains, 2)).set_index("claim")
     assert claims.loc[strength.AVERAGE, "delta"] == pytest.approx((6 + 3 + 1) / 3, abs=0.001)
     slope = np.polyfit([12, 22, 32], [6, 3, 1], 1)[0]
-    assert claims.loc[strength.FALLS, "delta"] == pytest.approx(-10 * slope, abs=0.001)
+    assert claims.loc[strength.FALLS, "delta"] == pytest.approx(2)  # from 3 to 1, the 6 left out
     words = strength.reading(gains)
     assert "strongest baseline (strong; validation R@1 32.0): +1.00" in words
     assert words.startswith("The mean gain: +3.33 points, +2.00 without laptop, the largest.")
-    axis = strength.figure(gains, claims.reset_index(), "title").axes[0]
+    assert f"it falls by {-10 * slope:.2f} points, by 2.00 without laptop" in words
+    axis = strength.figure(gains, "title").axes[0]
     lines = {line.get_label(): line.get_ydata() for line in axis.lines}
-    assert np.diff(lines["least squares"])[0] / 20 == pytest.approx(slope, abs=0.001)
+    assert np.diff(lines["least squares, all"])[0] / 20 == pytest.approx(slope, abs=0.001)
+    assert np.diff(lines["least squares, the\nlargest gain left out"])[0] / 20 == pytest.approx(-0.2)
+    assert not axis.texts
+    far = strength.figure(gains.assign(delta=[60, 3, 1], delta_low=[50, 2, 0], delta_high=[70, 4, 2]), "title").axes[0]
+    assert far.get_ylim()[1] < 6 and [text.get_text() for text in far.texts] == [" ↑ +60.0"]
     assert lines["the paper's gain"][0] == pytest.approx(1.3) and "validation clips" in axis.get_xlabel()
 
 
