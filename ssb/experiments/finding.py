@@ -188,8 +188,8 @@ def _links(paths: Iterable[Path]) -> str:
 
 
 def bars(results: Path) -> str:
-    """On which corpora the tuned baseline reaches every recall that a trained one must, of `probe.bars`, with the one it
-    exceeds by least; in bold on which it does not, with the recalls; and on which it was tuned but no table says it; ""
+    """On which corpora the tuned baseline reaches every recall that a trained one must, of `probe.bars`, with the one
+    that is closest; in bold on which it does not, with the recalls; and on which it was tuned but no table says it; ""
     where none does."""
     reached, missed, unknown = [], [], []
     for folder in sorted(published.folders(results), key=lambda folder: place(folder.name)):
@@ -202,8 +202,12 @@ def bars(results: Path) -> str:
         below = table[margins < 1]
         told = below if len(below) else table.loc[[margins.idxmin()]]
         texts = [f"{row.metric} {row.tuned:.1f} of {row.wanted:.1f}, {row.bar}" for row in told.itertuples()]
-        (missed if len(below) else reached).append(f"{link} ({'; '.join(texts)})")
-    parts = [f"reaches all of them, here the one it exceeds by least, on {', '.join(reached)}"] if reached else []
+        words = "; ".join(texts)
+        if len(below):
+            missed.append(f"{link} ({words})")
+        else:
+            reached.append(f"{link} (closest: {words})")
+    parts = [f"reaches all of them on {', '.join(reached)}"] if reached else []
     parts += [f"**does not reach them on {', '.join(missed)}**"] if missed else []
     without = f"; whether it does on {', '.join(unknown)} is not measured yet" if unknown else ""
     return f"{BARS} {' and '.join(parts)}{without}." if parts else ""
