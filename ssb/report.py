@@ -18,6 +18,11 @@ from ssb.tables.verdicts import EMPTY, LOG, Ranks, Runs
 from ssb.training.runs import Run
 
 METRICS = ("R@1", "R@5", "R@10", "MdR")  # of the tables in notebooks and README
+INTERVALS = {  # of a difference, over what → columns of its ends
+    "over queries": ("delta_low", "delta_high"),
+    "over seeds": ("seeds_low", "seeds_high"),
+    "over both": ("low", "high"),
+}
 STRESS = 5  # times the contrastive term, from which captioning is no term of similar magnitude
 STRESSED = "table1_lambda10"  # the table at the paper's λ on the mean over tokens
 

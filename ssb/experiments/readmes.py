@@ -10,7 +10,7 @@ from ssb import files, published
 from ssb.experiments import finding, overview
 from ssb.experiments.overview import TABLES, files_of
 from ssb.figures import described
-from ssb.report import Experiment, markdown
+from ssb.report import INTERVALS, Experiment, cells, intervals, markdown, p_value, signed
 
 ABOUT = """# Results
 
@@ -89,16 +89,27 @@ def benchmark(root: Path, name: str) -> str:
 
 
 def in_full(path: Path) -> str:
-    """A summary in Markdown; one of a form of its own as it is in the file."""
+    """A summary in Markdown; one of a form of its own as it is in the file, but for the ends of each interval of a
+    difference, which share a column."""
     summary = pd.read_csv(path)
     if {"setting", "R@1", "delta", "p", "R@1 low"} <= {*summary} and summary["setting"].is_unique:
         return overview.table(path)
-    return plainly(summary)
+    for kind, (low, high) in INTERVALS.items():
+        if {low, high} <= {*summary}:
+            summary[low] = intervals(summary[low], summary[high], signed)
+            summary = summary.drop(columns=high).rename(columns={low: kind})
+    return plainly(summary.assign(p=cells(summary["p"], p_value)) if "p" in summary else summary)
 
 
 def plainly(frame: pd.DataFrame) -> str:
     """A table in Markdown, numbers as short as they can be."""
-    return markdown(frame.map(lambda x: "" if pd.isna(x) else f"{x:g}" if isinstance(x, float) else str(x)))
+    return markdown(frame.map(_short))
+
+
+def _short(value) -> str:
+    if pd.isna(value):
+        return ""
+    return (f"{value:.4g}" if abs(value) < 1000 else f"{value:g}") if isinstance(value, float) else str(value)
 
 
 def titles(root: Path) -> dict[Path, str]:

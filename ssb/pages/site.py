@@ -16,13 +16,8 @@ from PIL import Image
 from ssb import figures, files, published
 from ssb.machine import machine
 from ssb.pages.executed import TEMPLATES, Executed, body, executed, prose
-from ssb.report import METRICS, cells, intervals, p_value, printed, read, reading, signed
+from ssb.report import INTERVALS, METRICS, cells, intervals, p_value, printed, read, reading, signed
 
-INTERVALS = {
-    "over queries": ("delta_low", "delta_high"),
-    "over seeds": ("seeds_low", "seeds_high"),
-    "over both": ("low", "high"),
-}
 SUMMARY = [*METRICS, "R@1 sd", "R@1 low", "p", "seeds_low", "paper R@1", "paper R@5"]  # of summaries of retrieval alone
 ORIGIN = ["seed", "preset", "dirty", "torch", "device", "commit"]  # columns of tables of runs
 PACKAGES = "transformers accelerate numpy scipy pandas scikit-learn matplotlib jupyterlab papermill nbconvert"

@@ -457,3 +457,11 @@ def test_the_leak_is_told_where_there_is_most_of_it_and_by_both_probes(results):
     assert short.endswith(f"{words}.")
     describer = "in 76 % [75, 77] after cross, λ = 3, in 29 % [28, 30] without captioning, 20 % by guessing"
     assert line.endswith(f"{words}; the describer {describer}.")
+
+
+def test_a_table_of_its_own_form_has_intervals_in_brackets(tmp_path):
+    row = {"variant": "a", "size": 12000, "R@1": 66.99812, "delta": 1.25, "delta_low": -0.04, "delta_high": 2.5}
+    pd.DataFrame([row | {"p": 0.0, "verdict": "higher"}]).to_csv(tmp_path / "x_summary.csv", index=False)
+    head, _, cells = readmes.in_full(tmp_path / "x_summary.csv").splitlines()
+    assert head == "| variant | size | R@1 | delta | over queries | p | verdict |"
+    assert cells == "| a | 12000 | 67 | 1.25 | [-0.0, +2.5] | < 0.001 | higher |"
