@@ -11,7 +11,8 @@ From the preset `tuned`, which holds what a first search has found, a second one
 captioning has as many looks as the baseline. It changes nothing in the preset: it tells how much more was to be found.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, product
 from typing import NamedTuple
@@ -93,6 +94,7 @@ FURTHER_STEPS = (  # as many as make the looks at captioning those at the baseli
     values("scratch_layers", 2),
 )
 
+NUMBER = r"[\d.]+(e-?\d+)?"
 WORDS = {  # of settings, in the figure
     "lr": "learning rate",
     "lr again": "learning rate again",
@@ -113,6 +115,24 @@ WORDS = {  # of settings, in the figure
 def named(changes: Mapping) -> str:
     """The name of a setting that changes these in the preset."""
     return ", ".join(f"{name} {value}" for name, value in changes.items()) or "the preset"
+
+
+def at_edge(found: str, tried: Iterable[str], base: Mapping) -> list[str]:
+    """The settings that a search ended at the least or the largest value of, so that a better one may lie beyond, as
+    none does beyond 0. found, tried: of `named`, the latter all looks at the same objective. base: the preset in which
+    they change something."""
+    looks = [dict(part.partition(" ")[::2] for part in look.split(", ")) for look in tried]
+    values: dict[str, set[float]] = {}
+    for look in looks:
+        for name, value in look.items():
+            if re.fullmatch(NUMBER, value) and len({each.get(name) for each in looks}) > 1:
+                values.setdefault(name, set()).add(float(value))
+    for name in values:
+        values[name] |= {float(base[name])} if any(name not in look for look in looks) else set()
+    kept = {name: float(base[name]) for name in values} | {
+        name: float(value) for name, value in (part.partition(" ")[::2] for part in found.split(", ")) if name in values
+    }
+    return [name for name, each in values.items() if kept[name] and kept[name] in (min(each), max(each))]
 
 
 def scored(runs: Sequence[Run]) -> np.ndarray:
@@ -216,6 +236,8 @@ class Search:
             error = standard_error([scored(self.runs[setting]) for setting in settings])
             print(f"{objective}: {len(settings)} looks; {settings[0]} {first:.1f}, found: {found}, {last:.1f}")
             print(f"    {last - first:+.2f}; standard error of a setting over seeds: {error:.2f}")
+            if edges := at_edge(found, settings, self.study.base.model_dump()):
+                print(f"    at the edge of what was tried: {', '.join(edges)}")
         if (name := self.study.base.corpus) in CORPORA and self.study.preset == "laptop":
             held = recorded(name) == {key: value for key, value in self.found.items() if key != "objective"}
             print(f'The preset "tuned" of {name} {"holds" if held else "DOES NOT HOLD"} these settings.')

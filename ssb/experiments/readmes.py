@@ -7,10 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from ssb import files, published
-from ssb.experiments import finding, overview
+from ssb.corpora.load import CORPORA
+from ssb.experiments import baselines, finding, overview
 from ssb.experiments.overview import TABLES, files_of
 from ssb.figures import described
 from ssb.report import INTERVALS, Experiment, cells, intervals, markdown, p_value, signed
+from ssb.training.runs import configure
 
 ABOUT = """# Results
 
@@ -250,10 +252,10 @@ def _verdicts(frame: pd.DataFrame) -> str:
 def _differences(summaries: list[tuple[str, str, Path]]) -> str:
     """Summaries in words: how many settings differ from the baseline. summaries: some of `files_of`."""
     parts = []
-    for corpus, _, path in summaries:
+    for corpus, table, path in summaries:
         summary = pd.read_csv(path, index_col="setting")
         if "found" in summary:
-            parts.append(_looks(corpus, summary))
+            parts.append(_looks(corpus, "tuned" if table.endswith("_tuned") else "laptop", summary))
         if "delta" not in summary:
             continue
         baseline, counts = summary.index[summary["delta"].isna()][0], summary["verdict"].value_counts()
@@ -270,11 +272,15 @@ def _numbers(results: Path, writer: Callable, path: Path) -> str:
     return " ".join(f"On {path.parent.name}: {text}." for path, text in texts)
 
 
-def _looks(corpus: str, looks: pd.DataFrame) -> str:
-    """What a search on the validation clips has found, in words. looks: as of `ssb.experiments.baselines`."""
-    found, each = looks[looks["found"]].set_index("objective")["sum"], looks.groupby("objective")["seconds"]
-    words = ", ".join(
-        f"{name} {total:.1f} ({each.size()[name]} looks, {each.mean()[name]:.0f} seconds a run)"
-        for name, total in found.items()
-    )
+def _looks(corpus: str, preset: str, looks: pd.DataFrame) -> str:
+    """What a search on the validation clips has found, in words. preset: where it began. looks: as of
+    `ssb.experiments.baselines`."""
+    parts = []
+    for name, own in looks.groupby("objective", sort=False):
+        found = own.index[own["found"]][0]
+        edges = baselines.at_edge(found, own.index, configure(preset, corpus).model_dump()) if corpus in CORPORA else []
+        beyond = f", at the edge of what was tried: {' and '.join(edges)}" if edges else ""
+        seconds = own["seconds"].mean()
+        parts.append(f"{name} {own.loc[found, 'sum']:.1f} ({len(own)} looks, {seconds:.0f} seconds a run{beyond})")
+    words = ", ".join(parts)
     return f"R@1 + R@5 + R@10 on the validation clips of {corpus}: preset {looks['sum'].iloc[0]:.1f}, found: {words}."

@@ -175,3 +175,17 @@ def test_the_record_holds_what_the_looks_found(name, request):
     held = baselines.recorded(name)
     cross = looks[(looks["objective"] == "cross") & looks["found"]].index.item()
     assert {*baselines.named(held | {"objective": "cross"}).split(", ")} == {*cross.split(", ")}
+
+
+def test_what_a_search_ended_at_the_edge_of():
+    base = {"lr": 1e-3, "dropout": 0.3, "weight_decay": 0.0, "epochs": 40, "dim": 256}
+    tried = ["the preset", "lr 0.0005", "lr 5e-05", "lr 0.002, epochs 20", "lr 0.002, epochs 80", "video_pooling mean"]
+    tried += ["lr 0.002, epochs 80, dropout 0.0", "lr 0.002, epochs 80, standardise False", "weight_decay 0.1"]
+    tried += ["dropout 0.5"]
+    assert baselines.at_edge("lr 0.002, epochs 80, dropout 0.0", tried, base) == ["lr", "epochs"]  # not at 0
+    assert baselines.at_edge("lr 0.0005, weight_decay 0.1", tried, base) == ["weight_decay"]
+    assert baselines.at_edge("lr 5e-05, epochs 20", tried, base) == ["lr", "epochs"]
+    assert baselines.at_edge("the preset", tried, base) == []
+    assert baselines.at_edge("the preset", tried[:-1], base) == ["dropout"]  # 0.3, of 0 and 0.3
+    always = [f"{each}, captioning 0.1" for each in tried[1:]]
+    assert baselines.at_edge("lr 0.0005, captioning 0.1", always, base | {"captioning": 0.1}) == []
