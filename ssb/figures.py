@@ -47,6 +47,7 @@ COLOURS = sns.color_palette("colorblind")
 HEAT = "mako_r"  # one hue scale, light to dark: readable in grey and by the colour-blind
 MARKS = "oDs^v<>ph"  # markers, so that lines do not differ by colour alone
 RESOLVED = ("higher", "lower", "held", "contradicted")  # verdicts; the marks of the others are hollow
+WIDE = 30  # times the half of an interval, from which one difference leaves the others no room on a linear axis
 MISSING = "□"  # drawn for a character that the font does not have
 
 
@@ -187,7 +188,16 @@ def settings(
         axis.plot([], [], " ", label="equal: on every query")
     axis.text(1.03, -0.75, f"{metric} (%)", va="center", transform=axis.get_yaxis_transform())
     axis.set(yticks=range(len(summary)), yticklabels=labels, ylim=(len(summary) - 0.5, -0.5))
-    axis.set_xlabel(textwrap.fill(f"Δ {metric} vs {baseline} (points)", 34))
+    half = (summary["delta_high"] - summary["delta_low"]).replace(0, np.nan).median() / 2
+    wide = summary["delta"].abs().max() > WIDE * half
+    if wide:
+        low, high = axis.get_xlim()
+        axis.set_xscale("symlog", linthresh=1)
+        low, high = min(1.4 * low, -1.5), max(1.4 * high, 1.5)
+        axis.set(xlim=(low, high), xticks=[x for x in (-10, -1, 0, 1, 10) if low < x < high])
+        axis.xaxis.set_major_formatter("{x:g}")
+    scale = "points, logarithmic beyond ±1" if wide else "points"
+    axis.set_xlabel(textwrap.fill(f"Δ {metric} vs {baseline} ({scale})", 34))
     axis.tick_params(axis="y", length=0)
     words = title if chance is None else f"{title}; chance: {chance:.1f} %"
     heading(figure, words)

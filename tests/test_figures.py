@@ -199,3 +199,14 @@ def test_what_the_font_lacks_is_replaced():
 def test_a_picture_is_its_sentence_in_a_terminal(tmp_path):
     picture = figures.save(Figure(), tmp_path, "empty", alt="Nothing is drawn.")
     assert repr(picture) == "Nothing is drawn." and picture.filename == str(tmp_path / "empty.png")
+
+
+def test_one_large_difference_leaves_the_others_room():
+    """Beyond ±1 the axis is logarithmic then, and says so; else it is linear."""
+    frame, rows = summary(["none", "a", "b"]), pd.DataFrame({"t2v R@1": [50.0], "seed": 0, "setting": "none"})
+    axis = figures.settings(rows, frame, "title").axes[0]
+    assert axis.get_xscale() == "linear" and axis.get_xlabel().endswith("(points)")
+    frame.loc["b", ["delta", "delta_low", "delta_high"]] = [-40.0, -40.5, -39.5]
+    axis = figures.settings(rows, frame, "title").axes[0]
+    assert axis.get_xscale() == "symlog" and "logarithmic" in axis.get_xlabel()
+    assert axis.get_xlim()[0] < -40.5 and [*axis.get_xticks()] == [-10, -1, 0, 1]

@@ -279,7 +279,7 @@ def _looks(corpus: str, preset: str, looks: pd.DataFrame) -> str:
     for name, own in looks.groupby("objective", sort=False):
         found = own.index[own["found"]][0]
         edges = baselines.at_edge(found, own.index, configure(preset, corpus).model_dump()) if corpus in CORPORA else []
-        beyond = f", at the edge of what was tried: {' and '.join(edges)}" if edges else ""
+        beyond = f", at the edge of what was tried: {', '.join(edges)}" if edges else ""
         seconds = own["seconds"].mean()
         parts.append(f"{name} {own.loc[found, 'sum']:.1f} ({len(own)} looks, {seconds:.0f} seconds a run{beyond})")
     words = ", ".join(parts)
