@@ -19,6 +19,8 @@ WITHOUT, DETACHED = "none", "cross, no gradient to the embeddings"
 SHUFFLED, ANOTHER = "cross, captions shuffled in each step", SOURCES["other caption"]
 BORROWED = "cross, decoder of another corpus"
 ORACLE = "cross, weights by true meaning"  # the ceiling of captioning, at the λ of the preset
+RIVALS = {"more dropout": "dropout", "more weight decay": "weight_decay", "soft targets": "soft_targets"}
+AGAINST = "cross gains more than {}"
 STRONGER = {f"{ORACLE}, λ = {weight:g}": weight for weight in (0.3, 1.0, 3.0)}  # setting → λ
 
 
@@ -26,14 +28,14 @@ def rivals(base: Config) -> dict[str, dict[str, dict]]:
     """What may do as much as captioning → its two strengths by name, and what each changes in a preset. base: the
     preset's."""
     decay = base.weight_decay or 0.01
-    strengths = {
-        "more dropout": ("dropout", [min(0.9, round(base.dropout + more, 3)) for more in (0.1, 0.2)]),
-        "more weight decay": ("weight decay", [round(times * decay, 6) for times in (10, 100)]),
-        **({"soft targets": ("soft targets", [0.25, 0.5])} if base.freeze_text else {}),
+    values = {
+        "dropout": [min(0.9, round(base.dropout + more, 3)) for more in (0.1, 0.2)],
+        "weight_decay": [round(times * decay, 6) for times in (10, 100)],
+        "soft_targets": [0.25, 0.5] if base.freeze_text else [],
     }
     return {
-        rival: {f"{name} {value:g}": {name.replace(" ", "_"): value} for value in values}
-        for rival, (name, values) in strengths.items()
+        rival: {f"{name.replace('_', ' ')} {value:g}": {name: value} for value in values[name]}
+        for rival, name in RIVALS.items()
     }
 
 
@@ -82,7 +84,7 @@ def with_rivals(study: Study, runs: Runs) -> Experiment:
     found = []
     for rival, strengths in rivals(study.base).items():
         if scores := {name: validated(runs[name]).sum() for name in strengths if name in runs}:
-            found.append(Claim(f"cross gains more than {rival}", "cross", max(scores, key=scores.get)))
+            found.append(Claim(AGAINST.format(rival), "cross", max(scores, key=scores.get)))
     return replace(CARRIES, claims=(*CARRIES.claims, *found))
 
 

@@ -345,7 +345,8 @@ def _counted(gains: pd.DataFrame, where: str, what: str) -> str:
 
 
 def _carries(path: Path) -> str:
-    """Of each part its row of the summary; of the oracle that of the claim, which is a test of its own."""
+    """Of each part its row of the summary, and of the rivals of captioning the best; of the oracle that of the claim,
+    which is a test of its own."""
     rows, claims = read(path).set_index("setting"), read(path.with_name(path.name.replace("_summary", "_claims")))
     of_ceiling = claims[(claims["setting"] == carries.ORACLE) & (claims["baseline"] == carries.WITHOUT)]
     rows = pd.concat([rows.drop(index=carries.ORACLE, errors="ignore"), of_ceiling.set_index("setting")])
@@ -353,6 +354,10 @@ def _carries(path: Path) -> str:
     names |= {
         carries.ORACLE: f"with an oracle's weights by true meaning (one of {len(claims)} claims, not of the rows)"
     }
+    instead = claims.loc[claims["claim"].isin(carries.AGAINST.format(rival) for rival in carries.RIVALS), "baseline"]
+    if len(instead):
+        rival = rows.loc[instead, "delta"].idxmax()
+        names[rival] = f"with {rival} in the place of captioning"
     found = {name: words for name, words in names.items() if name in rows.index}
     return ", ".join(f"{difference(row := rows.loc[name])} {words}: {row['verdict']}" for name, words in found.items())
 

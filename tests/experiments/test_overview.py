@@ -317,11 +317,20 @@ def test_the_ceiling_of_captioning_is_told_with_the_verdict_of_its_claim(results
     parts = pd.DataFrame([row | {"setting": name} for name in ("cross", carries.ORACLE)])
     parts.to_csv(results / "shapes/carries_summary.csv")
     claims = [{"setting": carries.ORACLE, "baseline": "none"}, {"setting": carries.ORACLE, "baseline": "cross"}]
-    pd.DataFrame([row | one | {"verdict": word} for one, word in zip(claims, ("held", "contradicted"))]).to_csv(
-        results / "shapes/carries_claims.csv"
-    )
+    pd.DataFrame(
+        [row | one | {"verdict": word, "claim": ""} for one, word in zip(claims, ("held", "contradicted"))]
+    ).to_csv(results / "shapes/carries_claims.csv")
     (line,) = (line for line in finding.sentences(results, finding.EFFECT).splitlines() if "carries_summary" in line)
     assert line.endswith("(one of 2 claims, not of the rows): held.") and "in full: inconclusive, +0.5" in line
+    rivals = pd.DataFrame(
+        [row | {"setting": name, "delta": x} for name, x in (("dropout 0.4", -2), ("weight decay 1", 2))]
+    )
+    pd.concat([parts, rivals]).to_csv(results / "shapes/carries_summary.csv")
+    against = [(carries.AGAINST.format(name), each) for name, each in zip(carries.RIVALS, rivals["setting"])]
+    tests = pd.DataFrame([row | {"claim": claim, "setting": "cross", "baseline": name} for claim, name in against])
+    tests.to_csv(results / "shapes/carries_claims.csv")
+    (line,) = (line for line in finding.sentences(results, finding.EFFECT).splitlines() if "carries_summary" in line)
+    assert line.endswith("+2.0 points [+0.1, +0.9] with weight decay 1 in the place of captioning: inconclusive.")
 
 
 def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
