@@ -41,13 +41,18 @@ def read(path: Path, **options) -> pd.DataFrame:
 
 
 def signed(x: float) -> str:
-    """One decimal with its sign, which what rounds to nothing keeps: [-0.0, +0.2] contains 0, [+0.0, +0.2] does not."""
+    """One decimal with its sign; what rounds to nothing is +0.0."""
+    return f"{round(x, 1) + 0.0:+.1f}"
+
+
+def bound(x: float) -> str:
+    """An end of an interval, with its sign also where it rounds to nothing: [-0.0, +0.2] contains 0."""
     return f"{x + 0.0:+.1f}"
 
 
 def bracketed(low: float, high: float) -> str:
     """Of a difference, "[-0.3, +0.5]"."""
-    return f"[{signed(low)}, {signed(high)}]"
+    return f"[{bound(low)}, {bound(high)}]"
 
 
 def cells(values: Iterable[float], form: Callable[[float], str] = "{:.1f}".format) -> list[str]:
@@ -71,11 +76,11 @@ def reading(summary: pd.DataFrame, baseline: str) -> str:
     sd = f" (deviation over {base['seeds']:.0f} seeds {base['R@1 sd']:.1f})" if base["seeds"] > 1 else ""
     lines, resolved = [f"{baseline}: R@1 {base['R@1']:.1f}{sd}"], []
     for setting, row in summary.drop(index=baseline).iterrows():
-        delta, low, high = (signed(row[name]) for name in ("delta", "delta_low", "delta_high"))
+        delta, interval = signed(row["delta"]), bracketed(row["delta_low"], row["delta_high"])
         difference = row["paper R@1"] - base["paper R@1"]
         paper = "" if np.isnan(difference) else f" (paper {signed(difference)})"
         p = "" if np.isnan(row["p"]) else f", p = {p_value(row['p'])}".replace("= <", "<")
-        test = f"[{low}, {high}]{p}: {row['verdict']}"
+        test = f"{interval}{p}: {row['verdict']}"
         lines.append(f"{setting} against {baseline}: {delta} {test}{paper}{ranked(row)}")
         if row["verdict"] in ("higher", "lower"):
             resolved.append(f"{setting} ({row['verdict']})")
@@ -118,10 +123,10 @@ def printed(summary: pd.DataFrame) -> pd.DataFrame:
         columns["log rank"] = cells(summary["log rank"], "{:.2f}".format)
     columns["R@1 95 %"] = intervals(summary["R@1 low"], summary["R@1 high"])
     columns["delta"] = cells(summary["delta"], signed)
-    columns["over queries"] = intervals(summary["delta_low"], summary["delta_high"], signed)
-    columns["over seeds"] = intervals(summary["seeds_low"], summary["seeds_high"], signed)
+    columns["over queries"] = intervals(summary["delta_low"], summary["delta_high"], bound)
+    columns["over seeds"] = intervals(summary["seeds_low"], summary["seeds_high"], bound)
     if "low" in summary:  # not in tables of before there was an interval over both
-        columns["over both"] = intervals(summary["low"], summary["high"], signed)
+        columns["over both"] = intervals(summary["low"], summary["high"], bound)
     columns["p"] = cells(summary["p"], p_value)
     if "resolves" in summary:
         columns["resolves"] = cells(summary["resolves"])

@@ -250,7 +250,7 @@ def test_every_claim_is_there(checkout, index):
     columns, wanted = [head.index(name) for name in ("corpus", "table", "claim", "verdict", "ours")], []
     for path in [path for path in tables_of(checkout) if path.name.endswith("_claims.csv")]:
         for row in pd.read_csv(path).itertuples():
-            ours = f"{row.delta + 0.0:+.1f}"
+            ours = f"{round(row.delta, 1) + 0.0:+.1f}"
             wanted.append((path.parent.name, path.stem.removesuffix("_claims"), row.claim, row.verdict, ours))
     assert sorted(tuple(row[k] for k in columns) for row in seen) == sorted(wanted) and len(seen) > 10
 

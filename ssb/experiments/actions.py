@@ -24,7 +24,7 @@ from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import interval, paired, settled
 from ssb.model import SupportSetModel
 from ssb.progress import track
-from ssb.report import Experiment, signed, verdicts
+from ssb.report import Experiment, bracketed, signed, verdicts
 from ssb.study import Study
 from ssb.tables import released
 from ssb.training.data import Data
@@ -229,8 +229,8 @@ def reading(summary: pd.DataFrame, claims: pd.DataFrame) -> str:
     """The summary and the claims in words."""
     lines = [f"{POOLED}: {summary.loc[POOLED, 'top-1']:.1f} % of the test clips recognised."]
     for name, row in summary.drop(index=POOLED).iterrows():
-        low, high = signed(row["delta_low"]), signed(row["delta_high"])
-        lines.append(f"{name}: {row['top-1']:.1f} %, {signed(row['delta'])} [{low}, {high}]: {row['verdict']}.")
+        interval = bracketed(row["delta_low"], row["delta_high"])
+        lines.append(f"{name}: {row['top-1']:.1f} %, {signed(row['delta'])} {interval}: {row['verdict']}.")
     late = ", ".join(f"{name} {share:.0f} %" for name, share in summary["kept last"].items())
     lines.append(f"Layers that were best at the last epoch, and might improve with a longer schedule: {late}.")
     return "\n".join([*lines, verdicts(claims)])

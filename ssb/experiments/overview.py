@@ -68,6 +68,7 @@ def files_of(kind: str, results: Path) -> list[tuple[str, str, Path]]:
     return [(path.parent.name, path.name.removesuffix(f"_{kind}.csv"), path) for path in paths]
 
 
+TERM = "the contrastive term"  # of which captioning is so many times
 ALT = "A list of every claim: its difference with intervals on each corpus, the paper's, and the verdict in words."
 
 
@@ -92,11 +93,8 @@ def claims(results: Path, label: str = "") -> pd.DataFrame:
 def verdict(row) -> str:
     """The verdict on a claim in a word, of a stress test with how many times the contrastive term captioning was. row:
     of `claims`."""
-    return (
-        row.verdict
-        if np.isnan(row.stress)
-        else f"{row.verdict} (captioning {row.stress:.3g} times the contrastive term)"
-    )
+    words = "" if np.isnan(row.stress) else f" (captioning {row.stress:.3g} times {TERM})"
+    return f"{row.verdict}{words}"
 
 
 def by_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -148,7 +146,7 @@ def _title(table: str, rows: pd.DataFrame) -> str:
     the contrastive term captioning was; its name where no experiment has it. rows: its claims."""
     unit, times = re.search(r"\(points of (.+)\)", rows["claim"].iloc[0]), rows["stress"].dropna()
     words = f", {unit[1]}" if unit else ""
-    words += f": captioning {times.min():.0f} to {times.max():.0f} times" if len(times) else ""
+    words += f": captioning {times.min():.0f} to {times.max():.0f} times {TERM}" if len(times) else ""
     return (TABLES[table].title if table in TABLES else table) + words
 
 

@@ -11,7 +11,7 @@ from ssb.corpora.load import CORPORA
 from ssb.experiments import baselines, finding, overview
 from ssb.experiments.overview import TABLES, files_of
 from ssb.figures import described
-from ssb.report import INTERVALS, Experiment, cells, intervals, markdown, p_value, signed
+from ssb.report import INTERVALS, Experiment, bound, cells, intervals, markdown, p_value
 from ssb.training.runs import configure
 
 ABOUT = """# Results
@@ -96,11 +96,17 @@ def in_full(path: Path) -> str:
     summary = pd.read_csv(path)
     if {"setting", "R@1", "delta", "p", "R@1 low"} <= {*summary} and summary["setting"].is_unique:
         return overview.table(path)
-    for kind, (low, high) in INTERVALS.items():
-        if {low, high} <= {*summary}:
-            summary[low] = intervals(summary[low], summary[high], signed)
-            summary = summary.drop(columns=high).rename(columns={low: kind})
-    return plainly(summary.assign(p=cells(summary["p"], p_value)) if "p" in summary else summary)
+    kinds = {pair: kind for kind, pair in INTERVALS.items()}
+    for low in [name for name in summary if name.endswith("low")]:
+        high = f"{low.removesuffix('low')}high"
+        if high in summary:
+            kind = kinds.get((low, high))
+            summary[low] = intervals(summary[low], summary[high], bound if kind else "{:.3g}".format)
+            name = kind or f"{low.removesuffix('low').rstrip(' _')} 95 %"
+            summary = summary.drop(columns=high).rename(columns={low: name})
+    for name in summary.columns.intersection(["p", "log p"]):
+        summary[name] = cells(summary[name], p_value)
+    return plainly(summary)
 
 
 def plainly(frame: pd.DataFrame) -> str:
@@ -236,7 +242,7 @@ def _verdicts(frame: pd.DataFrame) -> str:
     """Claims in words: which were held or contradicted, or two settings equivalent, on which corpora, and how many
     tests were inconclusive."""
     parts, main = [], frame["table"].map(len) == frame["table"].map(len).min()
-    stressed = [f" (a stress test, captioning {x:.3g} times)" if x > 0 else "" for x in frame["stress"]]
+    stressed = [f" (a stress test, captioning {x:.3g} times {overview.TERM})" if x > 0 else "" for x in frame["stress"]]
     variants = frame["table"] + stressed
     frame = frame.assign(corpus=frame["corpus"].where(main, frame["corpus"] + ": " + variants))
     for verdict in ("held", "contradicted", "equivalent", "hardly acts"):
@@ -279,7 +285,8 @@ def _looks(corpus: str, preset: str, looks: pd.DataFrame) -> str:
     for name, own in looks.groupby("objective", sort=False):
         found = own.index[own["found"]][0]
         edges = baselines.at_edge(found, own.index, configure(preset, corpus).model_dump()) if corpus in CORPORA else []
-        beyond = f", at the edge of what was tried: {', '.join(edges)}" if edges else ""
+        words = ", ".join(baselines.WORDS.get(name, name) for name in edges)
+        beyond = f", at the edge of what was tried: {words}" if edges else ""
         seconds = own["seconds"].mean()
         parts.append(f"{name} {own.loc[found, 'sum']:.1f} ({len(own)} looks, {seconds:.0f} seconds a run{beyond})")
     words = ", ".join(parts)

@@ -111,7 +111,7 @@ def claimed(runs: Runs, gains: pd.DataFrame, seeds: int) -> list[dict]:
         one = pd.Series(weight, gains.index)
         if all(captioned(name, weight) in runs for name in gains.index):
             wanted += [(FIXED.format(weight), f"cross, λ = {weight:g}", "none", one, ones / len(gains))]
-    rest = gains.drop(gains["delta"].idxmax()) if len(gains) > 2 else gains
+    rest = without_largest(gains)
     steepness = pd.Series(-10 * slope(rest["val R@1"]), rest.index)
     wanted += [(FALLS, "gain over weaker", "over stronger", best, steepness)]
     rows = []
@@ -127,17 +127,21 @@ def claimed(runs: Runs, gains: pd.DataFrame, seeds: int) -> list[dict]:
     return rows
 
 
+def without_largest(gains: pd.DataFrame) -> pd.DataFrame:
+    """`gains` but for the baseline of the largest gain; all of them where fewer than two would be left."""
+    return gains.drop(gains["delta"].idxmax()) if len(gains) > 2 else gains
+
+
 def reading(gains: pd.DataFrame) -> str:
     """The gains over the weakest and the strongest baseline, and what one baseline adds to their mean, in words."""
     most = gains["delta"].idxmax()
-    rest = gains.drop(most)
-    others = f"{rest['delta'].mean():+.2f} without {most}, the largest"
-    lines = [f"The mean gain: {gains['delta'].mean():+.2f} points, {others}."]
-    if len(rest) > 1:
-        falls, steep = (-10 * each["delta"] @ slope(each["val R@1"]) for each in (gains, rest))
-        lines.append(
-            f"For ten points more of a baseline it falls by {falls:.2f} points, by {steep:.2f} without {most}."
-        )
+    both = gains, without_largest(gains)
+    mean, others = (each["delta"].mean() for each in both)
+    falls, steep = (-10 * each["delta"] @ slope(each["val R@1"]) for each in both)
+    lines = [
+        f"The mean gain: {mean:+.2f} points, {others:+.2f} without {most}, the largest.",
+        f"For ten points more of a baseline it falls by {falls:.2f} points, by {steep:.2f} without {most}.",
+    ]
     for word, name in (("weakest", gains["val R@1"].idxmin()), ("strongest", gains["val R@1"].idxmax())):
         row = gains.loc[name]
         lines.append(
@@ -151,7 +155,7 @@ def reading(gains: pd.DataFrame) -> str:
 def figure(gains: pd.DataFrame, title: str) -> plt.Figure:
     """The gain of each baseline on the test clips against its validation R@1, with its interval over queries (thick)
     and the one over queries and seeds (thin, cut at the frame); large, those of a name; hollow, those that are not
-    beyond the noise; above the frame as a number, a gain that would leave the others no room. Lines: by least squares,
+    beyond the noise; at the frame, with its number, one that would leave the others no room. Lines: by least squares,
     and the paper's gain."""
     canvas, axis = plt.subplots(figsize=(PAGE * 0.75, 3.2))
     groups = gains.index.map(lambda name: name if name in PRESETS else f"{name.split(',')[0]} head")
@@ -164,23 +168,23 @@ def figure(gains: pd.DataFrame, title: str) -> plt.Figure:
         found, size = part["verdict"].isin(["higher", "lower"]), 7 if group in PRESETS else 4
         for rows, fill in ((part[found], colour), (part[~found], "white")):
             axis.plot(rows["val R@1"], rows["delta"], mark, color=colour, mfc=fill, ms=size)
-        axis.plot([], [], mark, color=colour, mfc=colour if found.any() else "white", ms=size, label=group)
-    line, rest = np.array([x.min(), x.max()]), gains.drop(gains["delta"].idxmax())
+        axis.plot([], [], mark, color=colour, mfc="white", ms=size, label=group)
+    line, rest = np.array([x.min(), x.max()]), without_largest(gains)
     lines = {"least squares, the\nlargest gain left out": ("-", rest), "least squares, all": ("--", gains)}
     for words, (style, part) in lines.items():
-        if len(part) > 1:
-            fitted = part["delta"].mean() + part["delta"] @ slope(part["val R@1"]) * (line - part["val R@1"].mean())
-            axis.plot(line, fitted, style, color="0.5", lw=1, zorder=0, label=words)
+        fitted = part["delta"].mean() + part["delta"] @ slope(part["val R@1"]) * (line - part["val R@1"].mean())
+        axis.plot(line, fitted, style, color="0.5", lw=1, zorder=0, label=words)
     axis.axhline(0, color="0.7", lw=0.8, zorder=0)
     axis.axhline(paper, color="0.5", lw=1, ls=":", zorder=0, label="the paper's gain")
-    largest, shown = gains.loc[gains["delta"].idxmax()], rest if len(rest) else gains
-    low, high = min(shown["delta_low"].min(), 0), max(shown["delta_high"].max(), paper)
+    largest = gains.loc[gains["delta"].idxmax()]
+    low, high = min(rest["delta_low"].min(), 0), max(rest["delta_high"].max(), paper)
     if largest["delta_high"] < 2 * high:
         high = max(high, largest["delta_high"])
     top = high + 0.08 * (high - low)
     axis.set_ylim(low - 0.08 * (high - low), top)
     if largest["delta"] > top:
-        axis.text(largest["val R@1"], top, f" ↑ {signed(largest['delta'])}", va="top")
+        axis.plot(largest["val R@1"], top, "^", color="0.3", ms=5, clip_on=False)
+        axis.annotate(signed(largest["delta"]), (largest["val R@1"], top), (6, 0), textcoords="offset points")
     for width, over in ((2, "queries"), (0.5, "queries and seeds,\ncut at the frame")):
         axis.plot([], [], color="0.3", lw=width, label=f"95 %, {over}")
     for fill, words in (("0.3", "filled: resolved"), ("white", "hollow: not resolved")):

@@ -16,7 +16,7 @@ from PIL import Image
 from ssb import figures, files, published
 from ssb.machine import machine
 from ssb.pages.executed import TEMPLATES, Executed, body, executed, prose
-from ssb.report import INTERVALS, METRICS, cells, intervals, p_value, printed, read, reading, signed
+from ssb.report import INTERVALS, METRICS, bound, cells, intervals, p_value, printed, read, reading, signed
 
 SUMMARY = [*METRICS, "R@1 sd", "R@1 low", "p", "seeds_low", "paper R@1", "paper R@5"]  # of summaries of retrieval alone
 ORIGIN = ["seed", "preset", "dirty", "torch", "device", "commit"]  # columns of tables of runs
@@ -104,7 +104,7 @@ def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     text = {name: claims[name] for name in ("claim", "table", "corpus", "verdict")}
     text |= {"ours": cells(claims["delta"], signed), "paper": cells(claims["paper"], signed)}
     numbers = claims.reindex(columns=["p", "resolves", *sum(INTERVALS.values(), ())])
-    text |= {kind: intervals(numbers[low], numbers[high], signed) for kind, (low, high) in INTERVALS.items()}
+    text |= {kind: intervals(numbers[low], numbers[high], bound) for kind, (low, high) in INTERVALS.items()}
     text |= {"resolves": cells(numbers["resolves"]), "p": cells(numbers["p"], p_value)}
     return pd.DataFrame(text)
 

@@ -247,7 +247,7 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
         "**On flickr8k_confirm (5 seeds), reconstructing captions from other clips (cross-captioning) changes R@1, the "
         "percentage of captions whose own clip is ranked first, by +0.7 points [+0.3, +1.1]"
     )
-    assert "[+0.3, +1.1] over the `laptop` preset (inconclusive); the paper prints +1.3.**" in words
+    assert "[+0.3, +1.1] over the `laptop` preset; the paper prints +1.3.**" in words
     both = overview.claims(results).assign(low=-0.2, high=1.6)  # over queries and seeds, which goes before
     assert "by +0.7 points [-0.2, +1.6] over" in " ".join(finding.headline(both).split())
     assert "ranks" not in words and words.count("**") == 2
@@ -303,10 +303,10 @@ def test_a_baseline_below_its_bar_is_told_on_the_first_page_in_bold(results):
     bars.assign(convolutions=0.0).to_csv(results / "msrvtt1k/heads_bars.csv")
     link = "[shapes](shapes/heads_bars.csv)"
     words = finding.BARS
-    all_of_them = f"reaches all of them on {link} (closest: t2v R@1 11.4 of 11.4, ridge)"
+    all_of_them = f"reaches all of them on {link} (closest: t2v R@1 11.4 to 11.4 of ridge)"
     assert finding.bars(results) == f"{words} {all_of_them}."
     bars.assign(tuned=[10.9, 32.5]).to_csv(results / "msrvtt1k/heads_bars.csv")
-    below = "**does not reach them on [msrvtt1k](msrvtt1k/heads_bars.csv) (t2v R@1 10.9 of 11.4, ridge)**"
+    below = "**does not reach them on [msrvtt1k](msrvtt1k/heads_bars.csv) (t2v R@1 10.9 to 11.4 of ridge)**"
     assert finding.bars(results) == f"{words} {all_of_them} and {below}."
     (results / "shapes/heads_bars.csv").unlink()
     assert finding.bars(results) == f"{words} {below}."
@@ -330,7 +330,8 @@ def test_the_ceiling_of_captioning_is_told_with_the_verdict_of_its_claim(results
     tests = pd.DataFrame([row | {"claim": claim, "setting": "cross", "baseline": name} for claim, name in against])
     tests.to_csv(results / "shapes/carries_claims.csv")
     (line,) = (line for line in finding.sentences(results, finding.EFFECT).splitlines() if "carries_summary" in line)
-    assert line.endswith("+2.0 points [+0.1, +0.9] with weight decay 1 in the place of captioning: inconclusive.")
+    rival = "with weight decay 1 in the place of captioning, of 2 rivals the best on the test clips: inconclusive."
+    assert line.endswith(f"+2.0 points [+0.1, +0.9] {rival}")
 
 
 def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
@@ -462,7 +463,9 @@ def test_the_leak_is_told_where_there_is_most_of_it_and_by_both_probes(results):
     short, _, _, _, line, *_ = finding.sentences(results, finding.EFFECT[-1:]).splitlines()
     after_own = "in 74 % [73, 75] after cross, λ = 3 (R@1 -18.0 points [-20.0, -16.0], lower)"
     after_other = "in 49 % [48, 50] after weights of another caption (R@1 -3.0 points [-5.0, -1.0], inconclusive)"
-    words = f"{after_own}, {after_other}, in 20 % [19, 21] without captioning, 20 % by guessing"
+    words = (
+        f"over the `laptop` preset {after_own}, {after_other}, in 20 % [19, 21] without captioning, 20 % by guessing"
+    )
     assert short.endswith(f"{words}.")
     describer = "in 76 % [75, 77] after cross, λ = 3, in 29 % [28, 30] without captioning, 20 % by guessing"
     assert line.endswith(f"{words}; the describer {describer}.")

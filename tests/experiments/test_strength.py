@@ -70,7 +70,7 @@ def test_of_all_baselines_the_mean_and_the_slope(study, runs, home):
     assert np.diff(lines["least squares, the\nlargest gain left out"])[0] / 20 == pytest.approx(-0.2)
     assert not axis.texts
     far = strength.figure(gains.assign(delta=[60, 3, 1], delta_low=[50, 2, 0], delta_high=[70, 4, 2]), "title").axes[0]
-    assert far.get_ylim()[1] < 6 and [text.get_text() for text in far.texts] == [" ↑ +60.0"]
+    assert far.get_ylim()[1] < 6 and [text.get_text() for text in far.texts] == ["+60.0"]
     assert lines["the paper's gain"][0] == pytest.approx(1.3) and "validation clips" in axis.get_xlabel()
 
 
