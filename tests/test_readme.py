@@ -96,3 +96,10 @@ def test_the_commands_run_one_after_the_other(tmp_path):
     for name in ("executed/quickstart.ipynb", "report/index.html"):
         assert (tmp_path / "results" / name).is_file()
     assert len([*(tmp_path / "my/features/resnet").glob("clip*.npy")]) == 12
+
+
+def test_fences_of_code_stand_alone():
+    """A paragraph laid out anew with its code in it is no code any more."""
+    for path in [ROOT / "README.md", *ROOT.glob("[a-z]*/**/README.md")]:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "```" in line]
+        assert all(re.fullmatch(r" *```\w*", line) for line in lines) and len(lines) % 2 == 0, path
