@@ -123,10 +123,9 @@ def printed(summary: pd.DataFrame) -> pd.DataFrame:
         columns["log rank"] = cells(summary["log rank"], "{:.2f}".format)
     columns["R@1 95 %"] = intervals(summary["R@1 low"], summary["R@1 high"])
     columns["delta"] = cells(summary["delta"], signed)
-    columns["over queries"] = intervals(summary["delta_low"], summary["delta_high"], bound)
-    columns["over seeds"] = intervals(summary["seeds_low"], summary["seeds_high"], bound)
-    if "low" in summary:  # not in tables of before there was an interval over both
-        columns["over both"] = intervals(summary["low"], summary["high"], bound)
+    for kind, (low, high) in INTERVALS.items():
+        if low in summary:  # over both not in tables of before there was one
+            columns[kind] = intervals(summary[low], summary[high], bound)
     columns["p"] = cells(summary["p"], p_value)
     if "resolves" in summary:
         columns["resolves"] = cells(summary["resolves"])

@@ -1,5 +1,6 @@
 """What carries the gain of captioning: parts of it taken away, and other regularisers in its place."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -78,12 +79,17 @@ TUNED = replace(CARRIES, title="What carries the gain over the tuned baseline")
 TABLES = {"carries": CARRIES, "carries_tuned": TUNED}
 
 
+def validation(runs: Runs, names: Iterable[str]) -> dict[str, float]:
+    """Those of these settings that have runs → the sum of their recalls on the validation clips, means over runs."""
+    return {name: validated(runs[name]).sum() for name in names if name in runs}
+
+
 def with_rivals(study: Study, runs: Runs) -> Experiment:
     """CARRIES, also with the claims that `cross` gains more than each of the rivals at the strength of it that has the
     best recalls on the validation clips."""
     found = []
     for rival, strengths in rivals(study.base).items():
-        if scores := {name: validated(runs[name]).sum() for name in strengths if name in runs}:
+        if scores := validation(runs, strengths):
             found.append(Claim(AGAINST.format(rival), "cross", max(scores, key=scores.get)))
     return replace(CARRIES, claims=(*CARRIES.claims, *found))
 
@@ -119,7 +125,7 @@ def detached(runs: Runs) -> str:
 def ceiling(runs: Runs) -> str:
     """The gain on the test clips of captioning by the oracle, at the λ with the best recalls on the validation clips;
     "" without the oracle."""
-    scores = {name: validated(runs[name]).sum() for name in (ORACLE, *STRONGER) if name in runs}
+    scores = validation(runs, (ORACLE, *STRONGER))
     if not scores or WITHOUT not in runs:
         return ""
     best = max(scores, key=scores.get)

@@ -116,9 +116,8 @@ def slopes(runs: Mapping[float, Runs], summary: pd.DataFrame) -> pd.DataFrame:
         base, clips = hits.pop("none"), runs[rate]["none"][0].ranks["clip"]
         for setting, values in hits.items():
             pairs.setdefault(setting, []).append((weight, values, base, clips))
-    rows = {
-        setting: combined(pairs[setting])._asdict() | {"acts": None} for setting in pairs
-    }  # no points, but points for every tenfold
+    unit = {"acts": None}  # no points, but points for every tenfold
+    rows = {setting: combined(each)._asdict() | unit for setting, each in pairs.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
 
 
