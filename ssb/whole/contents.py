@@ -157,7 +157,13 @@ STUDY: tuple[Entry, ...] = (
         "21_together", "together events/together_videos", half={"flickr8k": 22}, video_changes={"epochs": 40}
     ),
     *each("23_baselines", "looks", {"shapes": 60, "msrvtt1k": 60, "flickr8k": 85}),
-    *each("23_baselines", "looks_tuned", tuned={"shapes": 13, "msrvtt1k": 19, "flickr8k": 80}, table="looks_tuned"),
+    *each(
+        "23_baselines",
+        "looks_tuned",
+        tuned={"shapes": 13, "msrvtt1k": 19},
+        half={"flickr8k": 40},
+        table="looks_tuned",
+    ),
     *each("24_strength", "strength", {"shapes": 90, "flickr8k": 90}),
     *each("25_what_carries", "carries", {"shapes": 10}, **LENT),
     *each("25_what_carries", "carries", {"flickr8k": 65}, changes=HALF, **LENT),
