@@ -169,6 +169,8 @@ class Search:
         if "objective" in changes:
             raise ConfigError("changes: the search goes from objective = 'none' to 'cross'; leave it out")
         self.study = Study(table, corpus, preset, seeds, jobs, {**changes, "objective": "none"}, looks=True)
+        own = "".join(f", {name} = {value}" for name, value in changes.items() if name != "corpus_options")
+        self.title = f"{TABLES.get(table, LOOKS).title}: {self.study.corpus.name}{own}"
         self.runs: dict[str, list[Run]] = {}  # setting → its runs; without those of which one collapsed
         self.steps: dict[str, str] = {}  # setting → the step that tried it first
         self.found: dict[str, object] = {}  # what is changed in the preset
@@ -225,7 +227,7 @@ class Search:
 
     def figure(self, looks: pd.DataFrame):
         """The `looks` in their order; written to figures/<corpus>/<table>.png and .pdf."""
-        figure = drawn(looks, f"{LOOKS.title}: {self.study.corpus.name}")
+        figure = drawn(looks, self.title)
         return figures.save(figure, self.study.figures, self.study.table, LOOKS.alt)
 
     def reading(self):

@@ -145,6 +145,13 @@ def test_a_search_writes_its_looks_and_goes_on_where_it_was_stopped(home, capsys
     assert searched()[1].equals(looks) and "to train" not in capsys.readouterr().out
 
 
+def test_the_title_of_a_figure_names_the_search_and_its_own_changes(home):
+    titles = [Search(name, "shapes", "smoke", [0], 1, SMALL).title for name in ("looks", "looks_tuned")]
+    assert titles == ["Looks at the validation clips: shapes", "Further looks at captioning: shapes"]
+    half = Search("looks_tuned", "shapes", "smoke", [0], 1, SMALL | {"epochs": 2})
+    assert half.title == "Further looks at captioning: shapes, epochs = 2"
+
+
 @pytest.mark.parametrize("name", ["shapes", "msrvtt1k", "flickr8k"])
 def test_captioning_has_as_many_looks_as_the_baseline(name, search, monkeypatch, request):
     """With the further ones, from the preset `tuned`."""
