@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ssb import figures
-from ssb.config import ConfigError
+from ssb.config import Config, ConfigError
 from ssb.corpora.load import CORPORA
 from ssb.figures import COLOURS, MARKS, PAGE, styled
 from ssb.report import Experiment
@@ -119,8 +119,8 @@ def named(changes: Mapping) -> str:
 
 def at_edge(found: str, tried: Iterable[str], base: Mapping) -> list[str]:
     """The settings that a search ended at the least or the largest value of, so that a better one may lie beyond, as
-    none does beyond 0. found, tried: of `named`, the latter all looks at the same objective. base: the preset in which
-    they change something."""
+    none does beyond the least that is possible. found, tried: of `named`, the latter all looks at the same objective.
+    base: the preset in which they change something."""
     looks = [dict(part.partition(" ")[::2] for part in look.split(", ")) for look in tried]
     values: dict[str, set[float]] = {}
     for look in looks:
@@ -132,7 +132,13 @@ def at_edge(found: str, tried: Iterable[str], base: Mapping) -> list[str]:
     kept = {name: float(base[name]) for name in values} | {
         name: float(value) for name, value in (part.partition(" ")[::2] for part in found.split(", ")) if name in values
     }
-    return [name for name, each in values.items() if kept[name] and kept[name] in (min(each), max(each))]
+    ends = {name: (min(each), max(each)) for name, each in values.items()}
+    return [name for name, both in ends.items() if kept[name] in both and kept[name] != least(name)]
+
+
+def least(setting: str) -> float:
+    """The smallest value that a setting can have; -inf where it has no such bound."""
+    return next((each.ge for each in Config.model_fields[setting].metadata if hasattr(each, "ge")), -np.inf)
 
 
 def scored(runs: Sequence[Run]) -> np.ndarray:

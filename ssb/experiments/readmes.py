@@ -289,5 +289,5 @@ def _looks(corpus: str, preset: str, looks: pd.DataFrame) -> str:
         beyond = f", at the edge of what was tried: {words}" if edges else ""
         seconds = own["seconds"].mean()
         parts.append(f"{name} {own.loc[found, 'sum']:.1f} ({len(own)} looks, {seconds:.0f} seconds a run{beyond})")
-    words = ", ".join(parts)
-    return f"R@1 + R@5 + R@10 on the validation clips of {corpus}: preset {looks['sum'].iloc[0]:.1f}, found: {words}."
+    began = f"{'further, ' if preset == 'tuned' else ''}from `{preset}`'s {looks['sum'].iloc[0]:.1f}"
+    return f"R@1 + R@5 + R@10 on the validation clips of {corpus}, {began}: {', '.join(parts)}."

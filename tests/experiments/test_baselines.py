@@ -194,5 +194,8 @@ def test_what_a_search_ended_at_the_edge_of():
     assert baselines.at_edge("lr 5e-05, epochs 20", tried, base) == ["lr", "epochs"]
     assert baselines.at_edge("the preset", tried, base) == []
     assert baselines.at_edge("the preset", tried[:-1], base) == ["dropout"]  # 0.3, of 0 and 0.3
+    layers = base | {"scratch_layers": 1}  # fewer are not possible
+    assert baselines.at_edge("the preset", ["the preset", "scratch_layers 2"], layers) == []
+    assert baselines.at_edge("scratch_layers 2", ["the preset", "scratch_layers 2"], layers) == ["scratch_layers"]
     always = [f"{each}, captioning 0.1" for each in tried[1:]]
     assert baselines.at_edge("lr 0.0005, captioning 0.1", always, base | {"captioning": 0.1}) == []

@@ -435,7 +435,7 @@ def test_a_search_is_told_by_what_it_found(checkout):
     path = checkout / "results/shapes/table1_summary.csv"
     words = readmes._differences([("shapes", "table1", path)])
     found = "none 20.0 (2 looks, 15 seconds a run), cross 21.5 (2 looks, 100 seconds a run)"
-    assert words == f"R@1 + R@5 + R@10 on the validation clips of shapes: preset 10.0, found: {found}."
+    assert words == f"R@1 + R@5 + R@10 on the validation clips of shapes, from `laptop`'s 10.0: {found}."
 
 
 def test_the_claims_are_read_once_for_a_report(results, checkout, monkeypatch, capsys):
