@@ -85,13 +85,14 @@ def validation(runs: Runs, names: Iterable[str]) -> dict[str, float]:
 
 
 def with_rivals(study: Study, runs: Runs) -> Experiment:
-    """CARRIES, also with the claims that `cross` gains more than each of the rivals at the strength of it that has the
-    best recalls on the validation clips."""
+    """The experiment of the study's table, also with the claims that `cross` gains more than each of the rivals at the
+    strength of it that has the best recalls on the validation clips."""
     found = []
     for rival, strengths in rivals(study.base).items():
         if scores := validation(runs, strengths):
             found.append(Claim(AGAINST.format(rival), "cross", max(scores, key=scores.get)))
-    return replace(CARRIES, claims=(*CARRIES.claims, *found))
+    experiment = TABLES.get(study.table, CARRIES)
+    return replace(experiment, claims=(*experiment.claims, *found))
 
 
 def settings(study: Study, decoder_corpus: str) -> dict[str, dict]:

@@ -14,9 +14,10 @@ from ssb import figures, files, published
 from ssb.experiments import carries, leak, long_videos, multiverse, overview, strength, when
 from ssb.figures import COLUMN, RESOLVED, styled
 from ssb.metrics.sequences import BY_FULL
-from ssb.metrics.statistics import holm, over_seeds
+from ssb.metrics.statistics import ACTS, holm, over_seeds
 from ssb.report import bracketed, in_ranks, markdown, ranked, read, signed
 from ssb.tables.verdicts import LOG, VERDICTS
+from ssb.whole import contents
 
 # claims of the tables
 CROSS = "cross-captioning beats no captioning"
@@ -57,7 +58,9 @@ class Sentence(NamedTuple):
 QUESTIONS = (
     *(Question(f"Does cross-captioning beat no captioning over {name}?", tables) for name, tables in BASELINES.items()),
     Question(
-        "Does it help on average over weak and strong baselines, at λ = 0.1?", ("strength",), strength.FIXED.format(0.1)
+        "Does it help on average over weak and strong baselines, at the λ best on validation?",
+        ("strength",),
+        strength.AVERAGE,
     ),
     Question("Does it help at λ = 10 on the mean over tokens (a stress test)?", ("table1_lambda10",)),
     Question("Does it bring clips of one meaning together?", ("same_meaning",), MEANING),
@@ -123,20 +126,34 @@ def headline(claims: pd.DataFrame) -> str:
 
 
 def conclusion(rows: pd.DataFrame, linked: bool = False) -> str:
-    """In how many comparisons of `gains` the claim is held, and in how many the interval of the mean log rank over
-    queries and seeds excludes 0. linked: with a link to the claims."""
+    """In how many comparisons of `gains` the claim is held, in how many the interval of the mean log rank over queries
+    and seeds excludes 0, and in how many captioning hardly acts. linked: with a link to the claims."""
     held, n = (rows["verdict"] == "held").sum(), len(rows)
     corpora, many = {*rows["corpus"]} - {CONFIRMED}, f"[{n} comparisons](#the-claims)" if linked else f"{n} comparisons"
     on = f" on {len(corpora)} corpora" if len(corpora) > 1 else ""
     on += " and a second split of one" if on and CONFIRMED in {*rows["corpus"]} else ""
     words = f"The claim that it helps is held in {held or 'none'} of {many} with no captioning{on}, by R@1"
+    little = _acting(rows["share"].dropna()) if "share" in rows else ""
     if LOG[0] not in rows:
-        return f"{words}."
+        return f"{words}.{little}"
     better, worse = rows[rows[LOG[2]] < 0], (rows[LOG[1]] > 0).sum()
     sizes = sorted(-100 * np.expm1(better[LOG[0]]))
     by = f", by {' to '.join(dict.fromkeys(f'{size:.1f}' for size in (sizes[0], sizes[-1])))} %," if sizes else ""
     words = f"{words}; by all ranks together, each tested alone, it helps in {len(better) or 'none'}{by}"
-    return f"{words} and harms in {worse or 'none'}."
+    return f"{words} and harms in {worse or 'none'}.{little}"
+
+
+def _acting(shares: pd.Series) -> str:
+    """In how many comparisons captioning had so little of the gradient that it hardly acts; "" where in none. shares:
+    its share in each."""
+    little = 100 * shares[shares < ACTS]
+    if little.empty:
+        return ""
+    where = "all of them" if len(little) == len(shares) else f"{len(little)} of them"
+    return (
+        f" In {where}, at the weight λ of the preset, captioning had less than {100 * ACTS:.0f} % of the gradient "
+        f"({little.min():.1f} to {little.max():.1f} %)."
+    )
 
 
 def shares(results: Path) -> str:
@@ -311,16 +328,20 @@ def _strength(path: Path) -> str:
     table = read(path)
     claims = read(path.with_name("strength_claims.csv")).set_index("claim")
     means = claims.loc[strength.AVERAGE]
-    weak, strong = (table.loc[table["val R@1"].agg(pick)] for pick in ("idxmin", "idxmax"))
-    ends = {"weakest": weak, "strongest": strong}
-    parts = [f"{difference(row)} over the {word} ({row['baseline']})" for word, row in ends.items()]
+    weak, strong = (table["val R@1"].agg(pick) for pick in ("idxmin", "idxmax"))
+    rows = {weak: "the weakest", strong: "the strongest"}
+    rows |= {k: "a preset" for k in table.index[table["baseline"].isin(strength.PRESETS)] if k not in rows}
+    parts = []
+    for k, word in rows.items():
+        row = table.loc[k]
+        parts.append(f"{difference(row)} over {word} ({row['baseline']}) at λ = {row['λ']:g}, {row['verdict']}")
     words = f"{_counted(table, 'over', 'baselines')} {difference(means)}, {means['verdict']}"
     if strength.OTHERS in claims.index:
         most = table["baseline"][table["delta"].idxmax()]
         words += f", {difference(claims.loc[strength.OTHERS])} without that of the largest gain ({most})"
     cases = {strength.FIXED.format(weight): f"with λ = {weight:g} on all" for weight in strength.LAMBDAS}
     also = [f"{difference(claims.loc[each])} {case}" for each, case in cases.items() if each in claims.index]
-    return "; ".join(filter(None, [words, ", ".join(also), " and ".join(parts)]))
+    return "; ".join(filter(None, [words, ", ".join(also), *parts]))
 
 
 def _readings(path: Path) -> str:
@@ -347,8 +368,8 @@ def _counted(gains: pd.DataFrame, where: str, what: str) -> str:
 
 
 def _carries(path: Path) -> str:
-    """Of each part its row of the summary, and of the rivals of captioning the best; of the oracle that of the claim,
-    which is a test of its own."""
+    """Of each part its row of the summary; of the oracle, and of the rival of captioning that does best beside it, the
+    claim, which is a test of its own."""
     rows, claims = read(path).set_index("setting"), read(path.with_name(path.name.replace("_summary", "_claims")))
     of_ceiling = claims[(claims["setting"] == carries.ORACLE) & (claims["baseline"] == carries.WITHOUT)]
     rows = pd.concat([rows.drop(index=carries.ORACLE, errors="ignore"), of_ceiling.set_index("setting")])
@@ -356,14 +377,15 @@ def _carries(path: Path) -> str:
     names |= {
         carries.ORACLE: f"with an oracle's weights by true meaning (one of {len(claims)} claims, not of the rows)"
     }
-    instead = claims.loc[claims["claim"].isin(carries.AGAINST.format(rival) for rival in carries.RIVALS), "baseline"]
+    parts = [(rows.loc[name], words) for name, words in names.items() if name in rows.index]
+    instead = claims[claims["claim"].isin(carries.AGAINST.format(rival) for rival in carries.RIVALS)]
     if len(instead):
-        rival = rows.loc[instead, "delta"].idxmax()
-        names[rival] = f"with {rival} in the place of captioning, of {len(instead)} rivals the best on the test clips"
-    found = {name: words for name, words in names.items() if name in rows.index}
-    return f"{_over(path)}: " + ", ".join(
-        f"{difference(row := rows.loc[name])} {words}: {row['verdict']}" for name, words in found.items()
-    )
+        rival = instead.loc[instead["delta"].idxmin()]
+        gain = difference(rows.loc[rival["baseline"]])
+        words = f"against {rival['baseline']} in its place, which alone gains {gain}"
+        words += f", of {len(instead)} rivals the best on the test clips"
+        parts.append((rival, words))
+    return f"{_over(path)}: " + ", ".join(f"{difference(row)} {words}: {row['verdict']}" for row, words in parts)
 
 
 def _leak(path: Path) -> str:
@@ -384,14 +406,22 @@ def _leak(path: Path) -> str:
                 shares.append(f"in {_share(told.loc[name])} {words}{gain}")
         guessing = f"{told['chance'].iloc[0]:.0f} % by guessing"
         parts.append(f"{over if probe == 'caption' else f'the {probe}'} {', '.join(shares)}, {guessing}")
+    if (beside := path.with_name(path.name.replace("_leaks", "_claims"))).exists():
+        claims = read(beside)
+        for _, row in claims[(claims["setting"] == other) & (claims["baseline"] == own)].iterrows():
+            parts.append(
+                f"{difference(row)} of R@1 by weights of another caption in place of its own, {row['verdict']}"
+            )
     tuned = path.with_name("leak_tuned_leaks.csv")
     parts += [_leak(tuned)] if path != tuned and tuned.exists() else []
     return "; ".join(parts)
 
 
 def _over(path: Path) -> str:
-    """The baseline of a table by its name."""
-    return f"over {'the tuned baseline' if '_tuned_' in path.name else 'the `laptop` preset'}"
+    """The baseline of a table by its name, with what the study changes in it. path: of one of the table's files."""
+    name = "the tuned baseline" if "_tuned_" in path.name else "the `laptop` preset"
+    changed = contents.changed(path.parent.name, contents.owner(path.parent.name, path.stem))
+    return f"over {name}{changed and f' ({changed})'}"
 
 
 def _weak(path: Path) -> str:
@@ -414,8 +444,12 @@ def _when(path: Path) -> str:
     says so."""
     if "others" in (table := read(path)):
         ends = [row for _, row in table.iloc[[0, -1]].iterrows()]
-        cases = [f"{_smaller(row)} for queries that fit {row.others} other clips" for row in ends]
+        cases = [f"{_smaller(row)} for the {row.queries} queries that fit {row.others} other clips" for row in ends]
         words = f"in the geometric mean of the ranks {' and '.join(cases)}"
+        if (claims := path.with_name("when_claims.csv")).exists():
+            tests = read(claims)
+            for _, row in tests[tests["claim"] == when.MANY].iterrows():
+                words += f"; all that fit some against those that fit none: {_smaller(row)}, {row['verdict']}"
     else:
         words = f"by {_of_claim(FALSE_NEGATIVES)(path)}, for every tenfold of false negatives"
     if not (curve := path.with_name("when_gains.csv")).exists():

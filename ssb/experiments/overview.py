@@ -31,6 +31,7 @@ from ssb.report import (
     stress_test,
     stressed_rows,
 )
+from ssb.whole import contents
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 SLOTS = 3  # verdicts beside a claim in one line of the list
@@ -73,19 +74,26 @@ ALT = "A list of every claim: its difference with intervals on each corpus, the 
 
 
 def claims(results: Path, label: str = "") -> pd.DataFrame:
-    """Every claim tested under results/: corpus, table, the columns of `Study.claims`, and of the table STRESSED
-    stress, the mean `ssb.Run.ratio` of the setting. label: of one folder alone, see `files.label`; "": those of all
-    corpora. FileNotFoundError where there is no table of claims, ReportError where one cannot be read."""
+    """Every claim tested under results/: corpus, table, the columns of `Study.claims`, and of the setting share, the
+    mean `ssb.Run.share`, and in the table STRESSED stress, the mean `ssb.Run.ratio`; NaN where they are not recorded.
+    label: of one folder alone, see `files.label`; "": those of all corpora. FileNotFoundError where there is no table
+    of claims, ReportError where one cannot be read."""
     paths = [
         (label, path.name.removesuffix("_claims.csv"), path) for path in (results / label).glob("[!.]*_claims.csv")
     ]
     paths = paths if label else files_of("claims", results)
-    frames = [read(path).assign(corpus=corpus, table=table, stress=np.nan) for corpus, table, path in paths]
+    frames = [
+        read(path).assign(corpus=corpus, table=table, stress=np.nan, share=np.nan) for corpus, table, path in paths
+    ]
     if not frames:
         raise FileNotFoundError(f"no claims in {results / label}; run the notebooks of the tables first")
     for frame, (_, table, path) in zip(frames, paths):
-        if table == STRESSED and "ratio" in (rows := read(path.with_name(f"{table}.csv"))):
-            frame["stress"] = frame["setting"].map(rows.groupby("setting")["ratio"].mean())
+        runs = path.with_name(f"{table}.csv")
+        rows = read(runs) if runs.exists() else pd.DataFrame()
+        for column, name in [("share", "share"), *([("stress", "ratio")] if table == STRESSED else [])]:
+            if name in rows:
+                values = pd.to_numeric(rows[name], errors="coerce")
+                frame[column] = frame["setting"].map(values.groupby(rows["setting"]).mean())
     frame = pd.concat([frame for frame in frames if len(frame)] or frames)
     return by_table(frame)
 
@@ -249,7 +257,8 @@ def table(path: Path) -> str:
     cells = printed(summary)
     cells = cells.where(~best(summary[[*METRICS]], cells), "**" + cells + "**").reset_index()
     words = reading(summary, summary.index[summary["delta"].isna()][0]).splitlines()[-1:] + [stressed_rows(rows)]
+    names = filter(None, [path.parent.name, table, contents.changed(path.parent.name, table)])
     return (
-        f"**{path.parent.name}, {table}**: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
+        f"**{', '.join(names)}**: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
         f"{rows['seconds'].sum() / 60:.0f} core minutes\n\n{markdown(cells)}\n\n{' '.join(filter(None, words))}"
     )

@@ -133,7 +133,8 @@ def without_largest(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def reading(gains: pd.DataFrame) -> str:
-    """The gains over the weakest and the strongest baseline, and what one baseline adds to their mean, in words."""
+    """The gains over the weakest and the strongest baseline, with the interval over queries and seeds and the verdict,
+    and what one baseline adds to their mean, in words."""
     most = gains["delta"].idxmax()
     both = gains, without_largest(gains)
     mean, others = (each["delta"].mean() for each in both)
@@ -146,7 +147,7 @@ def reading(gains: pd.DataFrame) -> str:
         row = gains.loc[name]
         lines.append(
             f"The {word} baseline ({name}; validation R@1 {row['val R@1']:.1f}): {row['delta']:+.2f} points "
-            f"[{row['delta_low']:.2f}, {row['delta_high']:.2f}] over queries at λ = {row['λ']:g}."
+            f"[{row['low']:.2f}, {row['high']:.2f}] over queries and seeds at λ = {row['λ']:g}, {row['verdict']}."
         )
     return "\n".join(lines)
 

@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ssb.figures import COLOURS, MARKS, PAGE, gain_curve, heading, legend, styled
+from ssb.figures import COLOURS, MARKS, PAGE, RESOLVED, gain_curve, heading, legend, styled
 from ssb.metrics.retrieval import points
-from ssb.metrics.statistics import LEVEL, Difference, combined, over_both, paired, settled, slope
+from ssb.metrics.statistics import combined, over_both, paired, settled, slope
 from ssb.report import Experiment
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, stacked
@@ -25,6 +25,8 @@ CLIPS = "training clips"  # the curve over them
 MORE = {CLIPS: CLIPS, "batch": "clips in a batch"}  # a curve → what it counts
 SCALE = -100.0  # of the logarithm of a rank: gains are positive, in percent of a rank
 UNIT = {"acts": None}  # of rows: in percent of a rank, so that nothing is called equivalent
+TRUE_OF = "other clips that a query is true of"  # released beside the ranks
+MANY = "cross gains more for queries that are true of other clips too (percent of a rank)"
 
 
 def variants(study: Study) -> dict[str, tuple[str, int, dict]]:
@@ -75,31 +77,33 @@ def gains(study: Study, runs: Runs) -> pd.DataFrame:
     return frame
 
 
-def claimed(runs: Runs, gains: pd.DataFrame) -> list[dict]:
+def claimed(runs: Runs, gains: pd.DataFrame, others: np.ndarray) -> list[dict]:
     """By how much the gain in log rank grows with each doubling of the training clips and of the batch, by least
-    squares, as rows of claims. gains: of `gains`, at least variant, kind and size."""
+    squares, and by how much that of queries that are true of other clips too exceeds that of the rest, as rows of
+    claims. gains: of `gains`, at least variant, kind and size. others: as in `by_query`."""
     values, clips, rows = log_ranks(runs), runs["none, all"][0].ranks["clip"], []
+    same = {"seeds": len(values["none, all"]), "paper": np.nan}
     for kind, part in gains.groupby("kind", sort=False):
         names = [(f"cross, {name}", f"none, {name}") for name in part["variant"]]
         weights = slope(np.log2(part["size"]))
         pairs = [(weight, values[cross], values[none], clips) for weight, (cross, none) in zip(weights, names)]
         more = f"more {MORE[kind]}"
         row = {"claim": f"cross gains more with {more} (percent of a rank for every doubling)"}
-        row |= {
-            "setting": f"gain with {more}",
-            "baseline": "with fewer",
-            "seeds": len(values["none, all"]),
-            "paper": np.nan,
-        }
+        row |= {"setting": f"gain with {more}", "baseline": "with fewer"} | same
         rows.append(row | combined(pairs)._asdict() | UNIT)
+    many = others > 0
+    if many.any() and not many.all():
+        row = {"claim": MANY, "setting": "gain for such queries", "baseline": "for the others"} | same
+        weights = np.where(many, 1 / many.sum(), -1 / (~many).sum()) * len(many)
+        found = paired(values["cross, all"] * weights, values["none, all"] * weights, clips)
+        rows.append(row | found._asdict() | UNIT)
     return rows
 
 
-def by_query(study: Study, runs: Runs, fits: np.ndarray) -> pd.DataFrame:
-    """The gain of `cross` in mean log rank by how many other test clips the query is true of, as far as is known. fits:
-    (Q, C) bool, as of `ssb.metrics.meaning.same`. Written to results/<corpus>/<table>_queries.csv."""
-    others, values, clips = fits.sum(axis=1) - 1, log_ranks(runs), runs["none, all"][0].ranks["clip"]
-    rows = []
+def by_query(study: Study, runs: Runs, others: np.ndarray) -> pd.DataFrame:
+    """The gain of `cross` in mean log rank by how many other test clips the query is true of. others: (Q,) how many, as
+    far as is known. Written to results/<corpus>/<table>_queries.csv."""
+    values, clips, rows = log_ranks(runs), runs["none, all"][0].ranks["clip"], []
     for label, (low, high) in OTHERS.items():
         chosen = (others >= low) & (others <= high)
         if len(np.unique(clips[chosen])) > 1:
@@ -111,31 +115,24 @@ def by_query(study: Study, runs: Runs, fits: np.ndarray) -> pd.DataFrame:
     return frame
 
 
-def trend(runs: Runs, fits: np.ndarray) -> Difference:
-    """The gain in log rank of queries that are true of other clips too, less that of the rest: over queries and over
-    seeds. NaN where one of the two has no queries."""
-    values, clips = log_ranks(runs), runs["none, all"][0].ranks["clip"]
-    many = fits.sum(axis=1) > 1
-    weights = np.where(many, 1 / max(1, many.sum()), -1 / max(1, (~many).sum())) * len(many)
-    return paired(values["cross, all"] * weights, values["none, all"] * weights, clips)
-
-
-def reading(gains: pd.DataFrame, queries: pd.DataFrame, trend: Difference) -> str:
-    """The gains in words, a line for each curve and one for the queries."""
+def reading(gains: pd.DataFrame, claims: pd.DataFrame) -> str:
+    """The gains in words, a line for each curve, of its ends and what is resolved between them, and one for the
+    queries. claims: of `claimed`, judged."""
     lines = []
     for kind, part in gains.groupby("kind", sort=False):
+        told = part["verdict"].isin(RESOLVED)
+        told.iloc[[0, -1]] = True
         ends = [
-            f"{row.delta:+.1f} % [{row.delta_low:.1f}, {row.delta_high:.1f}] ({row.verdict}) at {row['size']:g}, where "
+            f"{row.delta:+.1f} % [{row.low:.1f}, {row.high:.1f}] ({row.verdict}) at {row['size']:g}, where "
             f"R@1 without captioning is {row['R@1']:.1f}"
-            for _, row in part.iloc[[0, -1]].iterrows()
+            for _, row in part[told].iterrows()
         ]
         lines.append(f"Gain of cross in log rank against {kind}: {' and '.join(ends)}.")
-    if len(queries) > 1:
-        low, high, more = trend.delta_low, trend.delta_high, trend.delta
-        verb = "do not differ in their gain beyond the noise of queries and seeds"
-        if trend.p < 1 - LEVEL:
-            verb = "gain more" if more > 0 else "gain less"
-        lines.append(f"Queries that are true of other clips too {verb}: {more:+.1f} % [{low:.1f}, {high:.1f}].")
+    verbs = {"held": "gain more", "contradicted": "gain less"}
+    for row in claims[claims["claim"] == MANY].itertuples():
+        verb = verbs.get(row.verdict, "do not differ in their gain beyond the noise of queries and seeds")
+        words = f"{row.delta:+.1f} % [{row.low:.1f}, {row.high:.1f}]"
+        lines.append(f"Queries that are true of other clips too {verb}: {words}.")
     return "\n".join(lines)
 
 

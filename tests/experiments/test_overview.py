@@ -10,7 +10,7 @@ import pytest
 
 from ssb import figures, report
 from ssb.__main__ import main
-from ssb.experiments import ablations, carries, finding, long_videos, overview, readmes, strength, together
+from ssb.experiments import ablations, carries, finding, long_videos, overview, readmes, strength, together, when
 from ssb.metrics.sequences import BY_FULL
 
 ROOT = Path(__file__).parents[2]
@@ -261,6 +261,10 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
         "by R@1; by all ranks together, each tested alone, it helps in 3, by 1.0 to 50.0 %, and harms in none."
     )
     assert finding.conclusion(gains.assign(**logs)).endswith("it helps in none and harms in none.")
+    little = "captioning had less than 10 % of the gradient"
+    assert little not in finding.conclusion(gains.assign(share=0.2))
+    shares = gains.assign(share=[0.014, 0.061, 0.1, np.nan])
+    assert finding.conclusion(shares).endswith(f"In 2 of them, at the weight λ of the preset, {little} (1.4 to 6.1 %).")
     words = "The geometric mean of the ranks of the right clips changes by -1.0 % [-2.0, +0.0]; less is better."
     assert words in " ".join(with_ranks.split())
     answers = finding.answers(overview.claims(results)).set_index("question")
@@ -274,7 +278,15 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
         "1. Over the tuned baseline cross-captioning changes R@1: [flickr8k](flickr8k/table1_tuned_claims.csv) +0.3 "
         "points [-0.1, +0.7], inconclusive (the design finds 0.9 points with 80 % power)."
     )
-    gained = {"baseline": "a", "val R@1": 9.0, "delta": 1.0, "delta_low": 0.5, "delta_high": 1.5, "verdict": ["higher"]}
+    gained = {
+        "baseline": "a",
+        "val R@1": 9.0,
+        "delta": 1.0,
+        "delta_low": 0.5,
+        "delta_high": 1.5,
+        "verdict": ["higher"],
+        "λ": 0.3,
+    }
     pd.DataFrame(gained).to_csv(results / "shapes/strength_gains.csv")
     average = {"claim": [strength.AVERAGE], "delta": 1.0, "delta_low": 0.5, "delta_high": 1.5, "verdict": "held"}
     pd.DataFrame(average).to_csv(results / "shapes/strength_claims.csv")
@@ -328,10 +340,11 @@ def test_the_ceiling_of_captioning_is_told_with_the_verdict_of_its_claim(results
     pd.concat([parts, rivals]).to_csv(results / "shapes/carries_summary.csv")
     against = [(carries.AGAINST.format(name), each) for name, each in zip(carries.RIVALS, rivals["setting"])]
     tests = pd.DataFrame([row | {"claim": claim, "setting": "cross", "baseline": name} for claim, name in against])
+    tests = tests.assign(delta=[2.5, -1.5], verdict=["held", "contradicted"])
     tests.to_csv(results / "shapes/carries_claims.csv")
     (line,) = (line for line in finding.sentences(results, finding.EFFECT).splitlines() if "carries_summary" in line)
-    rival = "with weight decay 1 in the place of captioning, of 2 rivals the best on the test clips: inconclusive."
-    assert line.endswith(f"+2.0 points [+0.1, +0.9] {rival}")
+    rival = "-1.5 points [+0.1, +0.9] against weight decay 1 in its place, which alone gains +2.0 points [+0.1, +0.9]"
+    assert line.endswith(f"{rival}, of 2 rivals the best on the test clips: contradicted.")
 
 
 def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
@@ -346,7 +359,9 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     mean = {"choice": ["mean"], "delta": 0.25, "delta_low": -0.5, "delta_high": 1.0, "verdict": "higher"}
     pd.DataFrame(mean).to_csv(folder / "multiverse_choices.csv", index=False)
     queries = {"others": ["0", "1-2", "10 or more"], "delta": [0.5, 1.0, -2.0]}
-    queries |= {"low": [0.1, 0.0, -3.0], "high": [0.9, 2.0, -1.0]}
+    queries |= {"low": [0.1, 0.0, -3.0], "high": [0.9, 2.0, -1.0], "queries": [70, 20, 10]}
+    more = {"claim": [when.MANY], "delta": 0.3, "low": -1.5, "high": 2.0, "verdict": "inconclusive"}
+    pd.DataFrame(more).to_csv(folder / "when_claims.csv", index=False)
     pd.DataFrame(queries).to_csv(folder / "when_queries.csv", index=False)
     curves = {"kind": ["batch", "training clips", "training clips"], "size": [64, 500, 6000]}
     curves |= {"delta": [0.1, 2.6, 0.3], "low": [-1.0, 1.5, -0.5], "high": [1.2, 3.7, 1.1]}
@@ -371,9 +386,10 @@ def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
     assert f"{told} and a mean over tokens" in readings
     assert readings.endswith("in the others it was 9 to 70 times, in 3 of 3 at least 5 times, a stress test.")
     (line,) = (line for line in lines if line.startswith("    - ") and "when_queries" in line)
-    assert "-0.5 % [-0.9, -0.1] for queries that fit 0 other clips and +2.0 % [+1.0, +3.0]" in line
+    assert "-0.5 % [-0.9, -0.1] for the 70 queries that fit 0 other clips and +2.0 % [+1.0, +3.0]" in line
     sizes = "-2.6 % [-3.6, -1.5] with 500, a gain; -0.3 % [-1.1, +0.5] with 6000, inconclusive"
-    assert line.endswith(f"for queries that fit 10 or more other clips; by training clips {sizes}.")
+    rest = "all that fit some against those that fit none: -0.3 % [-2.0, +1.5], inconclusive"
+    assert line.endswith(f"for the 10 queries that fit 10 or more other clips; {rest}; by training clips {sizes}.")
     assert len(finding.EFFECT) == 10
 
 
@@ -398,7 +414,7 @@ def test_every_table_is_shown_with_its_figures_and_files(checkout):
     for name in ("table1_fig3_attention", "quickstart_attention", "unknown"):
         figures.save(plt.figure(), folder, name, f"What {name} shows.")
     gains = pd.DataFrame({"baseline": ["a"], "val R@1": [20.5], "delta": [0.2], "delta_low": 0.1})
-    gains = gains.assign(delta_high=0.3, verdict="higher")
+    gains = gains.assign(delta_high=0.3, verdict="higher", λ=0.3)
     gains.to_csv(checkout / "results/shapes/strength_gains.csv", index=False)
     claim = {"claim": [strength.AVERAGE], "delta": 0.16, "delta_low": 0.0, "delta_high": 0.3, "verdict": "equivalent"}
     claims = overview.claims(checkout / "results")
@@ -443,6 +459,7 @@ def test_the_claims_are_read_once_for_a_report(results, checkout, monkeypatch, c
     read, paths = overview.read, []
     monkeypatch.setattr(overview, "read", lambda path: paths.append(path) or read(path))
     assert main(["report", str(checkout)]) == 0 and "wrote" in capsys.readouterr().out
+    paths = [path for path in paths if path.stem.endswith("_claims")]
     assert len(paths) == len(set(paths)) == 3, "two of Table 1, one of Table 2a; none of smoke"
 
 

@@ -1,6 +1,7 @@
 """When captioning gains: variants, gains in log rank by hand, and by query."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ssb import Study
@@ -20,14 +21,6 @@ class Made:
 @pytest.fixture
 def study(home):
     return Study("when", preset="smoke", seeds=[0, 1], jobs=1, changes=SMALL)
-
-
-def fits(others: np.ndarray) -> np.ndarray:
-    """(40, 20): each query is true of its own clip and of so many others."""
-    table = np.zeros((40, 20), bool)
-    for row, count in enumerate(others):
-        table[row, [(CLIPS[row] + k) % 20 for k in range(count + 1)]] = True
-    return table
 
 
 def test_variants_are_parts_of_the_training_clips_and_batches(study):
@@ -50,7 +43,7 @@ def test_gains_are_means_of_logarithms(study):
     assert gains.loc[("batch", 64), "none"] == pytest.approx(np.log(8), abs=1e-3)
     assert ("batch", 32) not in gains.index and len(gains) == 3 + 3
     assert gains.loc[("batch", 16), "verdict"] == "lower" and gains["R@1 delta"].eq(0).all()
-    batches, sizes = when.claimed(runs, gains.reset_index())
+    batches, sizes = when.claimed(runs, gains.reset_index(), np.zeros(40))  # no query is true of other clips
     assert batches["delta"] == pytest.approx(100 * np.log(2) * np.polyfit([4, 6, 7], [-1, 1, 1], 1)[0])
     assert sizes["delta"] == pytest.approx(0, abs=1e-9) and "clips in a batch" in batches["claim"]
 
@@ -61,18 +54,29 @@ def test_queries_that_gain_more_are_found(study):
     base = rng.integers(5, 50, (2, 40)).astype(float)
     better = np.where(others, base / 2, base / 1.1)
     runs = {"none, all": [*map(Made, base)], "cross, all": [*map(Made, better)]}
-    queries = when.by_query(study, runs, fits(others)).set_index("others")
+    queries = when.by_query(study, runs, others).set_index("others")
     assert queries["queries"].to_dict() == {"0": 20, "1-2": 20}
     assert queries["delta"].to_list() == pytest.approx([100 * np.log(1.1), 100 * np.log(2)], abs=1e-3)
-    trend = when.trend(runs, fits(others))
-    assert trend.delta == pytest.approx(100 * np.log(2 / 1.1)) and trend.delta_low > 0
     gains = when.gains(study, runs)
-    assert "gain more" in when.reading(gains, queries.reset_index(), trend)
+    claims = study.judged(when.claimed(runs, gains, others))
+    (more,) = claims[claims["claim"] == when.MANY].itertuples()
+    assert more.delta == pytest.approx(100 * np.log(2 / 1.1), abs=1e-3) and more.low > 0 and more.verdict == "held"
+    assert "are true of other clips too gain more" in when.reading(gains, claims)
     assert len(when.figure(gains, queries.reset_index(), "title").axes) == 3
 
 
 def test_queries_that_gain_alike_do_not_differ(study):
     base = np.random.default_rng(1).integers(5, 50, (2, 40)).astype(float)
     runs = {"none, all": [*map(Made, base)], "cross, all": [*map(Made, base / 2)]}
-    trend = when.trend(runs, fits(np.where(np.arange(40) % 3, 0, 2)))
-    assert trend.delta == pytest.approx(0, abs=1e-9)
+    gains, others = when.gains(study, runs), np.where(np.arange(40) % 3, 0, 2)
+    claims = study.judged(when.claimed(runs, gains, others))
+    assert claims.set_index("claim").loc[when.MANY, "delta"] == pytest.approx(0, abs=1e-9)
+    assert "do not differ" in when.reading(gains, claims)
+
+
+def test_a_curve_is_told_by_its_ends_and_what_is_resolved_between(study):
+    kinds = dict.fromkeys(["delta", "low", "high", "R@1"], [1.0, 2.0, 3.0, 4.0])
+    gains = pd.DataFrame({"kind": "batch", "size": [16, 32, 64, 128], **kinds})
+    gains["verdict"] = ["inconclusive", "higher", "inconclusive", "inconclusive"]
+    words = when.reading(gains, pd.DataFrame({"claim": []}))
+    assert "(inconclusive) at 16" in words and "(higher) at 32" in words and "at 128" in words and "at 64" not in words

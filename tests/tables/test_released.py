@@ -127,15 +127,17 @@ def test_the_gains_of_a_table_follow_from_its_ranks(table, home):
     else:
         grid, module = dict([*multiverse.grid(study, 2).items()][:4]), multiverse
     runs = study.run(grid, may_collapse=True)
-    study.rows(runs)
+    others = np.arange(len(runs["none, all"][0].ranks["clip"])) % 3 if table == "when" else None
+    study.rows(runs, fixed={} if others is None else {when.TRUE_OF: others})
     gains = module.gains(study, runs)
     if table == "strength":
         study.judged(strength.claimed(runs, gains, 2))
     elif table == "when":
-        study.judged(when.claimed(runs, gains))
+        study.judged(when.claimed(runs, gains, others))
+        when.by_query(study, runs, others)
     elif table == "multiverse":
         multiverse.effects(study, runs, gains)
-    assert assert_follows(study.results / f"{table}.csv") == 2
+    assert assert_follows(study.results / f"{table}.csv") == (3 if table == "when" else 2)
 
 
 @pytest.mark.parametrize("table", ["table11", "captioning", "emcl_inference"])
@@ -207,7 +209,13 @@ def assert_follows(path) -> int:
         table, gains = released.read(path).runs, pd.read_csv(path.with_name("strength_gains.csv"), index_col="baseline")
         rows = strength.claimed(table, gains, len(next(iter(table.values()))))
     if path.stem == "when":
-        rows = when.claimed(released.read(path).runs, pd.read_csv(path.with_name("when_gains.csv")))
+        table, gains = released.read(path), pd.read_csv(path.with_name("when_gains.csv"))
+        others = table.fixed[when.TRUE_OF]
+        rows = when.claimed(table.runs, gains, others)
+        silent = SimpleNamespace(table="when", write=lambda *_: None)
+        queries = pd.read_csv(path.with_name("when_queries.csv"), dtype={"others": str})
+        same(when.by_query(silent, table.runs, others), queries)
+        compared += 1
     if path.stem == "emcl":
         rows = emcl_layer.layer_gains(released.read(path).runs)
     if (published := path.with_name(f"{path.stem}_claims.csv")).exists():
