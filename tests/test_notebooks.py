@@ -262,9 +262,9 @@ def test_nothing_resolved_and_nothing_claimed(book):
     assert "| Against none on shapes: 1 higher, 0 lower, 2 inconclusive. |" in listed(book)
     path.write_text(path.read_text().replace("t_summary", "when_queries"))
     (book / "results/shapes/t_summary.csv").unlink()
-    queries = "others,delta,low,high\n0,1.5,1,2\n1-2,-1,-2,0\n"
+    queries = "others,queries,delta,low,high\n0,9,1.5,1,2\n1-2,4,-1,-2,0\n"
     (book / "results/shapes/when_queries.csv").write_text(queries)
-    words = "in the geometric mean of the ranks -1.5 % [-2.0, -1.0] for queries that fit 0 other clips and +1.0 %"
+    words = "in the geometric mean of the ranks -1.5 % [-2.0, -1.0] for the 9 queries that fit 0 other clips and +1.0 %"
     assert f"| On shapes: {words}" in listed(book)
 
 

@@ -266,6 +266,17 @@ def module_claims(study: Study, test: Mapping[str, list[Embedded]], results: Tab
     return study.judged(rows)
 
 
+def reading(changes: pd.DataFrame) -> str:
+    """What EMCL at inference does to runs without captioning, rows shuffled, a line for each form and its constants.
+    changes: of `table`."""
+    rows = changes[(changes["setting"] == "none") & (changes["order"] == "shuffled")]
+    return "\n".join(
+        f"EMCL at inference ({row.form}, {row.constants} constants) changes R@1 of none by {row.delta:+.1f} points "
+        f"[{row.low:.1f}, {row.high:.1f}], rows shuffled: {row.verdict}."
+        for row in rows.itertuples()
+    )
+
+
 def order_worth(test: Mapping[str, list[Embedded]], results: Table) -> pd.DataFrame:
     """What an order of the rows adds to R@1 over shuffled rows, by the same module on the same embeddings: a row for
     each setting, form, constants and order of `table`, with the columns of `statistics.Difference`, p adjusted for

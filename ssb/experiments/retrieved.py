@@ -120,6 +120,18 @@ def shares(searches: Mapping[str, Search]) -> pd.DataFrame:
     return frame.rename_axis("kind")
 
 
+def reading(shares: pd.DataFrame) -> str:
+    """The `shares` in words, a line for each run."""
+    lines = []
+    for name in shares.columns.drop("definition"):
+        own, same, other = (shares.loc[kind, name] for kind in KINDS)
+        lines.append(
+            f"{name}: of the test captions {own:.1f} % find their own clip first, {same:.1f} % another of which they "
+            f"are equally true, and {other:.1f} % a clip of another meaning."
+        )
+    return "\n".join([*lines, "One run of each: the differences are not tested."])
+
+
 def top(search: Search, query: int) -> list[int]:
     """Columns of the BEST clips most similar to a query, the most similar first; ties in the order of the split."""
     return np.argsort(-search.similarity[query], kind="stable")[:BEST].tolist()

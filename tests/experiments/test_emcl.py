@@ -219,6 +219,8 @@ def test_a_table_holds_every_run_scored_every_way(few):
             for m in members
         ]
         assert worth.loc[setting, "ours", "chosen", "listed"]["delta"] == pytest.approx(np.mean(each), abs=1e-3)
+    words = emcl_inference.reading(results.changes).splitlines()
+    assert len(words) == 4 and words[0].startswith("EMCL at inference (ours, paper's constants) changes R@1 of none by")
     changes = results.changes.set_index(keys).loc["none", "ours", "chosen", "paired"]
     each = [emcl_inference.gain(one, "ours", SMALL, "paired") for one in few]
     assert changes["delta"] == pytest.approx(np.mean(each), abs=1e-3)

@@ -139,6 +139,8 @@ def test_a_search_has_the_ranks_of_the_run(trained):
     for name, each in searches.items():
         assert shares[name].sum() == pytest.approx(100, abs=0.2)
         assert shares[name]["good"] == pytest.approx(each.run.metrics["t2v R@1"], abs=0.06)
+    words = retrieved.reading(shares).splitlines()
+    assert words[1].startswith(f"cross: of the test captions {shares['cross']['good']:.1f} % find") and len(words) == 3
 
 
 def test_the_table_has_every_case_in_full(trained):
