@@ -5,7 +5,7 @@ import pkgutil
 import re
 import textwrap
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -227,14 +227,18 @@ def cost(results: Path, preset: str = "laptop") -> str:
 
 def links(results: Path) -> pd.DataFrame:
     """A row for each table, a column for each corpus: the minutes of its runs on two cores, if it shared none with
-    another table, as a link to its summary; of runs on a GPU the link alone."""
+    another table, as a link to its summary or to what is shown of it; of runs on a GPU the link alone."""
     rows = runs(results)
+    tables = {*zip(rows["folder"], rows["table"]), *(each[:2] for each in files_of("summary", results))}
     rows = rows[rows["device"] == "cpu"].drop_duplicates(["folder", "table", "run"])
     minutes = (rows.groupby(["folder", "table"])["seconds"].sum() / 120).map("{:.0f} min".format)
-    cells = [
-        (table, corpus, f"[{minutes.get((path.parent.name, table), 'on a GPU')}]({path.parent.name}/{path.name})")
-        for corpus, table, path in files_of("summary", results)
-    ]
+    cells = []
+    for folder, (corpus, table) in product(published.folders(results), sorted(tables)):
+        kinds = ["summary", *(TABLES[table].shown.split() if table in TABLES else [])]
+        names = [*(f"{table}_{kind}.csv" for kind in kinds), f"{table}.csv"]
+        found = [name for name in names if corpus == folder.name and (folder / name).exists()]
+        for name in found[:1]:
+            cells.append((table, corpus, f"[{minutes.get((corpus, table), 'on a GPU')}]({corpus}/{name})"))
     cells = pd.DataFrame(cells, columns=["table", "corpus", "text"])
     return by_corpus(by_table(cells), ["table"])
 

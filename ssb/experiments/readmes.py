@@ -173,7 +173,7 @@ def notebooks(root: Path, claims: pd.DataFrame, finished: pd.DataFrame) -> str:
 
 
 def links_to_results(root: Path) -> dict[Path, str]:
-    """Notebook → links to what it found, the first of its tables on each corpus, in Markdown."""
+    """Notebook → links to what it found, its tables on each corpus, in Markdown."""
     files, found = made(root), {}
     files["notebook"] = files["table"].map(writers(root))
     for (path, corpus), part in files.groupby(["notebook", "corpus"], sort=False):
@@ -182,7 +182,9 @@ def links_to_results(root: Path) -> dict[Path, str]:
             first = [each for name in (*names, f"{table}.csv") for each in own if each.name == name]
             if first:
                 address = f"../{first[0].relative_to(root).as_posix()}"
-                found.setdefault(path, {}).setdefault(corpus, f"[{corpus}]({address})")
+                links = found.setdefault(path, {})
+                name = f"{corpus}: {table}" if any(corpus == other for other, _ in links) else corpus
+                links[corpus, table] = f"[{name}]({address})"
     return {path: ", ".join(each.values()) for path, each in found.items()}
 
 

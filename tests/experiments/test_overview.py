@@ -81,7 +81,7 @@ def test_a_corpus_of_the_readers_own_is_not_taken_for_a_preset(results):
     assert list(table.columns) == ["table", "claim", "paper", "shapes", "msrvtt1k", "my-data"]
     assert table["my-data"].tolist() == ["-0.3 [-0.5, +0.0] [-0.9, +0.4] contradicted", ""]
     (results / "my-data" / "table1_summary.csv").write_text("setting\n")
-    assert overview.links(results)["my-data"].tolist() == ["[45 min](my-data/table1_summary.csv)"]
+    assert overview.links(results)["my-data"].tolist() == ["[45 min](my-data/table1_summary.csv)", ""]
 
 
 def test_corpora_with_few_tables_share_a_column(results):
@@ -124,12 +124,13 @@ def test_links_give_the_minutes_of_a_table_on_two_cores(results):
     for corpus in ("shapes", "msrvtt1k", "shapes-smoke"):
         (results / corpus / "table1_summary.csv").write_text("setting\n")
     assert overview.links(results).values.tolist() == [
-        ["table1", "[45 min](shapes/table1_summary.csv)", "[45 min](msrvtt1k/table1_summary.csv)"]
+        ["table1", "[45 min](shapes/table1_summary.csv)", "[45 min](msrvtt1k/table1_summary.csv)"],
+        ["table2a", "[45 min](shapes/table2a.csv)", ""],  # without a summary
     ]
     path = results / "shapes/table1.csv"
     rows = pd.read_csv(path)
     rows[rows["device"] != "cpu"].to_csv(path, index=False)
-    assert overview.links(results)["shapes"].tolist() == ["[on a GPU](shapes/table1_summary.csv)"]
+    assert overview.links(results)["shapes"][0] == "[on a GPU](shapes/table1_summary.csv)"
 
 
 def test_every_table_with_claims_is_of_one_experiment():
