@@ -391,7 +391,8 @@ def _carries(path: Path) -> str:
 def _leak(path: Path) -> str:
     """Of the probe on the caption, and where it is known on the describer, in percent of the cases, at λ = LEAK: with
     the weights of the caption and with those of another one, each with its gain in R@1; without captioning; and by
-    guessing. Then the same over the tuned baseline, if a table beside it says so."""
+    guessing; then the claim that compares the two. Then the same over the tuned baseline, if a table beside it says
+    so."""
     leaks, rows = read(path), read(path.with_name(path.name.replace("_leaks", "_summary"))).set_index("setting")
     own, other = (leak.setting(source, LEAK) for source in ("caption", "other caption"))
     cases = {own: f"after {own}", other: "after weights of another caption", "none": "without captioning"}
