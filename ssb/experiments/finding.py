@@ -17,7 +17,6 @@ from ssb.metrics.sequences import BY_FULL
 from ssb.metrics.statistics import ACTS, holm, over_seeds
 from ssb.report import bracketed, in_ranks, markdown, ranked, read, signed
 from ssb.tables.verdicts import LOG, VERDICTS
-from ssb.whole import contents
 
 # claims of the tables
 CROSS = "cross-captioning beats no captioning"
@@ -419,10 +418,8 @@ def _leak(path: Path) -> str:
 
 
 def _over(path: Path) -> str:
-    """The baseline of a table by its name, with what the study changes in it. path: of one of the table's files."""
-    name = "the tuned baseline" if "_tuned_" in path.name else "the `laptop` preset"
-    changed = contents.changed(path.parent.name, contents.owner(path.parent.name, path.stem))
-    return f"over {name}{changed and f' ({changed})'}"
+    """The baseline of a table by its name."""
+    return f"over {'the tuned baseline' if '_tuned_' in path.name else 'the `laptop` preset'}"
 
 
 def _weak(path: Path) -> str:

@@ -31,7 +31,6 @@ from ssb.report import (
     stress_test,
     stressed_rows,
 )
-from ssb.whole import contents
 
 OTHERS = "other corpora"  # the column of corpora with few tables
 SLOTS = 3  # verdicts beside a claim in one line of the list
@@ -261,8 +260,7 @@ def table(path: Path) -> str:
     cells = printed(summary)
     cells = cells.where(~best(summary[[*METRICS]], cells), "**" + cells + "**").reset_index()
     words = reading(summary, summary.index[summary["delta"].isna()][0]).splitlines()[-1:] + [stressed_rows(rows)]
-    names = filter(None, [path.parent.name, table, contents.changed(path.parent.name, table)])
     return (
-        f"**{', '.join(names)}**: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
+        f"**{path.parent.name}, {table}**: {summary['seeds'].max():.0f} seeds, {rows['n_queries'].iloc[0]} queries, "
         f"{rows['seconds'].sum() / 60:.0f} core minutes\n\n{markdown(cells)}\n\n{' '.join(filter(None, words))}"
     )

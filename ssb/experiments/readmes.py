@@ -18,7 +18,8 @@ ABOUT = """# Results
 
 Made from the tables of this folder by `ssb report`; do not edit. Text→video on the test clips at the epoch that was
 best on validation, means over seeds; [how to read a table](../notebooks/README.md#how-to-read-a-table). The paper's
-numbers are from another corpus with other encoders: compare signs, not sizes."""
+numbers are from another corpus with other encoders: compare signs, not sizes. On flickr8k the tables of notebooks 03 to
+09, 18, 21 and 25 to 27 have half of the epochs of the preset that they name."""
 PICTURES = {"figure5": "Figure 5: retrieved clips", "quickstart": "Quickstart"}  # of no experiment
 BENCHMARKS = {  # results/<name>.csv → what it measures, and the columns that are shown
     "cost": (

@@ -183,22 +183,7 @@ STUDY: tuple[Entry, ...] = (
     *each("22_overview", "overview finding", {"shapes": 1, "msrvtt1k": 1, "vidvrd": 1, "flickr8k": 1}, reads="*.csv"),
 )
 TABLES = {(files.label(corpus, entry.preset), table) for entry in STUDY for corpus, table in entry.tables}
-CHANGES = {  # (folder of results/, table) → what all its runs change in their preset
-    (files.label(corpus, entry.preset), table): entry.parameters["changes"]
-    for entry in STUDY
-    for corpus, table in entry.tables
-    if corpus == entry.corpus and entry.parameters.get("changes")
-}
 NOTEBOOKS = {table: entry.notebook for entry in STUDY for _, table in entry.tables}  # table → the one that writes it
-
-
-def changed(folder: str, table: str) -> str:
-    """What all runs of a table of the study change in their preset, in words: "epochs = 20"; "" for nothing. folder: of
-    results/."""
-    changes = dict(CHANGES.get((folder, table), {}))
-    changes |= changes.pop("corpus_options", {})
-    names = {"captioning": "λ", "clips": "clips of all splits"}
-    return ", ".join(f"{names.get(name, name)} = {value:g}" for name, value in changes.items())
 
 
 def owner(folder: str, stem: str) -> str:

@@ -248,10 +248,3 @@ def test_figures_alone_say_only_that_they_are_there(table, figures, fresh):
     assert committed.judged(entry) == ("done", "figures alone")
     shutil.rmtree(fresh / figures)
     assert committed.judged(entry) == ("not yet made", "")
-
-
-def test_what_all_runs_of_a_table_change_is_told_in_words():
-    assert contents.changed("flickr8k", "table2a") == "epochs = 20" and contents.changed("shapes", "table2a") == ""
-    assert contents.changed("msrvtt1k", "table1_lambda10") == "λ = 10"
-    assert contents.changed("shapes", "when") == "epochs = 40, clips of all splits = 12000"
-    assert contents.changed("events", "together_videos") == "" == contents.changed("my-data", "table1")
