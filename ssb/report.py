@@ -50,6 +50,13 @@ def bound(x: float) -> str:
     return f"{x + 0.0:+.1f}"
 
 
+def widest(row) -> tuple[float, float]:
+    """The interval of a difference over queries and seeds, or where there is none, of one seed, that over queries. row:
+    a `Difference`, or a row of a frame with its columns as attributes."""
+    whole = not np.isnan(getattr(row, "low", np.nan))
+    return (row.low, row.high) if whole else (row.delta_low, row.delta_high)
+
+
 def bracketed(low: float, high: float) -> str:
     """Of a difference, "[-0.3, +0.5]"."""
     return f"[{bound(low)}, {bound(high)}]"

@@ -25,7 +25,7 @@ from ssb.metrics import retrieval
 from ssb.metrics.statistics import Difference, paired, settled
 from ssb.paper import paper_gain
 from ssb.progress import track
-from ssb.report import Experiment
+from ssb.report import Experiment, bracketed, widest
 from ssb.study import Study
 from ssb.tables import released
 from ssb.training.runs import Run
@@ -272,7 +272,7 @@ def reading(changes: pd.DataFrame) -> str:
     rows = changes[(changes["setting"] == "none") & (changes["order"] == "shuffled")]
     return "\n".join(
         f"EMCL at inference ({row.form}, {row.constants} constants) changes R@1 of none by {row.delta:+.1f} points "
-        f"[{row.low:.1f}, {row.high:.1f}], rows shuffled: {row.verdict}."
+        f"{bracketed(*widest(row))}, rows shuffled: {row.verdict}."
         for row in rows.itertuples()
     )
 

@@ -15,7 +15,7 @@ from ssb.experiments import carries, leak, long_videos, multiverse, overview, st
 from ssb.figures import COLUMN, RESOLVED, styled
 from ssb.metrics.sequences import BY_FULL
 from ssb.metrics.statistics import ACTS, holm, over_seeds
-from ssb.report import bracketed, in_ranks, markdown, ranked, read, signed
+from ssb.report import bracketed, in_ranks, markdown, ranked, read, signed, widest
 from ssb.tables.verdicts import LOG, VERDICTS
 
 # claims of the tables
@@ -92,8 +92,7 @@ def place(corpus: str) -> tuple[int, str]:
 def difference(row, unit: str = " points") -> str:
     """A row of claims or of a summary in words, with its interval over queries and seeds, of tables of before there was
     one that over queries: "+0.1 points [-0.3, +0.5]"."""
-    whole = not np.isnan(getattr(row, "low", np.nan))
-    return f"{signed(row.delta)}{unit} {bracketed(*(row.low, row.high) if whole else (row.delta_low, row.delta_high))}"
+    return f"{signed(row.delta)}{unit} {bracketed(*widest(row))}"
 
 
 def judgement(row) -> str:

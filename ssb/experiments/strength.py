@@ -12,7 +12,7 @@ from ssb.figures import COLOURS, MARKS, PAGE, heading, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import combined, paired, settled, slope
 from ssb.paper import paper_difference
-from ssb.report import Experiment, signed
+from ssb.report import Experiment, signed, widest
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, acts, stacked
 from ssb.training.runs import Run, load
@@ -145,9 +145,10 @@ def reading(gains: pd.DataFrame) -> str:
     ]
     for word, name in (("weakest", gains["val R@1"].idxmin()), ("strongest", gains["val R@1"].idxmax())):
         row = gains.loc[name]
+        low, high = widest(row)
         lines.append(
             f"The {word} baseline ({name}; validation R@1 {row['val R@1']:.1f}): {row['delta']:+.2f} points "
-            f"[{row['low']:.2f}, {row['high']:.2f}] over queries and seeds at λ = {row['λ']:g}, {row['verdict']}."
+            f"[{low:.2f}, {high:.2f}] at λ = {row['λ']:g}, {row['verdict']}."
         )
     return "\n".join(lines)
 

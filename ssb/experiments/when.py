@@ -7,7 +7,7 @@ import pandas as pd
 from ssb.figures import COLOURS, MARKS, PAGE, RESOLVED, gain_curve, heading, legend, styled
 from ssb.metrics.retrieval import points
 from ssb.metrics.statistics import combined, over_both, paired, settled, slope
-from ssb.report import Experiment
+from ssb.report import Experiment, bracketed, widest
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, stacked
 
@@ -123,7 +123,7 @@ def reading(gains: pd.DataFrame, claims: pd.DataFrame) -> str:
         told = part["verdict"].isin(RESOLVED)
         told.iloc[[0, -1]] = True
         ends = [
-            f"{row.delta:+.1f} % [{row.low:.1f}, {row.high:.1f}] ({row.verdict}) at {row['size']:g}, where "
+            f"{row.delta:+.1f} % {bracketed(*widest(row))} ({row.verdict}) at {row['size']:g}, where "
             f"R@1 without captioning is {row['R@1']:.1f}"
             for _, row in part[told].iterrows()
         ]
@@ -131,7 +131,7 @@ def reading(gains: pd.DataFrame, claims: pd.DataFrame) -> str:
     verbs = {"held": "gain more", "contradicted": "gain less"}
     for row in claims[claims["claim"] == MANY].itertuples():
         verb = verbs.get(row.verdict, "do not differ in their gain beyond the noise of queries and seeds")
-        words = f"{row.delta:+.1f} % [{row.low:.1f}, {row.high:.1f}]"
+        words = f"{row.delta:+.1f} % {bracketed(*widest(row))}"
         lines.append(f"Queries that are true of other clips too {verb}: {words}.")
     return "\n".join(lines)
 

@@ -75,8 +75,10 @@ def test_queries_that_gain_alike_do_not_differ(study):
 
 
 def test_a_curve_is_told_by_its_ends_and_what_is_resolved_between(study):
-    kinds = dict.fromkeys(["delta", "low", "high", "R@1"], [1.0, 2.0, 3.0, 4.0])
+    kinds = dict.fromkeys(["delta", "low", "high", "delta_low", "delta_high", "R@1"], [1.0, 2.0, 3.0, 4.0])
     gains = pd.DataFrame({"kind": "batch", "size": [16, 32, 64, 128], **kinds})
     gains["verdict"] = ["inconclusive", "higher", "inconclusive", "inconclusive"]
+    gains.loc[3, ["low", "high"]] = np.nan  # of one seed
     words = when.reading(gains, pd.DataFrame({"claim": []}))
+    assert "[+4.0, +4.0] (inconclusive) at 128" in words
     assert "(inconclusive) at 16" in words and "(higher) at 32" in words and "at 128" in words and "at 64" not in words
