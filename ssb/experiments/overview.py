@@ -5,7 +5,7 @@ import pkgutil
 import re
 import textwrap
 from collections.abc import Sequence
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -232,12 +232,14 @@ def links(results: Path) -> pd.DataFrame:
     rows = rows[rows["device"] == "cpu"].drop_duplicates(["folder", "table", "run"])
     minutes = (rows.groupby(["folder", "table"])["seconds"].sum() / 120).map("{:.0f} min".format)
     cells = []
-    for folder, (corpus, table) in product(published.folders(results), sorted(tables)):
+    folders = published.folders(results)
+    places = [(each, table) for each in folders for label, table in sorted(tables) if label == each.name]
+    for folder, table in places:
         kinds = ["summary", *(TABLES[table].shown.split() if table in TABLES else [])]
         names = [*(f"{table}_{kind}.csv" for kind in kinds), f"{table}.csv"]
-        found = [name for name in names if corpus == folder.name and (folder / name).exists()]
-        for name in found[:1]:
-            cells.append((table, corpus, f"[{minutes.get((corpus, table), 'on a GPU')}]({corpus}/{name})"))
+        name = next(name for name in names if (folder / name).exists())
+        text = f"[{minutes.get((folder.name, table), 'on a GPU')}]({folder.name}/{name})"
+        cells.append((table, folder.name, text))
     cells = pd.DataFrame(cells, columns=["table", "corpus", "text"])
     return by_corpus(by_table(cells), ["table"])
 
