@@ -366,8 +366,8 @@ def _counted(gains: pd.DataFrame, where: str, what: str) -> str:
 
 
 def _carries(path: Path) -> str:
-    """Of each part its row of the summary; of the oracle, and of the rival of captioning that does best beside it, the
-    claim, which is a test of its own."""
+    """Of each part its row of the summary; of the oracle, and of the rival of captioning that does best beside it, in
+    its place and with it, the claim, which is a test of its own."""
     rows, claims = read(path).set_index("setting"), read(path.with_name(path.name.replace("_summary", "_claims")))
     of_ceiling = claims[(claims["setting"] == carries.ORACLE) & (claims["baseline"] == carries.WITHOUT)]
     rows = pd.concat([rows.drop(index=carries.ORACLE, errors="ignore"), of_ceiling.set_index("setting")])
@@ -382,7 +382,8 @@ def _carries(path: Path) -> str:
         gain = difference(rows.loc[rival["baseline"]])
         words = f"against {rival['baseline']} in its place, which alone gains {gain}"
         words += f", of {len(instead)} rivals the best on the test clips"
-        parts.append((rival, words))
+        added = claims[(claims["setting"] == f"cross, {rival['baseline']}") & (claims["baseline"] == rival["baseline"])]
+        parts += [(rival, words), *((row, "added to that rival") for _, row in added.iterrows())]
     return f"{_over(path)}: " + ", ".join(f"{difference(row)} {words}: {row['verdict']}" for row, words in parts)
 
 

@@ -15,9 +15,10 @@ from ssb.paper import paper_difference
 from ssb.report import Experiment, signed, widest
 from ssb.study import Study
 from ssb.tables.verdicts import Runs, acts, stacked
-from ssb.training.runs import Run, load
+from ssb.training.runs import load
 
 HEADS, NEGATIVES, WIDTHS = ("conv", "mean"), ("scheduled", "hardest"), (64, 512)
+VALIDATION = [name.replace("t2v", "val") for name in RECALLS]
 STEPS = (500, 1000)  # of training, but at most twice the preset's epochs
 LAMBDAS = (0.1, 0.3, 1.0)
 PRESETS = ("laptop", "tuned")  # without paper_small, which trains for longer than all others together
@@ -70,25 +71,28 @@ def grid(study: Study) -> dict[str, dict]:
     return cells
 
 
-def validated(runs: list[Run]) -> pd.Series:
-    """The recalls on the validation clips at the epoch kept, means over runs."""
-    names = {name.replace("t2v", "val"): name for name in RECALLS}
-    kept = [run.log.set_index("epoch").loc[run.metrics["best_epoch"], [*names]] for run in runs]
-    return pd.DataFrame(kept).astype(float).mean()
+def validation(runs: Runs) -> pd.DataFrame:
+    """One row for each run: setting, seed, and the recalls on the validation clips at the epoch kept, in percent."""
+    rows = []
+    for setting, members in runs.items():
+        for run in members:
+            kept = run.log.set_index("epoch").loc[run.metrics["best_epoch"], VALIDATION]
+            rows.append({"setting": setting, "seed": run.config.seed, **kept})
+    return pd.DataFrame(rows, columns=["setting", "seed", *VALIDATION]).astype(dict.fromkeys(VALIDATION, float))
 
 
 def gains(study: Study, runs: Runs) -> pd.DataFrame:
     """Each baseline: its R@1 on the validation clips; the λ with the best R@1 + R@5 + R@10 there; and on the test clips
     the R@1 of both and the gain of `cross` at that λ. Written to results/<corpus>/<table>_gains.csv."""
     clips, rows = next(iter(runs.values()))[0].ranks["clip"], {}
-    ranks = stacked(runs)
+    ranks, recalls = stacked(runs), validation(runs).groupby("setting")[VALIDATION].mean()
     for name in runs:
-        scores = {w: validated(runs[each]).sum() for w in LAMBDAS if (each := captioned(name, w)) in runs}
+        scores = {w: round(recalls.loc[each].sum(), 3) for w in LAMBDAS if (each := captioned(name, w)) in runs}
         if not scores:
             continue
         best = max(scores, key=scores.get)
         hits = [points(ranks[setting], "R@1") for setting in (captioned(name, best), name)]
-        row = {"val R@1": validated(runs[name])["val R@1"], "λ": best, "R@1": hits[1].mean()}
+        row = {"val R@1": recalls.loc[name, "val R@1"], "λ": best, "R@1": hits[1].mean()}
         rows[name] = row | paired(*hits, clips)._asdict() | {"acts": acts(runs[captioned(name, best)])}
     frame = settled(pd.DataFrame.from_dict(rows, orient="index")).rename_axis("baseline").round(3)
     study.write(frame.reset_index(), f"{study.table}_gains.csv")

@@ -347,6 +347,10 @@ def test_the_ceiling_of_captioning_is_told_with_the_verdict_of_its_claim(results
     (line,) = (line for line in finding.sentences(results, finding.EFFECT).splitlines() if "carries_summary" in line)
     rival = "-1.5 points [+0.1, +0.9] against weight decay 1 in its place, which alone gains +2.0 points [+0.1, +0.9]"
     assert line.endswith(f"{rival}, of 2 rivals the best on the test clips: contradicted.")
+    adds = {"claim": "", "setting": "cross, weight decay 1", "baseline": "weight decay 1", "verdict": "held"}
+    pd.concat([tests, pd.DataFrame([row | adds])]).to_csv(results / "shapes/carries_claims.csv")
+    (line,) = (line for line in finding.sentences(results, finding.EFFECT).splitlines() if "carries_summary" in line)
+    assert line.endswith("contradicted, +0.5 points [+0.1, +0.9] added to that rival: held.")
 
 
 def test_the_readings_and_the_queries_are_told_on_the_first_page(results):

@@ -1,5 +1,7 @@
 """Gain against the strength of the baseline, on runs made by hand: λ by validation, gains by test, the slope."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,11 +17,11 @@ CLIPS = np.repeat(np.arange(50), 2)
 class Made:
     """A run whose first `hits` of 100 test queries are right, and which has this R@1 on the validation clips."""
 
-    def __init__(self, hits: int, val: float):
+    def __init__(self, hits: int, val: float, seed: int = 0):
         ranks = np.where(np.arange(100) < hits, 1.0, 9.0)
         self.ranks = {"t2v": ranks, "clip": CLIPS}
         self.metrics = {"best_epoch": 3, "t2v R@1": float(hits)}
-        self.share = 0.5
+        self.share, self.config = 0.5, SimpleNamespace(seed=seed)
         self.log = pd.DataFrame({"epoch": [1, 3], "val R@1": [99.0, val], "val R@5": 50.0, "val R@10": 60.0})
 
 
@@ -28,9 +30,9 @@ def runs():
     """Three baselines of R@1 10, 20, 30, on validation 12, 22, 32; captioning gains 6, 3 and 1 points at λ = 0.3."""
     made = {}
     for name, hits, gain in (("laptop", 10, 6), ("weak", 20, 3), ("strong", 30, 1)):
-        made[name] = [Made(hits + seed, hits + 2) for seed in (0, 1)]
+        made[name] = [Made(hits + seed, hits + 2, seed) for seed in (0, 1)]
         for weight, (more, val) in zip(strength.LAMBDAS, ((9, 0), (gain, 5), (20, 3))):
-            made[captioned(name, weight)] = [Made(hits + seed + more, hits + val) for seed in (0, 1)]
+            made[captioned(name, weight)] = [Made(hits + seed + more, hits + val, seed) for seed in (0, 1)]
     return made
 
 
@@ -78,3 +80,14 @@ def test_there_are_sixteen_baselines_and_the_named_ones():
     grid = strength.baselines(Study("s", preset="laptop", seeds=[0], jobs=1, changes=SMALL))
     assert len({str(sorted(changes.items())) for changes in grid.values()}) == len(grid) >= 17
     assert grid["laptop"] == {}
+
+
+def test_the_recalls_on_validation_are_those_of_the_epoch_kept(runs):
+    frame = strength.validation({"weak": runs["weak"]})
+    assert frame.to_dict("list") == {
+        "setting": ["weak"] * 2,
+        "seed": [0, 1],
+        "val R@1": [22.0] * 2,
+        "val R@5": [50.0] * 2,
+        "val R@10": [60.0] * 2,
+    }

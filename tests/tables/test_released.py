@@ -18,6 +18,7 @@ from ssb.experiments import (
     actions,
     baselines,
     captioning,
+    carries,
     emcl_inference,
     emcl_layer,
     multiverse,
@@ -209,6 +210,14 @@ def assert_follows(path) -> int:
     if path.stem == "strength":
         table, gains = released.read(path).runs, pd.read_csv(path.with_name("strength_gains.csv"), index_col="baseline")
         rows = strength.claimed(table, gains, len(next(iter(table.values()))))
+    if path.stem in carries.TABLES:
+        recalls = pd.read_csv(path).groupby("setting")[strength.VALIDATION].mean().sum(axis=1)
+        compared_with = pd.read_csv(path.with_name(f"{path.stem}_claims.csv"), index_col="claim")["baseline"]
+        for rival, option in carries.RIVALS.items():
+            tried = [name for name in recalls.index if name.startswith(option.replace("_", " "))]
+            assert len(tried) == 2
+            for claim in (carries.AGAINST, carries.ADDS):
+                assert recalls[compared_with[claim.format(rival)]] == pytest.approx(recalls[tried].max(), abs=0.002)
     if path.stem == "when":
         table, gains = released.read(path), pd.read_csv(path.with_name("when_gains.csv"))
         others = table.fixed[when.TRUE_OF]
