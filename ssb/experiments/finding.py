@@ -61,7 +61,6 @@ QUESTIONS = (
         ("strength",),
         strength.AVERAGE,
     ),
-    Question("Does it help at λ = 10 on the mean over tokens (a stress test)?", ("table1_lambda10",)),
     Question("Does it bring clips of one meaning together?", ("same_meaning",), MEANING),
     Question("Does it gain more where there are more false negatives?", ("false_negatives",), FALSE_NEGATIVES),
     Question("EMCL: does it add to cross-captioning?", ("together",), EMCL),
