@@ -1,14 +1,13 @@
 """What carries the gain of captioning: parts of it taken away, and other regularisers in its place."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from ssb.config import Config
-from ssb.experiments import strength
 from ssb.experiments.baselines import NAMED, recorded
 from ssb.experiments.leak import SOURCES
+from ssb.experiments.strength import scored
 from ssb.metrics.retrieval import points
 from ssb.paper import Claim
 from ssb.report import Experiment
@@ -79,19 +78,12 @@ TUNED = replace(CARRIES, title="What carries the gain over the tuned baseline")
 TABLES = {"carries": CARRIES, "carries_tuned": TUNED}
 
 
-def validation(runs: Runs, names: Iterable[str]) -> dict[str, float]:
-    """Those of these settings that have runs → the sum of their recalls on the validation clips, means over runs."""
-    found = strength.validation({name: runs[name] for name in names if name in runs})
-    means = found.groupby("setting", sort=False)[strength.VALIDATION].mean()
-    return means.sum(axis=1).round(3).to_dict()
-
-
 def with_rivals(study: Study, runs: Runs) -> Experiment:
     """The experiment of the study's table, also with the claims that `cross` gains more than each of the rivals, and
     that it adds to each, at the strength of the rival that has the best recalls on the validation clips."""
     found = []
     for rival, strengths in rivals(study.base).items():
-        if scores := validation(runs, strengths):
+        if scores := scored(runs, strengths):
             best = max(scores, key=scores.get)
             found += [Claim(AGAINST.format(rival), "cross", best), Claim(ADDS.format(rival), f"cross, {best}", best)]
     experiment = TABLES.get(study.table, CARRIES)
@@ -129,7 +121,7 @@ def detached(runs: Runs) -> str:
 def ceiling(runs: Runs) -> str:
     """The gain on the test clips of captioning by the oracle, at the λ with the best recalls on the validation clips;
     "" without the oracle."""
-    scores = validation(runs, (ORACLE, *STRONGER))
+    scores = scored(runs, (ORACLE, *STRONGER))
     if not scores or WITHOUT not in runs:
         return ""
     best = max(scores, key=scores.get)

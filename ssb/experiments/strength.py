@@ -1,5 +1,6 @@
 """The gain of `cross` against the strength of the baseline that it is added to."""
 
+from collections.abc import Iterable
 from itertools import product
 
 import matplotlib.pyplot as plt
@@ -81,19 +82,27 @@ def validation(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "seed", *VALIDATION]).astype(dict.fromkeys(VALIDATION, float))
 
 
+def scored(runs: Runs, names: Iterable[str]) -> dict[str, float]:
+    """Those of these settings that have runs → the sum of their recalls on the validation clips, means over runs."""
+    found = validation({name: runs[name] for name in names if name in runs})
+    return found.groupby("setting", sort=False)[VALIDATION].mean().sum(axis=1).round(3).to_dict()
+
+
 def gains(study: Study, runs: Runs) -> pd.DataFrame:
     """Each baseline: its R@1 on the validation clips; the λ with the best R@1 + R@5 + R@10 there; and on the test clips
     the R@1 of both and the gain of `cross` at that λ. Written to results/<corpus>/<table>_gains.csv."""
     clips, rows = next(iter(runs.values()))[0].ranks["clip"], {}
-    ranks, recalls = stacked(runs), validation(runs).groupby("setting")[VALIDATION].mean()
+    ranks = stacked(runs)
     for name in runs:
-        scores = {w: round(recalls.loc[each].sum(), 3) for w in LAMBDAS if (each := captioned(name, w)) in runs}
+        weights = {captioned(name, weight): weight for weight in LAMBDAS}
+        scores = scored(runs, weights)
         if not scores:
             continue
         best = max(scores, key=scores.get)
-        hits = [points(ranks[setting], "R@1") for setting in (captioned(name, best), name)]
-        row = {"val R@1": recalls.loc[name, "val R@1"], "λ": best, "R@1": hits[1].mean()}
-        rows[name] = row | paired(*hits, clips)._asdict() | {"acts": acts(runs[captioned(name, best)])}
+        hits = [points(ranks[setting], "R@1") for setting in (best, name)]
+        own = validation({name: runs[name]})["val R@1"].mean()
+        row = {"val R@1": own, "λ": weights[best], "R@1": hits[1].mean()}
+        rows[name] = row | paired(*hits, clips)._asdict() | {"acts": acts(runs[best])}
     frame = settled(pd.DataFrame.from_dict(rows, orient="index")).rename_axis("baseline").round(3)
     study.write(frame.reset_index(), f"{study.table}_gains.csv")
     return frame
