@@ -303,7 +303,12 @@ def test_the_finding_is_of_the_corpus_and_baseline_to_trust_most(results):
     assert finding.confirmation(claims := overview.claims(results)).endswith("p = 0.50 over the `laptop` preset.")
     both = pd.concat([claims, claims.assign(corpus="flickr8k_confirm", table="table12_tuned", p=0.02).iloc[:1]])
     said = finding.confirmation(both)
-    assert said.endswith("p = 0.04 over the tuned baseline and p = 0.50 over the `laptop` preset.")
+    family = "p = 0.04 over the tuned baseline and p = 0.50 over the `laptop` preset"
+    assert said.endswith(f"{family}.")
+    third = claims.assign(corpus="flickr8k_confirm", table="table12_paper_small", p=0.03).iloc[:1]
+    said = finding.confirmation(pd.concat([both, third]))  # which is no member of the family
+    assert said.endswith(f"{family}; by itself p = 0.03 over the paper's heads.")
+    assert finding.confirmation(third) == ""
     assert finding.confirmation(claims[claims["corpus"] == "shapes"]) == ""
     axis = finding.figure(gains).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()][2] == "flickr8k:\nthe tuned baseline"
@@ -351,6 +356,14 @@ def test_the_ceiling_of_captioning_is_told_with_the_verdict_of_its_claim(results
     pd.concat([tests, pd.DataFrame([row | adds])]).to_csv(results / "shapes/carries_claims.csv")
     (line,) = (line for line in finding.sentences(results, finding.EFFECT).splitlines() if "carries_summary" in line)
     assert line.endswith("contradicted, +0.5 points [+0.1, +0.9] added to that rival: held.")
+    control = pd.DataFrame([row | {"setting": name} for name in ("cross", carries.SHUFFLED)])
+    (results / "flickr8k_confirm").mkdir(exist_ok=True)
+    control.to_csv(results / "flickr8k_confirm/carries_paper_small_summary.csv")
+    claim = {"claim": "", "setting": "cross", "baseline": carries.SHUFFLED, "delta": 0.4, "verdict": "equivalent"}
+    pd.DataFrame([row | claim]).to_csv(results / "flickr8k_confirm/carries_paper_small_claims.csv")
+    said = next(iter(finding.numbers(results, finding.EFFECT[5]).values()))
+    assert said.startswith("over the paper's heads: ")
+    assert said.endswith("other clips: inconclusive, +0.4 points [+0.1, +0.9] in full against these: equivalent")
 
 
 def test_the_readings_and_the_queries_are_told_on_the_first_page(results):
