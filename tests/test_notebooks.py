@@ -249,6 +249,16 @@ def test_a_notebook_is_listed_with_its_verdicts_and_minutes(book):
     assert listed(book).splitlines()[-1] == line
 
 
+def test_a_run_is_of_the_first_notebook_that_has_it(book):
+    """The second notebook has a run of the first and one of three minutes of its own."""
+    source = {"cells": [{"source": ["# Again"]}], "metadata": {"ssb": {"writes": ["results/shapes-smoke/u.csv"]}}}
+    (book / "notebooks" / "02_b.ipynb").write_text(json.dumps(source))
+    rows = "shapes,a,cpu,240,laptop\nshapes,e,cpu,360,laptop\n"
+    (book / "results/shapes/u.csv").write_text(f"corpus,run,device,seconds,preset\n{rows}")
+    first, second = listed(book).splitlines()[-2:]
+    assert first.endswith("| shapes 3, mine 3 |") and second.endswith("| shapes 3 |")
+
+
 def test_nothing_resolved_and_nothing_claimed(book):
     (book / "results/mine/t_claims.csv").unlink()
     (book / "results/shapes/t_claims.csv").write_text(CLAIMS)

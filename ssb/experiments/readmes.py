@@ -139,12 +139,12 @@ def contents(root: Path, finished: pd.DataFrame) -> str:
 
 
 def minutes(finished: pd.DataFrame, path: Path) -> str:
-    """Of a notebook's runs on two cores by corpus, each run counted once, without those on a GPU. finished: of
-    `overview.runs`, with a column notebook."""
-    own = finished[(finished["notebook"] == path) & (finished["device"] == "cpu")].drop_duplicates(["corpus", "run"])
-    return ", ".join(
-        f"{corpus} {x:.0f}" for corpus, x in (own.groupby("corpus", sort=False)["seconds"].sum() / 120).items()
-    )
+    """Of a notebook's runs on two cores by corpus, without those that an earlier notebook has or a GPU made. finished:
+    of `overview.runs`, with a column notebook."""
+    first = finished.sort_values("notebook", kind="stable").drop_duplicates(["corpus", "run"])
+    own = first[(first["notebook"] == path) & (first["device"] == "cpu")]
+    spent = own.groupby("corpus", sort=False)["seconds"].sum() / 120
+    return ", ".join(f"{corpus} {x:.0f}" for corpus, x in spent.items() if x >= 0.5)
 
 
 def writers(root: Path) -> Callable[[str], Path | None]:
