@@ -513,7 +513,9 @@ EFFECT = (
         _readings,
     ),
     Sentence(
-        "What carries the gain", ["carries_tuned_summary", "carries_summary", "carries_paper_small_summary"], _carries
+        "What carries the gain, in R@1 and in the geometric mean of the ranks",
+        ["carries_tuned_summary", "carries_summary", "carries_paper_small_summary"],
+        _carries,
     ),
     Sentence(
         "At λ = 10 on the mean over tokens, a stress test, it changes R@1",
