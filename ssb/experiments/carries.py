@@ -1,6 +1,5 @@
 """What carries the gain of captioning: parts of it taken away, and other regularisers in its place."""
 
-from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -64,12 +63,6 @@ def grid(study: Study) -> dict[str, dict]:
     }
 
 
-def control(study: Study) -> dict[str, dict]:
-    """`cross`, and with the captions of other clips; of a preset whose runs are too long for the rest of `grid`."""
-    whole = grid(study)
-    return {name: whole[name] for name in (WITHOUT, "cross", SHUFFLED)}
-
-
 CARRIES = Experiment(
     "What carries the gain",
     grid=grid,
@@ -82,8 +75,7 @@ CARRIES = Experiment(
     alt="Forest plot of text to video R@1 of captioning with parts taken away and of other regularisers.",
 )
 TUNED = replace(CARRIES, title="What carries the gain over the tuned baseline")
-PAPER = replace(CARRIES, title="What carries the gain over the paper's heads", grid=control)
-TABLES = {"carries": CARRIES, "carries_tuned": TUNED, "carries_paper_small": PAPER}
+TABLES = {"carries": CARRIES, "carries_tuned": TUNED}
 
 
 def with_rivals(study: Study, runs: Runs) -> Experiment:
@@ -99,9 +91,8 @@ def with_rivals(study: Study, runs: Runs) -> Experiment:
 
 
 def settings(study: Study, decoder_corpus: str) -> dict[str, dict]:
-    """The grid of the study's table, and `cross` with the decoder that was trained on another corpus; "": without that
-    setting."""
-    return TABLES.get(study.table, CARRIES).grid(study) | ({BORROWED: {"objective": "cross"}} if decoder_corpus else {})
+    """`grid`, and `cross` with the decoder that was trained on another corpus; "": without that setting."""
+    return grid(study) | ({BORROWED: {"objective": "cross"}} if decoder_corpus else {})
 
 
 def lender(study: Study, corpus: str) -> Study:
@@ -140,6 +131,6 @@ def ceiling(runs: Runs) -> str:
     return f"Captioning by the oracle, {found}: R@1 {one - other:+.1f} on the test clips."
 
 
-def reading(runs: Runs, planned: Collection[str]) -> str:
-    """`detached` and `ceiling`, a line each, of those that are planned: the settings of the grid."""
-    return "\n".join(filter(None, (detached(runs) if DETACHED in planned else "", ceiling(runs))))
+def reading(runs: Runs) -> str:
+    """`detached` and `ceiling`, a line each."""
+    return "\n".join(filter(None, (detached(runs), ceiling(runs))))

@@ -120,11 +120,9 @@ def headline(claims: pd.DataFrame) -> str:
     texts = [f"{difference(row)} over {row.over}" for _, row in first.iterrows()]
     paper = "".join(f"; the paper prints {signed(x)}" for x in first["paper"].dropna()[:1])
     where = f"On {corpus} ({first['seeds'].min():.0f} seeds)"
-    parts = [f"**{where}, {METHOD} changes {MEASURE} by {' and by '.join(texts)}{paper}.**"]
+    parts = [f"**{where}, {METHOD} changes {MEASURE} by {_and_by(texts)}{paper}.**"]
     if ranks := [*filter(None, (in_ranks(row) for _, row in first.iterrows()))]:
-        parts += [
-            f"The geometric mean of the ranks of the right clips changes by {' and by '.join(ranks)}; less is better."
-        ]
+        parts += [f"The geometric mean of the ranks of the right clips changes by {_and_by(ranks)}; less is better."]
     return textwrap.fill(" ".join([*parts, conclusion(rows)]), 120)
 
 
@@ -141,15 +139,21 @@ def conclusion(rows: pd.DataFrame, linked: bool = False) -> str:
         return f"{words}.{little}"
     better, worse = rows[rows[LOG[2]] < 0], (rows[LOG[1]] > 0).sum()
     parts = [_sizes(part) + over for part, over in _trained(better) if len(part)]
-    by = f", by {' and by '.join(parts)}," if parts else ""
+    by = f", by {_and_by(parts)}," if parts else ""
     words = f"{words}; by all ranks together, each tested alone, it helps in {len(better) or 'none'}{by}"
     return f"{words} and harms in {worse or 'none'}.{little}"
 
 
 def _trained(rows: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
-    """Rows of `gains` of the baselines that are trained, and of the others, with words that say so."""
+    """Rows of `gains` of the baselines that are trained, and of the others, with words that say which."""
     family = rows["over"].isin(FAMILY)
-    return [(rows[family], ""), *((part, f" over {over}") for over, part in rows[~family].groupby("over", sort=False))]
+    others = rows[~family].groupby(["over", "corpus"], sort=False)
+    return [(rows[family], ""), *((part, f" over {over} on {corpus}") for (over, corpus), part in others)]
+
+
+def _and_by(texts: Sequence[str]) -> str:
+    """ "a, by b and by c"."""
+    return " and by ".join(filter(None, [", by ".join(texts[:-1]), texts[-1]]))
 
 
 def _sizes(rows: pd.DataFrame) -> str:
@@ -448,8 +452,7 @@ def _leak(path: Path) -> str:
 
 def _over(path: Path) -> str:
     """The baseline of a table by its name."""
-    named = {"_tuned_": "the tuned baseline", "_paper_small_": "the paper's heads"}
-    return f"over {next((words for part, words in named.items() if part in path.name), 'the `laptop` preset')}"
+    return f"over {'the tuned baseline' if '_tuned_' in path.name else 'the `laptop` preset'}"
 
 
 def _weak(path: Path) -> str:
@@ -514,7 +517,7 @@ EFFECT = (
     ),
     Sentence(
         "What carries the gain, in R@1 and in the geometric mean of the ranks",
-        ["carries_tuned_summary", "carries_summary", "carries_paper_small_summary"],
+        ["carries_tuned_summary", "carries_summary"],
         _carries,
     ),
     Sentence(

@@ -185,15 +185,6 @@ STUDY: tuple[Entry, ...] = (
         seeds=SEEDS,
         **LENT,
     ),
-    *each(
-        "25_what_carries",
-        "carries_paper_small",
-        {"flickr8k_confirm": 45},  # beside the runs of table12_paper_small
-        table="carries_paper_small",
-        preset="paper_small",
-        seeds=SEEDS,
-        changes=HALF_RATE,
-    ),
     *each("26_leak", "leak", {"shapes": 5, "msrvtt1k": 5}),
     *each("26_leak", "leak_tuned", tuned={"shapes": 8, "msrvtt1k": 9}, half={"flickr8k": 40}, table="leak_tuned"),
     *each("27_when", "when", tuned={"shapes": 75}, half={"flickr8k": 90}, changes=LARGE),

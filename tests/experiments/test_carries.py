@@ -63,18 +63,6 @@ def test_a_decoder_of_another_corpus_is_that_of_the_run_with_the_same_seed(home)
     assert carries.decoders(study, "") == {} and carries.BORROWED not in carries.settings(study, "")
 
 
-def test_over_the_papers_heads_there_is_the_control_alone():
-    changes = {"corpus_options": {"clips": 60}}
-    study, other = (Study(table, preset="paper_small", changes=changes) for table in ("carries_paper_small", "carries"))
-    grid = carries.settings(study, "")
-    assert [*grid] == ["none", "cross", carries.SHUFFLED] and len(carries.settings(other, "")) > 20
-    decoded = {row.config.captioning and row.config.decoded for row in study.planned({"": grid[carries.SHUFFLED]})}
-    assert decoded == {"shuffled"}
-    assert carries.reading({"none": []}, grid) == "" and "collapsed" in carries.reading(
-        {"none": []}, carries.grid(study)
-    )
-
-
 def test_what_is_detached_leaves_every_rank():
     class Made:
         def __init__(self, ranks):
