@@ -138,14 +138,14 @@ def conclusion(rows: pd.DataFrame, linked: bool = False) -> str:
     if LOG[0] not in rows:
         return f"{words}.{little}"
     better, worse = rows[rows[LOG[2]] < 0], (rows[LOG[1]] > 0).sum()
-    parts = [_sizes(part) + over for part, over in _trained(better) if len(part)]
+    parts = [_sizes(part) + over for part, over in _apart(better) if len(part)]
     by = f", by {_and_by(parts)}," if parts else ""
     words = f"{words}; by all ranks together, each tested alone, it helps in {len(better) or 'none'}{by}"
     return f"{words} and harms in {worse or 'none'}.{little}"
 
 
-def _trained(rows: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
-    """Rows of `gains` of the baselines that are trained, and of the others, with words that say which."""
+def _apart(rows: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
+    """Rows of `gains` over FAMILY, and those over each other baseline, with words that say which."""
     family = rows["over"].isin(FAMILY)
     others = rows[~family].groupby(["over", "corpus"], sort=False)
     return [(rows[family], ""), *((part, f" over {over} on {corpus}") for (over, corpus), part in others)]
