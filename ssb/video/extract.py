@@ -110,6 +110,7 @@ def extract(
     print(f"{len(paths)} clips, {len(paths) - len(todo)} of them done before", flush=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     encode = backbone.encode.eval().to(device)
+    machine.keep_memory()
     dataset = Windows([paths[clip] for clip in todo], backbone)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     loader = DataLoader(dataset, batch, collate_fn=collate, num_workers=min(workers, len(todo)))

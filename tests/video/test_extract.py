@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -802,3 +803,27 @@ def test_stopping_is_said(tmp_path, clips, resnet, monkeypatch, capsys):
     options = ["--stream", "a", "--out", str(tmp_path), "--workers", "0", "--device", "cpu"]
     assert main(["extract", str(clips), "--model", resnet, *options]) == 130
     assert "stopped; the same command continues from here\n" == capsys.readouterr().err
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from ssb import machine
+if sys.argv[1] == "kept":
+    machine.keep_memory()
+np.ones(2**25)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(2**25)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept():
+    """An array of 256 MB takes the pages of the one before it, as the counter of the system for new ones shows."""
+    new, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, word], capture_output=True, check=True).stdout)
+        for word in ("new", "kept")
+    )
+    assert kept < new / 5
