@@ -133,16 +133,21 @@ def _first_cell(path: Path) -> str:
 
 def contents(root: Path, finished: pd.DataFrame) -> str:
     """The README's list of notebooks with their minutes, in Markdown. finished: of `overview.runs`."""
-    finished = finished.assign(notebook=finished["table"].map(writers(root)))
+    finished = own_runs(finished, writers(root))
     rows = [(f"[{title}](notebooks/{path.name})", minutes(finished, path)) for path, title in titles(root).items()]
     return markdown(pd.DataFrame(rows, columns=["notebook", "minutes on two cores"]))
 
 
+def own_runs(finished: pd.DataFrame, writer: Callable[[str], Path | None]) -> pd.DataFrame:
+    """Each run once, with the first notebook that has it (column notebook). finished: of `overview.runs`; writer: of
+    `writers`."""
+    finished = finished.assign(notebook=finished["table"].map(writer))
+    return finished.sort_values("notebook", kind="stable").drop_duplicates(["corpus", "run"])
+
+
 def minutes(finished: pd.DataFrame, path: Path) -> str:
-    """Of a notebook's runs on two cores by corpus, without those that an earlier notebook has or a GPU made. finished:
-    of `overview.runs`, with a column notebook."""
-    first = finished.sort_values("notebook", kind="stable").drop_duplicates(["corpus", "run"])
-    own = first[(first["notebook"] == path) & (first["device"] == "cpu")]
+    """Of a notebook's runs on two cores by corpus, without those on a GPU. finished: of `own_runs`."""
+    own = finished[(finished["notebook"] == path) & (finished["device"] == "cpu")]
     spent = own.groupby("corpus", sort=False)["seconds"].sum() / 120
     return ", ".join(f"{corpus} {x:.0f}" for corpus, x in spent.items() if x >= 0.5)
 
@@ -162,7 +167,7 @@ def notebooks(root: Path, claims: pd.DataFrame, finished: pd.DataFrame) -> str:
     """The table of notebooks/README.md: each notebook with its title, the verdicts on its claims and the minutes of its
     runs on two cores, each run counted once. claims, finished: of `overview.claims` and `overview.runs`."""
     rows, summaries, writer = [], files_of("summary", root / "results"), writers(root)
-    claims, finished = (frame.assign(notebook=frame["table"].map(writer)) for frame in (claims, finished))
+    claims, finished = claims.assign(notebook=claims["table"].map(writer)), own_runs(finished, writer)
     for path, title in titles(root).items():
         frame = claims[claims["notebook"] == path]
         words = (

@@ -69,7 +69,8 @@ def smoke(entry: Entry) -> Entry:
 
 def lacking(entry: Entry) -> str:
     """The folder of data that an entry needs and that is not there, or ""."""
-    corpora = {entry.corpus, *(corpus for corpus, _ in entry.tables)}
+    others = (entry.parameters.get(name) for name in ("pretrain", "trained_on", "decoder_corpus"))
+    corpora = {entry.corpus, *(corpus for corpus, _ in entry.tables), *filter(None, others)}
     names = sorted(name for name in corpora if CORPORA[name].dataset and not features.own_folder(name))
     folders = [files.data() / CORPORA[name].dataset for name in names]
     return next((str(folder) for folder in folders if not folder.is_dir()), "")
